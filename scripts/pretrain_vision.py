@@ -1,0 +1,78 @@
+"""Teach the two vision towers to name what they see, cell by cell, before they meet language.
+
+python scripts/pretrain_vision.py --config configs/tiny_vision.yaml
+python scripts/pretrain_vision.py --config configs/tiny_vision.yaml run.total_steps=50 run.output_dir=runs/try   # a minute
+accelerate launch scripts/pretrain_vision.py --config configs/tiny_vision.yaml                                 # several devices
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from torch import nn
+
+from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
+from pixelllm_hf.training.checkpointing import CheckpointError
+from pixelllm_hf.training.config import ConfigError, load_config
+from pixelllm_hf.training.initial_model import model_config
+from pixelllm_hf.training.trainer import NonFiniteLossError, Trainer, start
+from pixelllm_hf.training.vision_pretraining import (
+    DenseLabeller,
+    VisionPretrainConfig,
+    dense_batches,
+    save_vision_towers,
+)
+
+WEIGHTS_FILE = "vision_towers.safetensors"
+
+
+def main(recipe: VisionPretrainConfig) -> None:
+    accelerator = start(recipe.run)
+    config = model_config(recipe.model, recipe.model_overrides)
+    vision = config.vision_config
+    cells = vision.grid_size * recipe.task.sub_cells
+    with accelerator.main_process_first():
+        train, held_out, labels = dense_batches(recipe, config.image_size, cells)
+    towers = PixelLLMForGroundedGeneration(config).vision_towers
+    widths = {
+        "fused": vision.feature_channels,
+        "eva02": vision.eva02_config.hidden_size,
+        "sam": vision.sam_config.output_channels,
+    }
+    attributes = {name: len(values) for name, values in labels.attribute_names.items()}
+    model = DenseLabeller(towers, widths, len(labels.class_names), attributes, recipe.task)
+
+    def save(model: nn.Module, folder: Path, final: bool) -> None:
+        save_vision_towers(model.vision_towers, folder / WEIGHTS_FILE, labels.class_names)
+        config.save_pretrained(folder)
+
+    trainer = Trainer(
+        model,
+        train,
+        accelerator=accelerator,
+        run=recipe.run,
+        optimizer=recipe.optimizer,
+        recipe=recipe,
+        save_model=save,
+        held_out=held_out,
+    )
+    metrics = trainer.run()
+    if accelerator.is_main_process:
+        accuracy = metrics.get("eval_fused_foreground_accuracy", metrics.get("fused_foreground_accuracy", float("nan")))
+        print(
+            f"step {int(metrics['step'])} · {len(labels.class_names)} classes · foreground accuracy {accuracy:.4f} · "
+            f"{Path(recipe.run.output_dir) / 'model' / WEIGHTS_FILE}"
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="recipe, a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. run.total_steps=100 or resume=never")
+    arguments = parser.parse_intermixed_args()
+    try:
+        main(load_config(VisionPretrainConfig, arguments.config, arguments.overrides))
+    except (ConfigError, CheckpointError, NonFiniteLossError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

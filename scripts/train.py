@@ -1,0 +1,103 @@
+"""Train a PixelLLM on grounded captions, referring expressions and region phrases.
+
+accelerate launch scripts/train.py --config configs/trace_t5_xl.yaml
+python scripts/train.py --config configs/tiny.yaml run.total_steps=50 run.output_dir=runs/try    # CPU, a few minutes
+A killed run continues exactly where its newest checkpoint is when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pixelllm_hf.training.checkpointing import CheckpointError
+from pixelllm_hf.training.config import ConfigError, load_config
+from pixelllm_hf.training.export import export_dtype, save_folder
+from pixelllm_hf.training.initial_model import initial_model, load_processor, task_contexts
+from pixelllm_hf.training.lora import add_lora
+from pixelllm_hf.training.parameter_groups import freeze
+from pixelllm_hf.training.recipe import TrainConfig
+from pixelllm_hf.training.sources import grounded_batches
+from pixelllm_hf.training.trainer import NonFiniteLossError, Trainer, start
+
+
+def main(recipe: TrainConfig) -> None:
+    settings, data = recipe.model, recipe.data
+    accelerator = start(recipe.run)
+    final_dtype = export_dtype(settings.export_dtype)
+    processor, tokenizer = load_processor(settings.processor or settings.init)
+    model = initial_model(
+        settings.init,
+        overrides=settings.overrides,
+        vision_weights=settings.vision_weights,
+        weights=settings.weights,
+    )
+    freeze(model, settings.freeze)
+    if settings.lora is not None:
+        add_lora(model, settings.lora)
+
+    notes: list[str] = []
+    common: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "image_size": model.config.image_size,
+        "contexts": task_contexts(),
+        "notes": notes,
+    }
+    with accelerator.main_process_first():
+        batches = grounded_batches(data.sources, data, seed=recipe.run.seed, **common)
+        held_out = grounded_batches(data.held_out, data, seed=recipe.run.seed, **common) if data.held_out else None
+    if accelerator.is_main_process:
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        total = sum(p.numel() for p in model.parameters())
+        print(f"{trained / 1e6:.2f} of {total / 1e6:.2f} M parameters train", *notes, sep="\n", flush=True)
+
+    def save(model: nn.Module, folder: Path, final: bool) -> None:
+        if final or settings.lora is None:  # a checkpoint of an adapter run is its training state
+            dtype = final_dtype if final else export_dtype("float32")
+            save_folder(model, folder, processor=processor, dtype=dtype, lora=settings.lora)  # type: ignore[arg-type]
+
+    trainer = Trainer(
+        model,
+        batches,
+        accelerator=accelerator,
+        run=recipe.run,
+        optimizer=recipe.optimizer,
+        recipe=recipe,
+        save_model=save,
+        held_out=held_out,
+        evaluate=evaluation(recipe.evaluate, processor),
+        trained_only=settings.lora is not None,
+    )
+    metrics = trainer.run()
+    if accelerator.is_main_process:
+        numbers = " · ".join(f"{name} {value:.5g}" for name, value in metrics.items())
+        print(f"{numbers} · {Path(recipe.run.output_dir) / 'model'}")
+
+
+def evaluation(name: str | None, processor: Any) -> Callable[[nn.Module, int], Mapping[str, float]] | None:
+    """The function that `evaluate: module:function` names, with the processor filled in."""
+    if name is None:
+        return None
+    module, _, attribute = name.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"evaluate names {name!r}, which cannot be imported ({error}); use module:function.") from error
+    return lambda model, step: function(model, processor)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="recipe, a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. run.total_steps=100 or resume=never")
+    arguments = parser.parse_intermixed_args()
+    try:
+        main(load_config(TrainConfig, arguments.config, arguments.overrides))
+    except (ConfigError, CheckpointError, NonFiniteLossError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -1,0 +1,1 @@
+"""Numerical agreement with the official implementation, measured on its golden files."""

@@ -1,0 +1,32 @@
+"""Source formats -> typed `datasets` rows -> batches. Names are imported when first used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "coco_captions": ("read_coco_captions",),
+    "coco_instances": ("LabelGridCollator", "read_coco_instances"),
+    "collator": ("GroundedCollator",),
+    "grounded_examples": ("GROUNDED_FEATURES", "BadRecordError", "ReadReport"),
+    "image_transforms": ("REFERENCE_AUGMENTATION", "Augmentation"),
+    "localized_narratives": ("read_localized_narratives",),
+    "mixing": ("GroundedBatches", "MixedBatches"),
+    "referring_expressions": ("load_plain_pickle", "read_referring_expressions"),
+    "tokenizer_training": ("train_tokenizer",),
+    "visual_genome": ("read_visual_genome",),
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

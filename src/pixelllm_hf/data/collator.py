@@ -1,0 +1,255 @@
+"""Grounded rows -> the tensors that the model trains on (spec sections 1, 6, 11)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pixelllm_hf.data.image_transforms import Augmentation, TrainingView
+from pixelllm_hf.data.trace_alignment import (
+    align_by_rank,
+    align_by_text,
+    valid_utterances,
+    whole_pixels,
+)
+from pixelllm_hf.processing.image_reading import read_image
+from pixelllm_hf.processing.task_prompts import TASK_PROMPTS
+
+IGNORED_LABEL = -100
+_CROP_ATTEMPTS = 3
+
+Alignment = Literal["rank", "text"]
+
+
+class GroundedCollator:
+    """Makes a batch of rows of `GROUNDED_FEATURES`: pictures on the canvas, prompts, labels and places of their tokens.
+
+    Emits what the processor emits (pixel_values 0..255, pixel_mask, prompt_boxes in canvas pixels, prompt_mask,
+    input_ids, attention_mask, original_sizes) and, per valid prompt (R rows, image-major):
+    labels (R, T) with EOS, -100 in the padding; point_labels (R, T, 2, 2), box corners xy in 0..1 of the unpadded
+    image, NaN where a token has no place; text_loss_mask (R,) 1.0 where the text counts.
+
+    Args:
+        tokenizer: a fast tokenizer with pad, EOS and character offsets.
+        image_size: side of the canvas in pixels. antialias: how pictures are made smaller; both as in the processor.
+        max_prompts: prompts taken per image; more are drawn at random, or the first ones (`prompt_choice`).
+        max_text_tokens: longest text with BOS and EOS; truncation drops EOS, like the reference.
+        max_context_tokens: longest context with EOS.
+        align: "text" matches utterances to the caption's words, "rank" is the reference's proportional rule.
+        augmentation: by task; tasks without an entry fill the canvas unflipped. `REFERENCE_AUGMENTATION` is the
+            released recipe.
+        contexts: prompt strings by task for prompts without their own, one is drawn per prompt; the official ones of
+            `task_prompts` unless given.
+        object_points: "last" puts an object's box on the last token before EOS, the one that referring reads;
+            "all" on every token.
+        region_points: let region phrases learn their object's box too; the reference does not.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        image_size: int,
+        antialias: bool = True,
+        max_prompts: int = 1,
+        max_text_tokens: int = 128,
+        max_context_tokens: int = 32,
+        align: Alignment = "text",
+        augmentation: Mapping[str, Augmentation] | None = None,
+        contexts: Mapping[str, Sequence[str]] | None = None,
+        prompt_choice: Literal["random", "first"] = "random",
+        object_points: Literal["last", "all"] = "last",
+        region_points: bool = False,
+    ):
+        if align not in ("rank", "text"):
+            raise ValueError(f"align must be 'rank' or 'text', but it is {align!r}.")
+        if not getattr(tokenizer, "is_fast", False):
+            raise TypeError(
+                f"the collator needs character offsets, which {type(tokenizer).__name__} does not give. "
+                "Load a fast tokenizer (AutoTokenizer gives one where a tokenizer.json is present)."
+            )
+        if min(max_prompts, max_text_tokens - 1, max_context_tokens) < 1:
+            raise ValueError(
+                "max_prompts and max_context_tokens must be 1 or more and max_text_tokens 2 or more, but they are "
+                f"{max_prompts}, {max_context_tokens} and {max_text_tokens}."
+            )
+        self.tokenizer = tokenizer
+        self.image_size, self.antialias = image_size, antialias
+        self.max_prompts = max_prompts
+        self.max_text_tokens, self.max_context_tokens = max_text_tokens, max_context_tokens
+        self.align = align
+        self.augmentation = dict(augmentation or {})
+        self.contexts: dict[str, Sequence[str]] = {
+            task: prompt.training or (prompt.default,) for task, prompt in TASK_PROMPTS.items() if prompt.default
+        }
+        self.contexts.update(contexts or {})
+        self.prompt_choice = prompt_choice
+        self.object_points = object_points
+        self.region_points = region_points
+
+    @classmethod
+    def for_processor(cls, processor: Any, **settings: Any) -> GroundedCollator:
+        """With a processor's tokenizer, canvas and resizing: the model trains on what it will be shown."""
+        images = processor.image_processor
+        return cls(processor.tokenizer, image_size=images.canvas, antialias=images.antialias, **settings)
+
+    def __call__(
+        self, rows: Sequence[dict[str, Any]], generators: Sequence[np.random.Generator] | None = None
+    ) -> dict[str, Tensor]:
+        """rows (B) -> batch. generators: one per row for everything random; without them a fixed seed per place."""
+        if not rows:
+            raise ValueError("a batch needs at least one row, but there is none.")
+        if generators is None:
+            generators = [np.random.default_rng(place) for place in range(len(rows))]
+        examples = [self._example(row, generator) for row, generator in zip(rows, generators, strict=True)]
+        prompts = [prompt for example in examples for prompt in example["prompts"]]
+        batch = {
+            "pixel_values": torch.stack([example["pixels"] for example in examples]),
+            "pixel_mask": torch.stack([example["mask"] for example in examples]),
+            "original_sizes": torch.tensor([example["original_size"] for example in examples]),
+            "text_loss_mask": torch.tensor([float(prompt["text_loss"]) for prompt in prompts]),
+        }
+        batch |= self._prompt_tensors(examples)
+        batch |= self._context_tensors([prompt["context"] for prompt in prompts])
+        return batch | self._label_tensors(prompts)
+
+    # ---------------------------------------------------------------- one image
+
+    def _example(self, row: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
+        annotated_wh = (row["width"], row["height"])
+        augmentation = self.augmentation.get(row["task"], Augmentation())
+        for attempt in range(_CROP_ATTEMPTS + 1):
+            # An unlucky crop may hold none of the objects asked about; the last attempt shows the whole picture.
+            augmentation = augmentation if attempt < _CROP_ATTEMPTS else Augmentation(flip=augmentation.flip)
+            view = TrainingView.draw(annotated_wh, self.image_size, augmentation, generator)
+            chosen = self._chosen(row["prompts"], generator)
+            prompts = [moved for prompt in chosen if (moved := self._moved(prompt, view))]
+            if prompts:
+                break
+        else:
+            raise ValueError(
+                f"image {row['image_id']!r} has no usable prompt: it has none, or every box lies outside. Drop the row."
+            )
+        contexts = self.contexts.get(row["task"]) or ("",)
+        for prompt in prompts:
+            if prompt["context"] is None:
+                prompt["context"] = contexts[int(generator.integers(len(contexts)))]
+            prompt["point_loss"] = prompt["point_loss"] or (self.region_points and row["task"] == "region")
+        pixels, mask = view.image(read_row_image(row, view, antialias=self.antialias), antialias=self.antialias)
+        return {"pixels": pixels, "mask": mask, "original_size": annotated_wh[::-1], "prompts": prompts}
+
+    def _chosen(self, prompts: Sequence[dict[str, Any]], generator: np.random.Generator) -> list[dict[str, Any]]:
+        if len(prompts) <= self.max_prompts or self.prompt_choice == "first":
+            return list(prompts[: self.max_prompts])
+        chosen = generator.choice(len(prompts), self.max_prompts, replace=False)
+        return [prompts[index] for index in sorted(chosen)]
+
+    def _moved(self, prompt: dict[str, Any], view: TrainingView) -> dict[str, Any] | None:
+        """The prompt with its boxes in canvas pixels, or None when the crop left nothing of one of them."""
+        moved = {**prompt, "view": view}
+        for name in ("box", "object_box"):
+            if prompt[name]:
+                moved[name] = view.boxes(torch.tensor(prompt[name], dtype=torch.float32))
+                if not bool((moved[name][2:] > moved[name][:2]).all()):
+                    return None
+        if not prompt["box"]:
+            moved["box"] = torch.tensor([0.0, 0.0, *view.size_wh])
+        return moved
+
+    # ---------------------------------------------------------------- tensors
+
+    def _prompt_tensors(self, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        most = max(len(example["prompts"]) for example in examples)
+        boxes = torch.zeros(len(examples), most, 4)
+        mask = torch.zeros(len(examples), most, dtype=torch.bool)
+        for index, example in enumerate(examples):
+            count = len(example["prompts"])
+            boxes[index, :count] = torch.stack([prompt["box"] for prompt in example["prompts"]])
+            mask[index, :count] = True
+        return {"prompt_boxes": boxes, "prompt_mask": mask}
+
+    def _context_tensors(self, contexts: Sequence[str]) -> dict[str, Tensor]:
+        encoded = self.tokenizer(list(contexts), add_special_tokens=False)["input_ids"]
+        end = self.tokenizer.eos_token_id
+        ids = _padded([(tokens + [end])[: self.max_context_tokens] for tokens in encoded], self.tokenizer.pad_token_id)
+        lengths = torch.tensor([min(len(tokens) + 1, self.max_context_tokens) for tokens in encoded])
+        return {"input_ids": ids, "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long()}
+
+    def _label_tensors(self, prompts: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        encoded = self.tokenizer(
+            [prompt["target"] for prompt in prompts], add_special_tokens=False, return_offsets_mapping=True
+        )
+        longest = self.max_text_tokens - 1  # BOS takes one
+        end = self.tokenizer.eos_token_id
+        tokens = [(ids + [end])[:longest] for ids in encoded["input_ids"]]
+        labels = _padded(tokens, IGNORED_LABEL)
+        points = torch.full((*labels.shape, 2, 2), float("nan"))
+        for row, (prompt, ids, offsets) in enumerate(zip(prompts, tokens, encoded["offset_mapping"], strict=True)):
+            if prompt["point_loss"]:
+                words = len(ids) - (ids[-1] == end)
+                self._place_tokens(points[row], prompt, offsets[:words], ended=words < len(ids))
+        return {"labels": labels, "point_labels": points}
+
+    def _place_tokens(
+        self, points: Tensor, prompt: dict[str, Any], offsets: Sequence[tuple[int, int]], *, ended: bool
+    ) -> None:
+        """Fill points (T, 2, 2) of one row where its tokens have a place."""
+        words, view = len(offsets), prompt["view"]
+        nowhere = points.new_tensor(float("nan"))
+        if prompt["utterances"]:
+            width, height = view.transform.image_size_wh
+            boxes = np.array([utterance["box"] for utterance in prompt["utterances"]], np.float32)
+            pixels = torch.from_numpy(whole_pixels(boxes, (height, width)))
+            utterance = torch.from_numpy(self._aligned(prompt, offsets))
+            # The reference takes an all-zero box for "no place"; here NaN says so.
+            known = (utterance >= 0) & (pixels[utterance.clamp(min=0)] > 0).any(-1)
+            places = view.relative_boxes(pixels)[utterance.clamp(min=0)].unflatten(-1, (2, 2))
+            points[:words] = torch.where(known[:, None, None], places, nowhere)
+        elif prompt["object_box"] is not None:
+            place = (prompt["object_box"] / points.new_tensor(view.size_wh * 2)).unflatten(-1, (2, 2))
+            if self.object_points == "all":
+                points[:words] = place
+            elif ended and words:
+                points[words - 1] = place
+
+    def _aligned(self, prompt: dict[str, Any], offsets: Sequence[tuple[int, int]]) -> np.ndarray:
+        texts = [utterance["text"] for utterance in prompt["utterances"]]
+        if self.align == "text":
+            return align_by_text(prompt["target"], offsets, texts)
+        centers = np.array([utterance["center"] for utterance in prompt["utterances"]], np.float32)
+        return align_by_rank(np.ones(len(offsets), bool), valid_utterances(texts, centers))
+
+
+def read_row_image(row: dict[str, Any], view: TrainingView, *, antialias: bool) -> Image.Image:
+    """A row's image, decoded or not, upright and with enough pixels for the view.
+
+    It must have the shape that the annotations are for; its resolution may be another.
+    """
+    source = row["image"]
+    if isinstance(source, dict):  # a `datasets` image with decode=False
+        source = source["bytes"] if source.get("bytes") else source["path"]
+    if source is None:
+        raise ValueError(f"row {row['image_id']!r} has no image. Give the reader the folder of images.")
+    # The processor asks for the same multiple; what the model sees must not depend on who reads.
+    enough = 2 * max(view.transform.resized_size_wh) if antialias else None
+    image = read_image(source, enough=enough, name=f"image {row['image_id']!r}")
+    width, height = image.size_wh
+    expected_height = width * row["height"] / row["width"]
+    if abs(height - expected_height) > max(2.0, 0.02 * expected_height):
+        raise ValueError(
+            f"the annotations of image {row['image_id']!r} are for {row['width']}x{row['height']} pixels, "
+            f"but its file has {width}x{height}, another shape. Pair the annotations with their images."
+        )
+    return image.pixels
+
+
+def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    result = torch.full((len(rows), max(1, max(map(len, rows)))), value, dtype=torch.long)
+    for index, row in enumerate(rows):
+        result[index, : len(row)] = torch.tensor(row, dtype=torch.long)
+    return result

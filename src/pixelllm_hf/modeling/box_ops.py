@@ -1,0 +1,43 @@
+"""Boxes from points, and the tokens whose points make a box (spec section 6)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def select_tokens(tokens: Tensor, ignore: str, bos: int, eos: int, pad: int) -> Tensor:
+    """Which tokens count: tokens (…,T) ids -> (…,T) bool.
+
+    `ignore` is the reference's comma list: "pad", "begin", "end" drop these ids, "end-1" drops the token whose next
+    one is EOS, "text" drops everything but the special ids; a leading "^" turns the final choice around.
+    "begin,end,pad" keeps the words, "^end-1" the last word alone.
+    """
+    negate, names = ignore.startswith("^"), ignore.lstrip("^").split(",")
+    keep = torch.ones_like(tokens, dtype=torch.bool)
+    following = torch.cat([tokens[..., 1:], torch.zeros_like(tokens[..., :1])], dim=-1)
+    special = (tokens == bos) | (tokens == eos) | (tokens == pad)
+    dropped = {
+        "pad": tokens == pad,
+        "begin": tokens == bos,
+        "end": tokens == eos,
+        "end-1": following == eos,
+        "text": ~special,
+    }
+    for name in filter(None, (n.strip() for n in names)):
+        if name not in dropped:
+            raise ValueError(f"a token selection may name {', '.join(dropped)}, but {ignore!r} has {name!r}.")
+        keep &= ~dropped[name]
+    return ~keep if negate else keep
+
+
+def points_to_boxes(points: Tensor, keep: Tensor) -> Tensor:
+    """Smallest box around the points of the kept tokens: points (…,T,P,2) xy, keep (…,T) bool -> (…,4) xyxy.
+
+    Frame unchanged. A row that keeps nothing gives a box turned inside out, as in the reference.
+    """
+    flat = points.flatten(-3, -2)
+    keep = keep.repeat_interleave(points.shape[-2], dim=-1)[..., None]
+    low = flat.where(keep, flat.amax(-2, keepdim=True) + 1).amin(-2)
+    high = flat.where(keep, flat.amin(-2, keepdim=True) - 1).amax(-2)
+    return torch.cat([low, high], dim=-1)

@@ -1,0 +1,324 @@
+"""Sizes and choices of a PixelLLM: vision towers, prompt, language model, heads."""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+# Pixel statistics on the 0..255 scale (spec section 1).
+SAM_MEAN = [123.675, 116.28, 103.53]
+SAM_STD = [58.395, 57.12, 57.375]
+EVA02_MEAN = [255 * 0.48145466, 255 * 0.4578275, 255 * 0.40821073]
+EVA02_STD = [255 * 0.26862954, 255 * 0.26130258, 255 * 0.27577711]
+
+
+@strict
+class PixelLLMSamTowerConfig(PreTrainedConfig):
+    """SAM's image encoder (spec section 2.1): windowed and global attention, decomposed relative positions.
+
+    Args:
+        patch_size: side of a patch in pixels.
+        window_size: side of an attention window in patches.
+        global_attn_indexes: blocks that attend over the whole grid; all others attend within windows.
+        output_channels: width of the feature map after the neck.
+        pretrain_image_size: side in pixels that the position tables are sized for; they are resized to the canvas.
+        drop_path_rate: rate of the last block, rising linearly from 0.
+        image_mean, image_std: pixel statistics, 0..255 scale, RGB.
+        frozen: no gradients, no drop-path, evaluation behaviour even in training.
+        drop_path_when_frozen: the reference keeps drop-path active in its frozen SAM (spec section 2.3).
+    """
+
+    model_type = "pixelllm_sam_tower"
+    base_config_key = "sam_config"
+
+    hidden_size: int = 1280
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 16
+    mlp_ratio: float = 4.0
+    patch_size: int = 16
+    window_size: int = 14
+    global_attn_indexes: list[int] | tuple[int, ...] = (7, 15, 23, 31)
+    output_channels: int = 256
+    pretrain_image_size: int = 1024
+    drop_path_rate: float = 0.5
+    layer_norm_eps: float = 1e-6
+    image_mean: list[float] | tuple[float, ...] = tuple(SAM_MEAN)
+    image_std: list[float] | tuple[float, ...] = tuple(SAM_STD)
+    frozen: bool = False
+    drop_path_when_frozen: bool = False
+    initializer_range: float = 0.02
+
+
+@strict
+class PixelLLMEva02TowerConfig(PreTrainedConfig):
+    """EVA02 image encoder (spec section 2.2): rotary positions, SwiGLU with an inner norm, all blocks global.
+
+    Args:
+        patch_size: side of a patch in pixels; pixels beyond the last whole patch are unused.
+        intermediate_size: width of the SwiGLU hidden layer.
+        pretrain_image_size: side in pixels that the position table is sized for; it is resized to the canvas.
+        drop_path_rate: rate of the last block, rising linearly from 0.
+        image_mean, image_std: pixel statistics, 0..255 scale, RGB.
+        frozen, drop_path_when_frozen: as in `PixelLLMSamTowerConfig`.
+    """
+
+    model_type = "pixelllm_eva02_tower"
+    base_config_key = "eva02_config"
+
+    hidden_size: int = 1024
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    intermediate_size: int = 2730
+    patch_size: int = 14
+    pretrain_image_size: int = 224
+    drop_path_rate: float = 0.1
+    layer_norm_eps: float = 1e-6
+    inner_layer_norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    image_mean: list[float] | tuple[float, ...] = tuple(EVA02_MEAN)
+    image_std: list[float] | tuple[float, ...] = tuple(EVA02_STD)
+    frozen: bool = False
+    drop_path_when_frozen: bool = False
+    initializer_range: float = 0.02
+
+
+@strict
+class PixelLLMVisionConfig(PreTrainedConfig):
+    """The towers and their fusion (spec section 2.3): maps are brought to the largest grid and concatenated, EVA02 first.
+
+    Args:
+        image_size: side of the square canvas in pixels.
+        eva02_config, sam_config: the two towers.
+    """
+
+    model_type = "pixelllm_vision"
+    base_config_key = "vision_config"
+    sub_configs_defaults = {
+        "eva02_config": SubConfigSpec(config_class=PixelLLMEva02TowerConfig),
+        "sam_config": SubConfigSpec(config_class=PixelLLMSamTowerConfig),
+    }
+
+    image_size: int = 384
+    eva02_config: dict | PreTrainedConfig | None = None
+    sam_config: dict | PreTrainedConfig | None = None
+
+    @property
+    def grid_size(self) -> int:
+        """Side of the fused feature map in cells: the larger of the towers' grids."""
+        return max(self.image_size // self.eva02_config.patch_size, self.image_size // self.sam_config.patch_size)
+
+    @property
+    def feature_channels(self) -> int:
+        """Channels of the fused feature map."""
+        return self.eva02_config.hidden_size + self.sam_config.output_channels
+
+
+@strict
+class PixelLLMPromptConfig(PreTrainedConfig):
+    """Location prompt -> visual tokens (spec sections 3 and 4).
+
+    Args:
+        embed_dim: width of SAM's prompt encoder.
+        hidden_size: width of the two-way transformer.
+        attention_downsample_rate: its cross-attention works at `hidden_size / attention_downsample_rate`.
+        num_tokens: how many visual tokens the language model sees per prompt.
+        output_dim: width of these tokens before they are projected to the language model's width.
+        max_points: points that one prompt may have; with the padding point they fill the same number of
+            sparse tokens as a box, so that an answer never depends on its neighbours' prompts.
+    """
+
+    model_type = "pixelllm_prompt"
+    base_config_key = "prompt_config"
+
+    embed_dim: int = 256
+    hidden_size: int = 512
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 8
+    intermediate_size: int = 2048
+    attention_downsample_rate: int = 2
+    num_tokens: int = 32
+    output_dim: int = 1024
+    max_points: int = 4
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+
+
+@strict
+class PixelLLMPointHeadConfig(PreTrainedConfig):
+    """Per-token point head (spec section 6).
+
+    Args:
+        hidden_size: width of the hidden layers.
+        num_layers: linear layers in all, the output included.
+        points_per_token: 2 are the corners of the word's box, 1 a single point.
+        num_classes: the reference's head also gives `num_classes + 1` logits a point, which no loss uses;
+            they are kept so that its weights load whole.
+    """
+
+    model_type = "pixelllm_point_head"
+    base_config_key = "point_head_config"
+
+    hidden_size: int = 512
+    num_layers: int = 4
+    points_per_token: int = 2
+    num_classes: int = 1
+    layer_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+
+
+@strict
+class PixelLLMConfig(PreTrainedConfig):
+    """Sizes and choices of a PixelLLM. `t5_xl()` is the released recipe, `tiny()` the embedded model.
+
+    Args:
+        vision_config, prompt_config, text_config, point_head_config: the parts; each a config, a dict or None.
+        label_smoothing: of the text loss.
+        text_loss_weight, point_loss_weight: weights of the parts in the total (the point loss is in canvas pixels).
+    """
+
+    model_type = "pixelllm"
+    sub_configs_defaults = {
+        "vision_config": SubConfigSpec(config_class=PixelLLMVisionConfig),
+        "prompt_config": SubConfigSpec(config_class=PixelLLMPromptConfig),
+        "text_config": SubConfigSpec(
+            config_class=AutoConfig,
+            model_type="t5",
+            init_kwargs={"decoder_start_token_id": 0},
+        ),
+        "point_head_config": SubConfigSpec(config_class=PixelLLMPointHeadConfig),
+    }
+
+    vision_config: dict | PreTrainedConfig | None = None
+    prompt_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    point_head_config: dict | PreTrainedConfig | None = None
+    label_smoothing: float = 0.1
+    text_loss_weight: float = 1.0
+    point_loss_weight: float = 0.1
+    initializer_range: float = 0.02
+    is_encoder_decoder: bool = True
+    tie_word_embeddings: bool = True
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square canvas in pixels."""
+        return self.vision_config.image_size
+
+    @classmethod
+    def t5_xl(cls, **overrides: Any) -> "PixelLLMConfig":
+        """The released recipe: EVA02-L and SAM ViT-H at 384, Flan-T5-XL (spec sections 2 to 6)."""
+        sizes = dict(
+            vision_config={"sam_config": {"frozen": True}},
+            text_config=_t5(
+                vocab_size=32128, d_model=2048, d_kv=64, d_ff=5120, num_layers=24, num_heads=32, dropout_rate=0.1
+            ),
+        )
+        return cls(**(sizes | overrides))
+
+    @classmethod
+    def tiny(cls, **overrides: Any) -> "PixelLLMConfig":
+        """The embedded model: the same parts at a size that trains on two CPU cores."""
+        sizes = dict(
+            vision_config={
+                "image_size": 160,
+                "eva02_config": dict(
+                    hidden_size=192,
+                    num_hidden_layers=4,
+                    num_attention_heads=6,
+                    intermediate_size=512,
+                    patch_size=16,
+                    pretrain_image_size=160,
+                    drop_path_rate=0.0,
+                ),
+                "sam_config": dict(
+                    hidden_size=192,
+                    num_hidden_layers=4,
+                    num_attention_heads=6,
+                    patch_size=16,
+                    window_size=5,
+                    global_attn_indexes=(1, 3),
+                    output_channels=128,
+                    pretrain_image_size=160,
+                    drop_path_rate=0.0,
+                ),
+            },
+            prompt_config=dict(
+                embed_dim=128,
+                hidden_size=192,
+                num_hidden_layers=2,
+                num_attention_heads=6,
+                intermediate_size=512,
+                attention_downsample_rate=1,
+                output_dim=192,
+            ),
+            text_config=_t5(
+                vocab_size=1024, d_model=192, d_kv=32, d_ff=512, num_layers=3, num_heads=6, dropout_rate=0.0
+            ),
+            point_head_config=dict(hidden_size=192),
+        )
+        return cls(**(sizes | overrides))
+
+    @classmethod
+    def for_tests(cls, **overrides: Any) -> "PixelLLMConfig":
+        """A model of a few thousand weights that builds and runs in milliseconds; it knows nothing."""
+        sizes = dict(
+            vision_config={
+                "image_size": 64,
+                "eva02_config": dict(
+                    hidden_size=24,
+                    num_hidden_layers=2,
+                    num_attention_heads=2,
+                    intermediate_size=32,
+                    patch_size=14,
+                    pretrain_image_size=42,
+                    drop_path_rate=0.0,
+                ),
+                "sam_config": dict(
+                    hidden_size=24,
+                    num_hidden_layers=2,
+                    num_attention_heads=2,
+                    window_size=3,
+                    global_attn_indexes=(1,),
+                    output_channels=16,
+                    pretrain_image_size=128,
+                    drop_path_rate=0.0,
+                ),
+            },
+            prompt_config=dict(
+                embed_dim=16,
+                hidden_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                intermediate_size=48,
+                num_tokens=6,
+                output_dim=24,
+            ),
+            text_config=_t5(
+                vocab_size=99, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, dropout_rate=0.0
+            ),
+            point_head_config=dict(hidden_size=24),
+        )
+        return cls(**(sizes | overrides))
+
+
+def _t5(**sizes: Any) -> dict[str, Any]:
+    """A T5 v1.1 / Flan-T5 text config: gated GELU, BOS and padding share id 0, EOS is 1."""
+    return {
+        "model_type": "t5",
+        "feed_forward_proj": "gated-gelu",
+        "decoder_start_token_id": 0,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        **sizes,
+    }
+
+
+__all__ = [
+    "PixelLLMConfig",
+    "PixelLLMEva02TowerConfig",
+    "PixelLLMPointHeadConfig",
+    "PixelLLMPromptConfig",
+    "PixelLLMSamTowerConfig",
+    "PixelLLMVisionConfig",
+]

@@ -1,0 +1,140 @@
+"""What `generate()` of this package adds to transformers': the state of every token, at no extra pass.
+
+A decoder state belongs to the token it has consumed (spec sections 6 and 14.3). The recorder keeps these states while
+any of transformers' decoding loops runs and sorts them afterwards along the beams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+from transformers.generation.streamers import BaseStreamer
+from transformers.generation.utils import GenerateBeamEncoderDecoderOutput, GenerateEncoderDecoderOutput
+
+
+@dataclass
+class GroundedGenerateOutput(GenerateEncoderDecoderOutput):
+    """Greedy and sampled captions with a place for every token.
+
+    sequences (R,T) int64; coordinates (R,T,P,2) float32 xy, 0..1 of the unpadded image, entry t belongs to
+    sequences[:, t], NaN for BOS, EOS and padding; token_log_probs (R,T) float32, the model's own log-probability of
+    sequences[:, t] before any warping, NaN where there is no location.
+    """
+
+    coordinates: Tensor | None = None
+    token_log_probs: Tensor | None = None
+
+
+@dataclass
+class GroundedBeamGenerateOutput(GenerateBeamEncoderDecoderOutput):
+    """Captions of a beam search with a place for every token; fields as in `GroundedGenerateOutput`."""
+
+    coordinates: Tensor | None = None
+    token_log_probs: Tensor | None = None
+
+
+class StateRecorder:
+    """Collects, step by step, the decoder state that has consumed each token and that token's log-probability."""
+
+    def __init__(self, on_states: Callable[[Tensor], None] | None = None):
+        self.states: list[Tensor] = []  # per step (rows, C)
+        self.log_probs: list[Tensor] = []  # per step (rows,), of the consumed token
+        self.on_states = on_states
+        self._tokens: Tensor | None = None  # being consumed, (rows,)
+        self._logits: Tensor | None = None  # of the last step, (rows, V)
+        self._parents: Tensor | None = None  # the beams that the last step's rows were re-ordered from
+
+    def before_step(self, tokens: Tensor) -> None:
+        """tokens (rows,) are about to be consumed."""
+        self._tokens = tokens
+
+    def after_step(self, states: Tensor, logits: Tensor) -> None:
+        """states (rows,T,C) and logits (rows,T,V) of the step; only the last position is new."""
+        self.log_probs.append(self._log_prob_of_tokens(logits))
+        if self.on_states is not None and self.states:  # the first state has consumed BOS, which has no place
+            self.on_states(states[:, -1])
+        self.states.append(states[:, -1])
+        self._logits, self._parents = logits[:, -1], None
+
+    def _log_prob_of_tokens(self, logits: Tensor) -> Tensor:
+        """How the step before scored the tokens of this one; (rows,), NaN for BOS."""
+        if logits.shape[1] > 1:  # without a cache the whole row was run again
+            scored = logits[:, -2]
+        elif self._logits is None:
+            return torch.full(self._tokens.shape, torch.nan, device=logits.device)
+        else:
+            scored = self._logits if self._parents is None else self._logits[self._parents]
+        scored = scored.float()
+        return scored.gather(-1, self._tokens[:, None]).squeeze(-1) - scored.logsumexp(-1)
+
+    def reorder(self, parents: Tensor) -> None:
+        """parents (rows,): the row that each row of the next step continues."""
+        self._parents = parents
+
+    def gather(self, num_tokens: int, beam_indices: Tensor | None) -> tuple[Tensor, Tensor]:
+        """-> states (R,T,C) and log-probabilities (R,T) of the final sequences' tokens; NaN where none was recorded.
+
+        beam_indices (R,<T) names the row that consumed each token, -1 after the row's end; None if rows never moved.
+        """
+        steps = min(len(self.states), num_tokens)
+        states = torch.stack(self.states[:steps], dim=1).float()  # rows, steps, C
+        log_probs = torch.stack(self.log_probs[:steps], dim=1)
+        if beam_indices is not None:
+            steps = min(steps, beam_indices.shape[1])
+            rows = beam_indices[:, :steps].long()
+            places = torch.arange(steps, device=rows.device)
+            ended = rows < 0
+            states = states[rows.clamp(min=0), places].masked_fill(ended[..., None], torch.nan)
+            log_probs = log_probs[rows.clamp(min=0), places].masked_fill(ended, torch.nan)
+        missing = num_tokens - states.shape[1]
+        states = torch.nn.functional.pad(states, (0, 0, 0, missing), value=torch.nan)
+        return states, torch.nn.functional.pad(log_probs, (0, missing), value=torch.nan)
+
+
+# A context variable and not an attribute: one model may generate in several threads at once.
+_recorder: ContextVar[StateRecorder | None] = ContextVar("pixelllm_state_recorder", default=None)
+
+
+def current_recorder() -> StateRecorder | None:
+    """The recorder of the `generate()` call that is running in this context, if any."""
+    return _recorder.get()
+
+
+@contextmanager
+def recording(recorder: StateRecorder) -> Iterator[None]:
+    """Make `recorder` the current one."""
+    token = _recorder.set(recorder)
+    try:
+        yield
+    finally:
+        _recorder.reset(token)
+
+
+class HeldEndStreamer(BaseStreamer):
+    """Passes tokens on but holds `end()` back until the last token's place is known too."""
+
+    def __init__(self, streamer: BaseStreamer):
+        self.streamer = streamer
+
+    def put(self, value: Tensor) -> None:
+        self.streamer.put(value)
+
+    def end(self) -> None:
+        """Nothing yet; `release` ends the stream."""
+
+    def release(self) -> None:
+        self.streamer.end()
+
+
+class NoImmediateRepetition(LogitsProcessor):
+    """The reference's greedy rule: the token just written may not follow itself (spec section 9)."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        previous = input_ids[:, -1:]
+        return scores.scatter(1, previous, scores.gather(1, previous).clamp(max=-1e4))

@@ -1,0 +1,104 @@
+"""Transformers' own T5 as a prefix language model (spec section 5.1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import T5Config, T5Model
+from transformers.cache_utils import Cache
+
+# What the reference adds to the scores of masked positions. It swallows the relative-position bias, so a query
+# that may see nothing attends to everything uniformly instead of becoming NaN.
+MASKED_SCORE = -1e10
+
+
+class T5PrefixLanguageModel(nn.Module):
+    """T5 whose encoder reads [visual tokens ; embedded text] and whose decoder writes the caption.
+
+    The four things every language family of this package offers: `embed_prompt`, `encode`, `decode` (with a cache,
+    one state per consumed token) and `logits`.
+    """
+
+    def __init__(self, config: T5Config):
+        super().__init__()
+        self.config = config
+        self.body = T5Model(config)
+        # Untied, and no d**-0.5 rescale of the states before it (spec section 5.1).
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+
+    @property
+    def width(self) -> int:
+        return self.config.d_model
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.body.get_input_embeddings()
+
+    def set_input_embeddings(self, embeddings: nn.Module) -> None:
+        self.body.set_input_embeddings(embeddings)
+
+    def embed_prompt(
+        self, visual_tokens: Tensor, input_ids: Tensor | None = None, attention_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """visual_tokens (R,V,C), input_ids (R,L), attention_mask (R,L) -> embeddings (R,V+L,C), mask (R,V+L) bool.
+
+        Visual tokens are used as they are, without scaling (spec section 5.1). Without a mask, text is valid where
+        its id is not the padding id.
+        """
+        visual_mask = torch.ones(visual_tokens.shape[:2], dtype=torch.bool, device=visual_tokens.device)
+        if input_ids is None:
+            return visual_tokens, visual_mask
+        if attention_mask is None:
+            attention_mask = input_ids != self.config.pad_token_id
+        words = self.get_input_embeddings()(input_ids)
+        embeddings = torch.cat([visual_tokens, words.to(visual_tokens.dtype)], dim=1)
+        return embeddings, torch.cat([visual_mask, attention_mask.bool()], dim=1)
+
+    def encode(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        """embeddings (R,S,C), mask (R,S) bool -> encoder states (R,S,C). Relative positions run over the whole prefix."""
+        pair_mask = None
+        if not mask.all():
+            pair_mask = _score_mask(mask[:, None, :, None] & mask[:, None, None, :], embeddings.dtype)
+        return self.body.encoder(inputs_embeds=embeddings, attention_mask=pair_mask).last_hidden_state
+
+    def decode(
+        self,
+        decoder_input_ids: Tensor,
+        encoder_states: Tensor,
+        encoder_mask: Tensor,
+        *,
+        decoder_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool = False,
+    ) -> tuple[Tensor, Cache | None]:
+        """decoder_input_ids (R,T), encoder_states (R,S,C), encoder_mask (R,S) -> states (R,T,C) and the cache.
+
+        State t has consumed token t and predicts token t+1. decoder_mask (R,T) marks the positions that take part;
+        as in the reference the others get uniform attention over everything (spec sections 5.1 and 14.5), which only
+        the mask adapter ever sees. A mask of four dimensions is used as it is.
+        """
+        self_mask, cross_mask = decoder_mask, encoder_mask
+        if decoder_mask is not None and decoder_mask.ndim == 2:
+            valid = decoder_mask.bool()
+            causal = torch.ones(valid.shape[1], valid.shape[1], dtype=torch.bool, device=valid.device).tril()
+            dtype = encoder_states.dtype
+            self_mask = _score_mask(causal & valid[:, None, :, None] & valid[:, None, None, :], dtype)
+            cross_mask = _score_mask(valid[:, None, :, None] & encoder_mask.bool()[:, None, None, :], dtype)
+        output = self.body.decoder(
+            input_ids=decoder_input_ids,
+            attention_mask=self_mask,
+            encoder_hidden_states=encoder_states,
+            encoder_attention_mask=cross_mask,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+        )
+        return output.last_hidden_state, output.past_key_values
+
+    def logits(self, states: Tensor) -> Tensor:
+        """states (…,C) -> scores of the next token (…,V)."""
+        return self.lm_head(states)
+
+
+def _score_mask(keep: Tensor, dtype: torch.dtype) -> Tensor:
+    """keep (…) bool -> additive scores: 0 where kept, a huge negative number elsewhere."""
+    masked = max(MASKED_SCORE, torch.finfo(dtype).min)
+    return torch.zeros(keep.shape, dtype=dtype, device=keep.device).masked_fill(~keep, masked)

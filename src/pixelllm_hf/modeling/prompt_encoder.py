@@ -1,0 +1,112 @@
+"""SAM's prompt encoder: boxes and points become sparse tokens, grid cells get positions (spec section 3)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .configuration_pixelllm import PixelLLMPromptConfig
+
+# Rows of `point_embeddings`.
+OUTSIDE, INSIDE, TOP_LEFT, BOTTOM_RIGHT = range(4)
+
+
+class FourierPositions(nn.Module):
+    """Random Fourier features of places in 0..1. The random matrix belongs to the checkpoint."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.register_buffer("positional_encoding_gaussian_matrix", torch.zeros(2, width // 2), persistent=True)
+
+    def forward(self, places_xy: Tensor) -> Tensor:
+        """places_xy (…,2), 0..1 -> float32 (…,D)."""
+        with torch.autocast(places_xy.device.type, enabled=False):
+            matrix = self.positional_encoding_gaussian_matrix.float()
+            angles = 2 * math.pi * ((2 * places_xy.float() - 1) @ matrix)
+            return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class PromptEncoder(nn.Module):
+    """Every prompt becomes `max_points + 1` sparse tokens, so that answers never depend on the neighbours' prompts."""
+
+    def __init__(self, config: PixelLLMPromptConfig):
+        super().__init__()
+        self.max_points = config.max_points
+        self.pe_layer = FourierPositions(config.embed_dim)
+        self.point_embeddings = nn.ModuleList(nn.Embedding(1, config.embed_dim) for _ in range(4))
+        self.not_a_point_embed = nn.Embedding(1, config.embed_dim)
+        self.no_mask_embed = nn.Embedding(1, config.embed_dim)
+
+    @property
+    def no_mask(self) -> Tensor:
+        """The dense prompt of every prompt here, (1,D): no mask is given."""
+        return self.no_mask_embed.weight
+
+    def dense_positions(self, height: int, width: int) -> Tensor:
+        """Positions of the centres of a grid's cells, (h,w,D) float32."""
+        device = self.no_mask.device
+        rows = (torch.arange(height, device=device) + 0.5) / height
+        columns = (torch.arange(width, device=device) + 0.5) / width
+        grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], dim=-1)  # xy
+        return self.pe_layer(grid)
+
+    def embed_points(self, points: Tensor, labels: Tensor, *, image_size_hw: tuple[int, int], pad: bool) -> Tensor:
+        """points (…,K,2) xy canvas pixels, labels (…,K): 1 inside, 0 outside, -1 none -> (…,K or K+1,D).
+
+        `pad` appends the reference's padding point: label -1 at (0, 0).
+        """
+        places = self._to_unit(points, image_size_hw)
+        if pad:
+            places = torch.cat([places, torch.zeros_like(places[..., :1, :])], dim=-2)
+            labels = torch.cat([labels, torch.full_like(labels[..., :1], -1)], dim=-1)
+        labels = labels[..., None]
+        kinds = torch.where(labels == 1, self.point_embeddings[INSIDE].weight, self.point_embeddings[OUTSIDE].weight)
+        return torch.where(labels == -1, self.not_a_point_embed.weight, self.pe_layer(places) + kinds)
+
+    def embed_boxes(self, boxes: Tensor, *, image_size_hw: tuple[int, int]) -> Tensor:
+        """boxes (…,4) xyxy canvas pixels -> tokens of the top-left and bottom-right corner (…,2,D)."""
+        corners = self.pe_layer(self._to_unit(boxes.unflatten(-1, (2, 2)), image_size_hw))
+        kinds = [self.point_embeddings[TOP_LEFT].weight, self.point_embeddings[BOTTOM_RIGHT].weight]
+        return corners + torch.cat(kinds)
+
+    def forward(
+        self,
+        boxes: Tensor,
+        points: Tensor | None = None,
+        point_labels: Tensor | None = None,
+        *,
+        image_size_hw: tuple[int, int],
+    ) -> Tensor:
+        """boxes (B,N,4) xyxy, points (B,N,K,2) xy, canvas pixels, point_labels (B,N,K) -> (B,N,max_points+1,D).
+
+        A box with a positive coordinate speaks for its prompt: its two corner tokens, filled up with `no_mask_embed`
+        as in the reference (spec section 14.13). Otherwise the points do; without points a zero box is its own four
+        corners, which is what the reference makes of padding prompts.
+        """
+        if points is None:
+            x0, y0, x1, y1 = boxes.unbind(-1)
+            points = torch.stack([x0, y0, x1, y0, x0, y1, x1, y1], dim=-1).unflatten(-1, (4, 2))
+            point_labels = torch.ones(points.shape[:-1], dtype=torch.long, device=points.device)
+        elif point_labels is None:
+            point_labels = torch.ones(points.shape[:-1], dtype=torch.long, device=points.device)
+        missing = self.max_points - points.shape[-2]
+        if missing < 0:
+            raise ValueError(
+                f"a prompt may have up to {self.max_points} points, but {points.shape[-2]} came. "
+                "Use fewer points or a box."
+            )
+        points = nn.functional.pad(points, (0, 0, 0, missing))
+        point_labels = nn.functional.pad(point_labels, (0, missing), value=-1)
+        by_points = self.embed_points(points, point_labels, image_size_hw=image_size_hw, pad=True)
+        corners = self.embed_boxes(boxes, image_size_hw=image_size_hw)
+        filler = self.no_mask.expand(*corners.shape[:-2], self.max_points - 1, -1)
+        by_box = torch.cat([corners, filler.to(corners.dtype)], dim=-2)
+        has_box = boxes.amax(-1) > 0
+        return torch.where(has_box[..., None, None], by_box, by_points)
+
+    def _to_unit(self, places_xy: Tensor, image_size_hw: tuple[int, int]) -> Tensor:
+        """Canvas pixels -> 0..1, half a pixel in, as SAM does."""
+        height, width = image_size_hw
+        return (places_xy.float() + 0.5) / places_xy.new_tensor([width, height], dtype=torch.float32)

@@ -1,0 +1,77 @@
+"""A place on the image -> the visual tokens that the language model sees of it (spec section 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .configuration_pixelllm import PixelLLMPromptConfig
+from .two_way_transformer import TwoWayTransformer
+
+
+class Projection(nn.Module):
+    """One linear layer under the name the reference gives it (its MLPs of one layer have no activation)."""
+
+    def __init__(self, fan_in: int, fan_out: int):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(fan_in, fan_out)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers[0](x)
+
+
+class PromptFeatureExtractor(nn.Module):
+    """Learnt tokens look at the image together with a prompt's tokens and carry away what the prompt is about."""
+
+    def __init__(self, config: PixelLLMPromptConfig, image_channels: int):
+        super().__init__()
+        width = config.hidden_size
+        self.num_tokens = config.num_tokens
+        self.output_tokens = nn.Embedding(config.num_tokens, width)
+        self.image_projection_mlp = Projection(image_channels, width)
+        # One projection for sparse and dense prompts, and one output layer for each token (spec section 14.12).
+        self.prompt_embedding_projection_mlp = Projection(config.embed_dim, width)
+        self.image_pe_projection_mlp = Projection(config.embed_dim, width)
+        self.transformer = TwoWayTransformer(
+            config.num_hidden_layers,
+            width,
+            config.num_attention_heads,
+            config.intermediate_size,
+            attention_downsample_rate=config.attention_downsample_rate,
+            eps=config.layer_norm_eps,
+        )
+        self.output_hypernetworks_mlps = nn.ModuleList(
+            Projection(width, config.output_dim) for _ in range(config.num_tokens)
+        )
+        self.dense_output_mlp = Projection(width, config.output_dim)
+
+    def forward(
+        self, image_map: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, prompt_mask: Tensor
+    ) -> Tensor:
+        """-> visual tokens (R,num_tokens,output_dim) of the R valid prompts, image-major.
+
+        image_map (B,h,w,C), image_pe (h,w,E), sparse (B,N,S,E), dense (1,E), prompt_mask (B,N) bool.
+        """
+        tokens, _ = self._look(image_map, image_pe, sparse, dense, prompt_mask)
+        weight = torch.stack([mlp.layers[0].weight for mlp in self.output_hypernetworks_mlps])
+        bias = torch.stack([mlp.layers[0].bias for mlp in self.output_hypernetworks_mlps])
+        return torch.einsum("rtc,toc->rto", tokens[:, : self.num_tokens], weight.to(tokens.dtype)) + bias
+
+    def dense_outputs(
+        self, image_map: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, prompt_mask: Tensor
+    ) -> Tensor:
+        """The map as each prompt leaves it, (R,h,w,output_dim). No released recipe uses it; its weights load anyway."""
+        _, image = self._look(image_map, image_pe, sparse, dense, prompt_mask)
+        return self.dense_output_mlp(image).unflatten(1, image_map.shape[1:3])
+
+    def _look(
+        self, image_map: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, prompt_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        dtype = image_map.dtype
+        images = self.image_projection_mlp(image_map.flatten(1, 2))  # once per image
+        images = images + self.prompt_embedding_projection_mlp(dense.to(dtype))
+        positions = self.image_pe_projection_mlp(image_pe.flatten(0, 1)[None].to(dtype))
+        image_of_row, _ = prompt_mask.nonzero(as_tuple=True)
+        prompts = self.prompt_embedding_projection_mlp(sparse[prompt_mask].to(dtype))
+        learnt = self.output_tokens.weight.to(prompts.dtype).expand(len(prompts), -1, -1)
+        return self.transformer(images[image_of_row], positions, torch.cat([learnt, prompts], dim=1))

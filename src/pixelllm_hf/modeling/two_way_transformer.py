@@ -1,0 +1,105 @@
+"""SAM's two-way transformer: tokens and an image map attend to each other (spec section 4)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class TwoWayAttention(nn.Module):
+    """Multi-head attention whose inner width may be smaller than its outer one."""
+
+    def __init__(self, width: int, num_heads: int, downsample_rate: int = 1):
+        super().__init__()
+        inner = width // downsample_rate
+        if inner % num_heads:
+            raise ValueError(f"the attention width {inner} must be a multiple of num_heads={num_heads}.")
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(width, inner)
+        self.k_proj = nn.Linear(width, inner)
+        self.v_proj = nn.Linear(width, inner)
+        self.out_proj = nn.Linear(inner, width)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """query (R,Q,C), key and value (R,K,C) -> (R,Q,C); a batch of one is shared by all rows."""
+        q, k, v = (
+            project(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for project, x in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
+        )
+        rows = max(q.shape[0], k.shape[0])
+        q, k, v = (x.expand(rows, -1, -1, -1) for x in (q, k, v))
+        return self.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class TwoWayMLP(nn.Module):
+    def __init__(self, width: int, inner: int):
+        super().__init__()
+        self.lin1 = nn.Linear(width, inner)
+        self.lin2 = nn.Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lin2(F.relu(self.lin1(x)))
+
+
+class TwoWayLayer(nn.Module):
+    """Tokens to themselves, tokens to the map, MLP, map to the tokens; normalised after each."""
+
+    def __init__(
+        self, width: int, num_heads: int, mlp_width: int, downsample_rate: int, eps: float, *, first: bool
+    ):
+        super().__init__()
+        self.first = first
+        self.self_attn = TwoWayAttention(width, num_heads)
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.cross_attn_token_to_image = TwoWayAttention(width, num_heads, downsample_rate)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.mlp = TwoWayMLP(width, mlp_width)
+        self.norm3 = nn.LayerNorm(width, eps=eps)
+        self.norm4 = nn.LayerNorm(width, eps=eps)
+        self.cross_attn_image_to_token = TwoWayAttention(width, num_heads, downsample_rate)
+
+    def forward(self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
+        if self.first:
+            # No positions and no residual: the output replaces the queries (spec section 14.11).
+            tokens = self.self_attn(tokens, tokens, tokens)
+        else:
+            q = tokens + token_pe
+            tokens = tokens + self.self_attn(q, q, tokens)
+        tokens = self.norm1(tokens)
+        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, image + image_pe, image))
+        tokens = self.norm3(tokens + self.mlp(tokens))
+        image = self.norm4(image + self.cross_attn_image_to_token(image + image_pe, tokens + token_pe, tokens))
+        return tokens, image
+
+
+class TwoWayTransformer(nn.Module):
+    """The stack and a last look of the tokens at the map. Serves prompts, the mask adapter and the mask decoder."""
+
+    def __init__(
+        self,
+        depth: int,
+        width: int,
+        num_heads: int,
+        mlp_width: int,
+        *,
+        attention_downsample_rate: int = 2,
+        eps: float = 1e-5,
+    ):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            TwoWayLayer(width, num_heads, mlp_width, attention_downsample_rate, eps, first=i == 0)
+            for i in range(depth)
+        )
+        self.final_attn_token_to_image = TwoWayAttention(width, num_heads, attention_downsample_rate)
+        self.norm_final_attn = nn.LayerNorm(width, eps=eps)
+
+    def forward(self, image_tokens: Tensor, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """image_tokens (R,HW,D), image_pe (1|R,HW,D), tokens (R,T,D) -> tokens (R,T,D), image tokens (R,HW,D).
+
+        The tokens' positions are the tokens themselves, as they come in.
+        """
+        token_pe, image = tokens, image_tokens
+        for layer in self.layers:
+            tokens, image = layer(tokens, image, token_pe, image_pe)
+        tokens = tokens + self.final_attn_token_to_image(tokens + token_pe, image + image_pe, image)
+        return self.norm_final_attn(tokens), image

@@ -1,0 +1,231 @@
+"""Any picture a user may hand in -> an upright RGB Pillow image, or an error that names it."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# About 100 megapixels: larger than any camera in common use, small enough to decode within a gigabyte.
+MAX_IMAGE_PIXELS = 100_000_000
+
+_EXIF_ORIENTATION = 0x0112
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used; the message names it and says what to do."""
+
+
+class UnreadableImageError(ImageError):
+    """Missing, truncated, not a picture, or of a kind that is not understood."""
+
+
+class ImageTooLargeError(ImageError):
+    """More pixels than the limit allows."""
+
+
+@dataclass(frozen=True)
+class UprightImage:
+    """pixels: RGB, EXIF orientation applied, perhaps decoded at reduced size; size_wh: of the full picture."""
+
+    pixels: Image.Image
+    size_wh: tuple[int, int]
+
+
+def read_image(
+    source: Any, *, max_pixels: int = MAX_IMAGE_PIXELS, enough: int | None = None, name: str = "image"
+) -> UprightImage:
+    """Read one picture.
+
+    source: Pillow image, array (H,W), (H,W,C) or (C,H,W) in numpy or torch, path, or the bytes of a file.
+        Integers are 0..255 (uint16: 0..65535); floats are 0..1 if none is larger, else 0..255.
+    enough: a longest side that will do; large JPEGs are then decoded at a fraction of their size, never below it.
+    name: what errors call the picture when it has no file name.
+
+    Raises `UnreadableImageError` and `ImageTooLargeError`.
+    """
+    if isinstance(source, Image.Image):
+        return _upright(source, max_pixels, _name_of(source, name))
+    if isinstance(source, (str, os.PathLike)):
+        return _read_file(source, max_pixels, enough)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _decode(io.BytesIO(source), max_pixels, enough, f"{name} ({len(source)} bytes)")
+    if hasattr(source, "detach"):  # a torch tensor, without importing torch for those who have none
+        return _upright(_from_array(source.detach().cpu().numpy(), name, channels_first=True), max_pixels, name)
+    if isinstance(source, np.ndarray):
+        return _upright(_from_array(source, name, channels_first=False), max_pixels, name)
+    raise UnreadableImageError(
+        f"{name} must be a Pillow image, a numpy or torch array, a path or bytes, but it is a {type(source).__name__}."
+    )
+
+
+def _name_of(image: Image.Image, name: str) -> str:
+    filename = getattr(image, "filename", "")
+    return str(filename) if filename else name
+
+
+def _read_file(path: str | os.PathLike, max_pixels: int, enough: int | None) -> UprightImage:
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://|data:", str(path)):
+        raise UnreadableImageError(
+            f"images are read from files, never from the network, but a URL came: {str(path)[:200]}. "
+            "Download it first and pass the path."
+        )
+    file = Path(path).expanduser()
+    if not file.exists():
+        raise UnreadableImageError(f"{file} does not exist. Check the path.")
+    if file.is_dir():
+        raise UnreadableImageError(f"{file} is a folder, not an image. Pass the files in it.")
+    try:
+        with open(file, "rb") as stream:
+            return _decode(stream, max_pixels, enough, str(file))
+    except OSError as error:  # no permission, a broken disk
+        raise UnreadableImageError(f"{file} cannot be read: {error}.") from error
+
+
+def _decode(stream: Any, max_pixels: int, enough: int | None, name: str) -> UprightImage:
+    try:
+        image = Image.open(stream)
+    except Image.DecompressionBombError as error:
+        raise ImageTooLargeError(
+            f"{name} has more pixels than Pillow agrees to open ({error}). Scale it down, or raise "
+            "PIL.Image.MAX_IMAGE_PIXELS and the processor's max_image_pixels if you trust it."
+        ) from error
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError(f"{name} is not an image in a known format. Convert it to PNG or JPEG.") from error
+    except Exception as error:
+        raise UnreadableImageError(f"{name} has a broken header: {error}. Save or download it again.") from error
+    full_size_wh = image.size
+    _check_size(full_size_wh, max_pixels, name)
+    if enough is not None:
+        image.draft(None, (enough, enough))  # JPEG only, else nothing
+    upright = _upright(image, max_pixels, name)
+    if image.size == full_size_wh:
+        return upright
+    return UprightImage(upright.pixels, full_size_wh[::-1] if _is_turned(image) else full_size_wh)
+
+
+def _upright(image: Image.Image, max_pixels: int, name: str) -> UprightImage:
+    _check_size(image.size, max_pixels, name)
+    try:
+        image.load()
+    except Image.DecompressionBombError as error:
+        raise ImageTooLargeError(f"{name}: {error}. Scale it down.") from error
+    except Exception as error:  # Pillow's decoders raise nearly anything on broken data
+        raise UnreadableImageError(
+            f"{name} is truncated or damaged: {error}. Save or download it again."
+        ) from error
+    pixels = to_rgb(_turned_upright(image), name)
+    return UprightImage(pixels, pixels.size)
+
+
+def _check_size(size_wh: tuple[int, int], max_pixels: int, name: str) -> None:
+    width, height = size_wh
+    if width < 1 or height < 1:
+        raise UnreadableImageError(f"{name} is empty ({width} x {height} pixels). Leave it out.")
+    if width * height > max_pixels:
+        raise ImageTooLargeError(
+            f"{name} is {width} x {height}, {width * height / 1e6:.1f} megapixels, above the limit of "
+            f"{max_pixels / 1e6:.1f}. Scale it down, or raise max_image_pixels if you trust it."
+        )
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # a damaged EXIF block is no reason to refuse a good picture
+        return 1
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Whether EXIF swaps the sides."""
+    return _orientation(image) in (5, 6, 7, 8)
+
+
+def _turned_upright(image: Image.Image) -> Image.Image:
+    if _orientation(image) in (None, 1):
+        return image
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # see `_orientation`
+        return image
+
+
+def to_rgb(image: Image.Image, name: str = "image") -> Image.Image:
+    """Any mode -> RGB: transparency over white, 16 bits and floats scaled to 8. Never changes its argument."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return _from_array(np.asarray(image), name, channels_first=False, wide_integers=True)
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        rgba = image.convert("LA" if image.mode == "La" else "RGBA")
+        rgba = rgba.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
+        raise UnreadableImageError(
+            f"{name} has the colour mode {image.mode}, which cannot become RGB: {error}. Convert it to RGB first."
+        ) from error
+
+
+def _from_array(array: np.ndarray, name: str, channels_first: bool, wide_integers: bool = False) -> Image.Image:
+    """channels_first decides where both readings are possible; wide_integers: above 255 they are 16 bits."""
+    shape = array.shape
+    if array.ndim == 4 and shape[0] == 1:
+        array = array[0]
+    if array.ndim == 3:
+        first, last = array.shape[0] in (1, 2, 3, 4), array.shape[-1] in (1, 2, 3, 4)
+        if not first and not last:
+            raise UnreadableImageError(
+                f"{name} must have 1 to 4 channels, first or last, but its shape is {tuple(shape)}."
+            )
+        if first and (channels_first or not last):
+            array = np.moveaxis(array, 0, -1)
+    elif array.ndim != 2:
+        raise UnreadableImageError(f"{name} must be (H,W), (H,W,C) or (C,H,W), but its shape is {tuple(shape)}.")
+    if array.size == 0:
+        raise UnreadableImageError(f"{name} is empty, its shape is {tuple(shape)}. Leave it out.")
+    array = _to_bytes(array, name, wide_integers)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    mode = "L" if array.ndim == 2 else {2: "LA", 3: "RGB", 4: "RGBA"}[array.shape[-1]]
+    return to_rgb(Image.frombytes(mode, array.shape[1::-1], np.ascontiguousarray(array).tobytes()), name)
+
+
+def _to_bytes(array: np.ndarray, name: str, wide_integers: bool) -> np.ndarray:
+    """Values of any kind -> uint8."""
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * 255
+    if array.dtype.kind not in "iuf":
+        raise UnreadableImageError(f"{name} must hold numbers, but its dtype is {array.dtype}.")
+    low, high = float(array.min()), float(array.max())  # NaN passes through both
+    floats = array.dtype.kind == "f"
+    limit = 65535.0 if array.dtype.str[1:] == "u2" or wide_integers and high > 255 else 255.0
+    if not (low >= 0 and high <= limit):
+        raise UnreadableImageError(
+            f"{name} must hold values of 0..{limit:.0f}{' or 0..1' if floats else ''}, but they go from {low:g} to "
+            f"{high:g}. Undo its normalisation or scale it first."
+        )
+    scale = 255.0 / limit
+    if floats and high <= 1.0:
+        scale = 255.0
+    return np.rint(array.astype(np.float32) * scale).astype(np.uint8)
+
+
+__all__ = [
+    "MAX_IMAGE_PIXELS",
+    "ImageError",
+    "ImageTooLargeError",
+    "UnreadableImageError",
+    "UprightImage",
+    "read_image",
+    "to_rgb",
+]

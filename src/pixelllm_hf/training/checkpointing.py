@@ -1,0 +1,232 @@
+"""Checkpoints that are whole or absent, and the exact state of a run in safetensors and JSON (no pickle)."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+CHECKPOINT_NAME = re.compile(r"step-(\d+)")
+STATE_FOLDER = "training_state"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is incomplete, damaged, or belongs to another recipe."""
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """A temporary sibling of `target` to write into; on leaving it is flushed to disk and renamed to `target`.
+
+    An exception or a kill while writing leaves `target` as it was; it never holds half a checkpoint.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for path in sorted(temporary.rglob("*"), reverse=True):
+            _sync(path)
+        _sync(temporary)
+        if target.exists():  # rename cannot replace a full folder: put the old one aside first
+            aside = target.parent / f".{target.name}.{os.getpid()}.old.tmp"
+            shutil.rmtree(aside, ignore_errors=True)
+            target.rename(aside)
+            temporary.rename(target)
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            temporary.rename(target)
+        _sync(target.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a small file so that a reader, or a kill, sees the old text or the new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    _sync(temporary)
+    temporary.replace(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def checkpoint_path(output_dir: Path, step: int) -> Path:
+    return Path(output_dir) / "checkpoints" / f"step-{step:07d}"
+
+
+def list_checkpoints(output_dir: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    folder = Path(output_dir) / "checkpoints"
+    found = [
+        (int(match.group(1)), path)
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if (match := CHECKPOINT_NAME.fullmatch(path.name)) and (path / STATE_FOLDER / "state.json").is_file()
+    ]
+    return [path for _, path in sorted(found)]
+
+
+def remove_leftovers(output_dir: Path) -> None:
+    """Delete what a killed run left half-written."""
+    for folder in (Path(output_dir), Path(output_dir) / "checkpoints"):
+        for path in folder.glob(".*.tmp") if folder.is_dir() else ():
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def keep_newest(output_dir: Path, count: int) -> None:
+    for path in list_checkpoints(output_dir)[:-count]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as flat tensors named `<parameter name>/<what>`; needs groups with `names`."""
+    tensors = {}
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            for key, value in optimizer.state.get(parameter, {}).items():
+                value = value if isinstance(value, Tensor) else torch.tensor(float(value))
+                tensors[f"{name}/{key}"] = value.detach().cpu().contiguous()
+    return tensors
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of `optimizer_tensors`, into a fresh optimizer over the same parameters."""
+    left = dict(tensors)
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            state: dict[str, Tensor] = {}
+            for full in [full for full in (f"{name}/step", f"{name}/exp_avg", f"{name}/exp_avg_sq") if full in left]:
+                key = full.rsplit("/", 1)[1]
+                value = left.pop(full)
+                if key != "step" and value.shape != parameter.shape:
+                    raise CheckpointError(
+                        f"The optimizer state of {name!r} has shape {tuple(value.shape)}, the parameter "
+                        f"{tuple(parameter.shape)}. Resume with the recipe that wrote the checkpoint."
+                    )
+                # A clone: memory-mapped tensors are unaligned, and sums must round as in the first run.
+                state[key] = value.clone() if key == "step" else value.to(parameter, copy=True)
+            if state:
+                optimizer.state[parameter] = state
+    if left:
+        raise CheckpointError(
+            f"The optimizer state has {len(left)} entries that no trained parameter owns, e.g. {next(iter(left))!r}. "
+            "Resume with the recipe that wrote the checkpoint."
+        )
+
+
+def random_state_tensors() -> dict[str, Tensor]:
+    """The states of torch's, numpy's and Python's generators of this process, as tensors."""
+    name, keys, position, has_gauss, gauss = np.random.get_state()
+    assert name == "MT19937"
+    version, internal, next_gauss = random.getstate()
+    tensors = {
+        "torch": torch.get_rng_state(),
+        "numpy_keys": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+        "numpy_rest": torch.tensor([float(position), float(has_gauss), float(gauss)], dtype=torch.float64),
+        "python": torch.tensor([version, *internal], dtype=torch.int64),
+    }
+    if next_gauss is not None:
+        tensors["python_gauss"] = torch.tensor(next_gauss, dtype=torch.float64)
+    if torch.cuda.is_available():
+        tensors["cuda"] = torch.cuda.get_rng_state()
+    return tensors
+
+
+def restore_random_state(tensors: dict[str, Tensor]) -> None:
+    torch.set_rng_state(tensors["torch"].clone())
+    position, has_gauss, gauss = tensors["numpy_rest"].tolist()
+    keys = tensors["numpy_keys"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, int(position), int(has_gauss), gauss))
+    version, *internal = tensors["python"].tolist()
+    next_gauss = tensors["python_gauss"].item() if "python_gauss" in tensors else None
+    random.setstate((version, tuple(internal), next_gauss))
+    if "cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["cuda"].clone())
+
+
+def model_tensors(model: nn.Module, *, trained_only: bool = False) -> dict[str, Tensor]:
+    """The model's tensors by name, each storage once (tied weights under their first name).
+
+    `trained_only` keeps trainable parameters and buffers: what an adapter run changes.
+    """
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad} if trained_only else set()
+    tensors: dict[str, Tensor] = {}
+    seen: set[tuple[int, torch.Size]] = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        key = (tensor.data_ptr(), tensor.shape)
+        if name in frozen or (key in seen and tensor.numel()):
+            continue
+        seen.add(key)
+        tensors[name] = tensor.detach().cpu().contiguous()
+    return tensors
+
+
+@torch.no_grad()
+def load_model_tensors(model: nn.Module, tensors: dict[str, Tensor], *, trained_only: bool = False) -> None:
+    """Copy tensors of `model_tensors` into the model in place; names and shapes must fit exactly."""
+    expected = model_tensors(model, trained_only=trained_only)
+    missing, unknown = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
+    if missing or unknown:
+        raise CheckpointError(
+            f"The checkpoint's weights do not fit the model: {len(missing)} missing {missing[:3]}, "
+            f"{len(unknown)} unknown {unknown[:3]}. Resume with the recipe that wrote the checkpoint."
+        )
+    own = model.state_dict(keep_vars=True)
+    for name, tensor in tensors.items():
+        if own[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"The checkpoint's {name!r} has shape {tuple(tensor.shape)}, the model's {tuple(own[name].shape)}. "
+                "Resume with the recipe that wrote the checkpoint."
+            )
+        own[name].copy_(tensor)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """A safetensors file; tensors that share memory are written once each."""
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(path), metadata={"format": "pt"})
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """A safetensors file in memory; a missing or damaged one raises `CheckpointError` naming it."""
+    try:
+        with safe_open(str(path), framework="pt"):
+            pass
+        return load_file(str(path))
+    except Exception as error:
+        raise CheckpointError(
+            f"The checkpoint file {str(path)!r} cannot be read ({error}). "
+            "Delete that checkpoint folder to continue from the one before it."
+        ) from error
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"The checkpoint file {str(path)!r} cannot be read ({error}). "
+            "Delete that checkpoint folder to continue from the one before it."
+        ) from error

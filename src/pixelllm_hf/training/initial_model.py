@@ -1,0 +1,100 @@
+"""Where a training starts: a preset or a checkpoint, with pre-trained parts laid over it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
+from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
+from pixelllm_hf.training.config import ConfigError
+
+PRESETS = ("tiny", "for_tests", "t5_xl")
+
+
+def model_config(name: str, overrides: dict[str, Any] | None = None) -> PixelLLMConfig:
+    """The config of a preset or of a checkpoint folder; `overrides` merge into it, nested parts too."""
+    if name in PRESETS:
+        values = getattr(PixelLLMConfig, name)().to_dict()
+    elif Path(name).is_dir():
+        values = PixelLLMConfig.from_pretrained(name).to_dict()
+    else:
+        raise ConfigError(f"model must be one of {', '.join(PRESETS)} or a checkpoint folder, but is {name!r}.")
+    return PixelLLMConfig(**_merged(values, overrides or {}, "model"))
+
+
+def initial_model(
+    init: str, *, overrides: dict[str, Any] | None = None, vision_weights: str | None = None, weights: list[str] | None = None
+) -> PixelLLMForGroundedGeneration:
+    """The model a run starts from, in float32.
+
+    init: preset (random weights) or checkpoint folder. vision_weights: a file of `scripts/pretrain_vision.py`.
+    weights: further safetensors files with names of the whole model, e.g. converted backbones; laid over in order.
+    """
+    config = model_config(init, overrides)
+    if init in PRESETS:
+        model = PixelLLMForGroundedGeneration(config)
+    else:
+        model = PixelLLMForGroundedGeneration.from_pretrained(init, config=config, dtype=torch.float32)
+    for file in [*([vision_weights] if vision_weights else []), *(weights or [])]:
+        _lay_over(model, file, whole="vision_towers." if file == vision_weights else None)
+    return model
+
+
+def _lay_over(model: PixelLLMForGroundedGeneration, file: str, *, whole: str | None) -> None:
+    try:
+        tensors = load_file(file)
+    except Exception as error:
+        raise ConfigError(
+            f"The weights file {file!r} cannot be read ({error}); run the training that makes it, or correct the path."
+        ) from error
+    own = model.state_dict()
+    for name, tensor in tensors.items():
+        if name not in own or own[name].shape != tensor.shape:
+            expected = tuple(own[name].shape) if name in own else "no such tensor"
+            raise ConfigError(
+                f"{file!r} does not fit the model: {name!r} has shape {tuple(tensor.shape)}, the model {expected}. "
+                "Use weights that were made with the same preset."
+            )
+    if whole and (missing := [name for name in own if name.startswith(whole) and name not in tensors]):
+        raise ConfigError(f"{file!r} lacks {len(missing)} tensors of {whole[:-1]}, e.g. {missing[0]!r}; make it again.")
+    model.load_state_dict(tensors, strict=False)
+
+
+def _merged(values: dict[str, Any], overrides: dict[str, Any], where: str) -> dict[str, Any]:
+    merged = dict(values)
+    for key, value in overrides.items():
+        if key not in values:
+            raise ConfigError(f"{where} has no setting {key!r}; it has {', '.join(sorted(map(str, values)))}.")
+        nested = isinstance(value, dict) and isinstance(values[key], dict)
+        merged[key] = _merged(values[key], value, f"{where}.{key}") if nested else value
+    return merged
+
+
+def load_processor(folder: str) -> tuple[Any, Any]:
+    """The processor in a folder and its tokenizer; a folder with a tokenizer alone gives (tokenizer, tokenizer)."""
+    if not Path(folder).is_dir():
+        raise ConfigError(
+            f"model.processor must be a folder with a tokenizer, but {folder!r} is none; a preset has no tokenizer of "
+            "its own."
+        )
+    if (Path(folder) / "processor_config.json").is_file():
+        from pixelllm_hf.processing.processing_pixelllm import PixelLLMProcessor
+
+        processor = PixelLLMProcessor.from_pretrained(folder)
+        return processor, processor.tokenizer
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return tokenizer, tokenizer
+
+
+def task_contexts() -> dict[str, list[str]]:
+    """The prompt strings that training draws from, by task."""
+    from pixelllm_hf.processing.task_prompts import TASK_PROMPTS
+
+    contexts = {task: list(p.training or [p.default or ""]) for task, p in TASK_PROMPTS.items()}
+    return {task: strings for task, strings in contexts.items() if any(strings)}

@@ -1,0 +1,89 @@
+"""LoRA on the language model through peft, as in the reference (spec section 5.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor, nn
+
+
+@dataclass
+class LoraSettings:
+    """Rank and targets; the update is `scale * A B`, scale 2 in the reference whatever the rank (alpha = 2 * rank).
+
+    Args:
+        targets: which projections (`q`, `k`, `v`, `o`) of the encoder's self-attention and the decoder's self- and
+            cross-attention are adapted.
+    """
+
+    rank: int = 32
+    scale: float = 2.0
+    targets: list[str] = field(default_factory=lambda: ["q", "v"])
+    dropout: float = 0.0
+
+
+def lora_config(settings: LoraSettings):
+    """peft's configuration of these settings; targets are a pattern, bare names would also hit the vision towers."""
+    from peft import LoraConfig
+
+    names = "|".join(settings.targets)
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.scale * settings.rank,  # type: ignore[arg-type]
+        target_modules=rf"language_model\..*\.(SelfAttention|EncDecAttention)\.({names})",
+        lora_dropout=settings.dropout,
+    )
+
+
+def add_lora(model: nn.Module, settings: LoraSettings) -> list[str]:
+    """Put adapters into the model's language model, in place; returns the names of the adapted projections.
+
+    The language model's own weights freeze; what trains elsewhere stays as it was. B starts at zero, so the model's
+    answers do not change; A is drawn like the kernel it modifies.
+    """
+    from peft import inject_adapter_in_model
+    from peft.tuners.lora import LoraLayer
+
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    inject_adapter_in_model(lora_config(settings), model)  # freezes everything but the adapters
+    for name, parameter in model.named_parameters():
+        if not name.startswith("language_model."):
+            parameter.requires_grad_(name in trained)
+    head_width = model.config.get_text_config().d_kv  # type: ignore[union-attr]
+    adapted = []
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            fan = module.in_features * (head_width if name.endswith(".q") else 1)  # how T5 draws its kernels
+            nn.init.normal_(module.lora_A["default"].weight, std=fan**-0.5)
+            adapted.append(name)
+    return adapted
+
+
+def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The weights of the plain model with the adapters' updates added in; the model itself is left alone."""
+    from peft.tuners.lora import LoraLayer
+
+    adapters = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    merged = {}
+    for name, tensor in model.state_dict().items():
+        owner, _, leaf = name.rpartition(".base_layer.")
+        if owner in adapters:
+            delta = adapters[owner].get_delta_weight("default") if leaf == "weight" else 0
+            merged[f"{owner}.{leaf}"] = tensor + delta
+        elif ".lora_" not in name:
+            merged[name] = tensor
+    return merged
+
+
+def save_adapter(model: nn.Module, settings: LoraSettings, folder: Path) -> None:
+    """The adapters alone, as peft reads them."""
+    from peft import get_peft_model_state_dict
+
+    from pixelllm_hf.training.checkpointing import save_tensors
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = get_peft_model_state_dict(model, adapter_name="default")
+    tensors = {name: t for name, t in tensors.items() if ".lora_" in name}
+    save_tensors(folder / "adapter_model.safetensors", {f"base_model.model.{k}": v for k, v in tensors.items()})
+    lora_config(settings).save_pretrained(str(folder))

@@ -1,0 +1,50 @@
+"""The recipe of `scripts/train.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pixelllm_hf.training.config import OptimizerConfig, RunConfig
+from pixelllm_hf.training.lora import LoraSettings
+from pixelllm_hf.training.sources import DataConfig
+
+
+@dataclass
+class ModelSettings:
+    """Where the model starts and which parts of it train.
+
+    Args:
+        init: preset (`tiny`, `for_tests`, `t5_xl`: random weights) or a checkpoint folder.
+        overrides: settings laid over its config, nested like the config.
+        processor: folder with the tokenizer (and processor); by default the checkpoint folder.
+        vision_weights: towers from `scripts/pretrain_vision.py`.
+        weights: further safetensors files named like the whole model, laid over in order.
+        freeze: dotted names of parts that do not train. The prompt encoder never does in the reference.
+        lora: adapters on the language model, whose own weights then freeze; None trains it in full.
+        export_dtype: of the final `model/` folder: float32, bfloat16 or float16.
+    """
+
+    init: str = "tiny"
+    overrides: dict[str, Any] = field(default_factory=dict)
+    processor: str | None = None
+    vision_weights: str | None = None
+    weights: list[str] = field(default_factory=list)
+    freeze: list[str] = field(default_factory=lambda: ["prompt_encoder"])
+    lora: LoraSettings | None = None
+    export_dtype: str = "float32"
+
+
+@dataclass
+class TrainConfig:
+    """The whole recipe.
+
+    Args:
+        evaluate: `module:function` called during training as `function(model, processor) -> {name: value}`.
+    """
+
+    data: DataConfig
+    model: ModelSettings = field(default_factory=ModelSettings)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    evaluate: str | None = None

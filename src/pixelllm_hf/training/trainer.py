@@ -1,0 +1,459 @@
+"""The training loop around accelerate: any model whose `forward(**batch)` gives `.loss` and `.loss_parts`.
+
+Batches are a pure function of (seed, index), the optimizer's state and every random state are in the checkpoint, and
+the schedule is a function of the step: a run that was killed continues with the same losses to the last digit (on CPU).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import accelerate
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from pixelllm_hf.training import checkpointing
+from pixelllm_hf.training.config import ConfigError, OptimizerConfig, RunConfig, to_dict
+from pixelllm_hf.training.parameter_groups import parameter_groups
+from pixelllm_hf.training.schedule import learning_rate_factor
+from pixelllm_hf.training.weight_average import WeightAverage
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss or its gradient became infinite or NaN; no checkpoint was written after it."""
+
+
+class BatchSource(Protocol):
+    """Batch number `index`, always the same for the same index, in any process and order."""
+
+    def batch_at(self, index: int) -> dict[str, Any]: ...
+
+
+class _Indexed(Dataset):
+    def __init__(self, source: BatchSource):
+        self.source = source
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.source.batch_at(index)
+
+
+def start(run: RunConfig) -> Accelerator:
+    """Set threads, seeds and precision; call it before the model is built."""
+    if run.num_threads:
+        torch.set_num_threads(run.num_threads)
+    unused = DistributedDataParallelKwargs(find_unused_parameters=run.find_unused_parameters)
+    accelerator = Accelerator(
+        mixed_precision=run.mixed_precision,
+        cpu=run.cpu,
+        log_with=run.trackers or None,
+        project_dir=run.output_dir,
+        kwargs_handlers=[unused],
+    )
+    set_seed(run.seed)
+    return accelerator
+
+
+class Trainer:
+    """One training run.
+
+    Args:
+        save_model: writes a usable model into a folder: `save_model(model, folder, final)`, under the weight average
+            where there is one. Called for every checkpoint and, with `final=True`, at the end for `model/`.
+        held_out: batches for the loss during training, the first `run.eval_batches` of it.
+        evaluate: further numbers during training: `evaluate(model, step) -> {name: value}`.
+        trained_only: checkpoints hold the trainable weights alone (adapters on a large frozen model).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: BatchSource,
+        *,
+        accelerator: Accelerator,
+        run: RunConfig,
+        optimizer: OptimizerConfig,
+        recipe: Any = None,
+        save_model: Callable[[nn.Module, Path, bool], None] | None = None,
+        held_out: BatchSource | None = None,
+        evaluate: Callable[[nn.Module, int], Mapping[str, float]] | None = None,
+        trained_only: bool = False,
+    ):
+        self.accelerator, self.run_config, self.optimizer_config = accelerator, run, optimizer
+        self.recipe = {} if recipe is None else to_dict(recipe)
+        self.output_dir = Path(run.output_dir)
+        self.bare_model, self.batches, self.held_out = model, batches, held_out
+        self.save_model, self.evaluate_hook, self.trained_only = save_model, evaluate, trained_only
+        groups = parameter_groups(
+            model,
+            learning_rate=optimizer.learning_rate,
+            weight_decay=optimizer.weight_decay,
+            layer_decay=optimizer.layer_decay,
+            lr_multipliers=optimizer.lr_multipliers,
+        )
+        bare_optimizer = torch.optim.AdamW(groups, betas=optimizer.betas, eps=optimizer.eps, fused=True)
+        self.model, self.optimizer = accelerator.prepare(model, bare_optimizer)
+        self.bare_optimizer = bare_optimizer
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.average = WeightAverage(model, optimizer.ema_decay) if optimizer.ema_decay else None
+        self.step = 0
+        self.window = _Window()
+        self.last_metrics: dict[str, float] = {}
+        self.stop_signal: int | None = None
+
+    # ---------------------------------------------------------------- the loop
+
+    def run(self) -> dict[str, float]:
+        """Train to `total_steps`, or until the time is up; returns the last metrics."""
+        run, accelerator = self.run_config, self.accelerator
+        self._resume()
+        if accelerator.is_main_process:
+            text = json.dumps(self.recipe | {"versions": _versions()}, indent=2)
+            checkpointing.write_text_atomically(self.output_dir / "args.json", text)
+        if run.trackers:
+            accelerator.init_trackers("pixelllm")
+        started, saved = time.monotonic(), self.step
+        bar = tqdm(
+            total=run.total_steps,
+            initial=self.step,
+            disable=not (run.progress and accelerator.is_main_process),
+            mininterval=1.0,
+            smoothing=0.05,
+        )
+        stopped = ""
+        with self._signals(), bar:
+            stream = self._stream()
+            while self.step < run.total_steps:
+                self._train_step(stream)
+                bar.update()
+                if self.step % run.log_every == 0 or self.step == run.total_steps:
+                    bar.set_postfix_str(self._log())
+                if run.eval_every and self.step % run.eval_every == 0:
+                    self._evaluate(bar)
+                stopped = self._stop_reason(started)
+                if stopped or self.step % run.save_every == 0 or self.step == run.total_steps:
+                    self.save()
+                    saved = self.step
+                if stopped:
+                    break
+            if saved != self.step:
+                self.save()
+        return self._finish(time.monotonic() - started, stopped)
+
+    def _stream(self) -> Iterator[dict[str, Any]]:
+        """The batches of this process from the present step on: index (step, micro-batch, process)."""
+        run, world = self.run_config, self.accelerator.num_processes
+        per_step = run.gradient_accumulation * world
+        indices = range(self.step * per_step + self.accelerator.process_index, run.total_steps * per_step, world)
+        loader: DataLoader = DataLoader(
+            _Indexed(self.batches),
+            batch_size=None,
+            sampler=indices,
+            num_workers=run.workers,
+            prefetch_factor=run.prefetch if run.workers else None,
+            pin_memory=self.accelerator.device.type == "cuda",
+            generator=torch.Generator(),  # the loader's seed must not come out of the training's random stream
+        )
+        return iter(loader)
+
+    def _train_step(self, stream: Iterator[dict[str, Any]]) -> None:
+        run, accelerator = self.run_config, self.accelerator
+        self.model.train()
+        factor = learning_rate_factor(self.step, warmup_steps=run.warmup_steps, total_steps=run.total_steps)
+        for group in self.bare_optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        totals: dict[str, Tensor] = {}
+        for micro in range(run.gradient_accumulation):
+            batch = next(stream)
+            self.window.images += len(batch["pixel_values"]) * accelerator.num_processes
+            batch = self._to_device(batch)
+            last = micro == run.gradient_accumulation - 1
+            with nullcontext() if last else accelerator.no_sync(self.model):
+                with accelerator.autocast():
+                    output = self.model(**batch)
+                parts = {"loss": output.loss, **(output.loss_parts or {})}
+                for name, value in parts.items():
+                    share = value.detach().float() / run.gradient_accumulation
+                    totals[name] = totals.get(name, 0.0) + share
+                accelerator.backward(output.loss / run.gradient_accumulation)
+        totals = {name: accelerator.reduce(value, "mean") for name, value in totals.items()}
+        losses = {name: value.item() for name, value in totals.items()}
+        accelerator.unscale_gradients()
+        limit = self.optimizer_config.max_grad_norm
+        norm = float(nn.utils.clip_grad_norm_(self.trained, limit if limit else math.inf))
+        if not all(math.isfinite(value) for value in losses.values()):
+            self._fail("loss", losses, norm)
+        if not math.isfinite(norm) and accelerator.scaler is None:  # fp16's loss scaler skips such a step itself
+            self._fail("gradient", losses, norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        if self.average:
+            self.average.update(self.step)
+        self.window.add(losses, norm, self.optimizer_config.learning_rate * factor)
+
+    def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        device = self.accelerator.device
+        return {key: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for key, v in batch.items()}
+
+    def _fail(self, what: str, losses: Mapping[str, float], norm: float) -> None:
+        parts = ", ".join(f"{name} {value!r}" for name, value in losses.items())
+        raise NonFiniteLossError(
+            f"The {what} of step {self.step + 1} is not finite: {parts}, gradient norm {norm!r}, learning rate "
+            f"{self.bare_optimizer.param_groups[0]['lr']:.3g}. Nothing was saved after it; the newest checkpoint in "
+            f"{str(self.output_dir / 'checkpoints')!r} is intact. Resume with a lower learning_rate or a max_grad_norm."
+        )
+
+    # ---------------------------------------------------------------- numbers
+
+    def _log(self) -> str:
+        row = self.window.close(self.step)
+        self.last_metrics |= {key: value for key, value in row.items() if key != "step"}
+        self._write_row(row)
+        return f"loss {row['loss']:.4f} · {row['images_per_second']:.1f} images/s"
+
+    def _write_row(self, row: Mapping[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            with open(self.output_dir / "metrics.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        if self.run_config.trackers:
+            self.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=self.step)
+
+    @torch.no_grad()
+    def _evaluate(self, bar: tqdm) -> None:
+        """Held-out loss and the caller's numbers, with the averaged weights; leaves no trace on the training."""
+        row: dict[str, Any] = {"step": self.step}
+        was_random = checkpointing.random_state_tensors()
+        began = time.monotonic()
+        self.bare_model.eval()
+        with self.average.applied() if self.average else nullcontext():
+            if self.held_out is not None:
+                sums: dict[str, float] = {}
+                counts: dict[str, int] = {}
+                for index in range(self.run_config.eval_batches):
+                    batch = self._to_device(self.held_out.batch_at(index))
+                    with self.accelerator.autocast():
+                        output = self.bare_model(**batch)
+                    for name, value in {"loss": output.loss, **(output.loss_parts or {})}.items():
+                        sums[name] = sums.get(name, 0.0) + float(value)
+                        counts[name] = counts.get(name, 0) + 1
+                row |= {f"eval_{name}": sums[name] / counts[name] for name in sums}
+            if self.evaluate_hook is not None:
+                row |= {f"eval_{name}": float(v) for name, v in self.evaluate_hook(self.bare_model, self.step).items()}
+        self.bare_model.train()
+        checkpointing.restore_random_state(was_random)
+        self.window.pause(time.monotonic() - began)
+        self.last_metrics |= {key: value for key, value in row.items() if key != "step"}
+        self._write_row(row)
+        if self.accelerator.is_main_process and len(row) > 1:
+            bar.write("step " + " · ".join(f"{k} {v:.4g}" if k != "step" else str(v) for k, v in row.items()))
+
+    # ---------------------------------------------------------------- stopping
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Let SIGTERM and Ctrl-C finish the step and save, instead of losing the work since the last checkpoint."""
+
+        def note(number: int, _: Any) -> None:
+            if self.stop_signal is not None:
+                raise KeyboardInterrupt  # asked twice: stop now
+            self.stop_signal = number
+
+        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop_reason(self, started: float) -> str:
+        limit = self.run_config.max_minutes
+        reasons = [
+            "a signal" if self.stop_signal is not None else "",
+            "max_minutes" if limit is not None and time.monotonic() - started >= limit * 60 else "",
+        ]
+        reason = next((r for r in reasons if r), "")
+        if self.accelerator.num_processes > 1:  # all processes must stop at the same step
+            reason = next((r for r in gather_object([reason]) if r), "")
+        return reason
+
+    def _finish(self, seconds: float, stopped: str) -> dict[str, float]:
+        metrics = {"step": self.step, "seconds": seconds, **self.last_metrics}
+        if self.accelerator.is_main_process:
+            if self.save_model is not None:
+                with self.average.applied() if self.average else nullcontext():
+                    with checkpointing.atomic_folder(self.output_dir / "model") as folder:
+                        self.save_model(self.bare_model, folder, True)
+            report = metrics | {"stopped_by": stopped or "total_steps"}
+            checkpointing.write_text_atomically(self.output_dir / "metrics.json", json.dumps(report, indent=2))
+        self.accelerator.wait_for_everyone()
+        if self.run_config.trackers:
+            self.accelerator.end_training()
+        return metrics
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def save(self) -> Path:
+        """Write the checkpoint of the present step: a usable model, and beside it all that resuming needs."""
+        target = checkpointing.checkpoint_path(self.output_dir, self.step)
+        random_states = gather_object([checkpointing.random_state_tensors()])
+        if self.accelerator.is_main_process:
+            began = time.monotonic()
+            with checkpointing.atomic_folder(target) as folder:
+                if self.save_model is not None:
+                    with self.average.applied() if self.average else nullcontext():
+                        self.save_model(self.bare_model, folder, False)
+                state = folder / checkpointing.STATE_FOLDER
+                state.mkdir()
+                weights = checkpointing.model_tensors(self.bare_model, trained_only=self.trained_only)
+                checkpointing.save_tensors(state / "weights.safetensors", weights)
+                moments = checkpointing.optimizer_tensors(self.bare_optimizer)
+                checkpointing.save_tensors(state / "optimizer.safetensors", moments)
+                if self.average:
+                    checkpointing.save_tensors(state / "weight_average.safetensors", self.average.means)
+                for rank, tensors in enumerate(random_states):
+                    checkpointing.save_tensors(state / f"random-{rank}.safetensors", tensors)
+                text = json.dumps({"step": self.step, "window": self.window.to_dict(), "layout": self._layout()})
+                (state / "state.json").write_text(text, encoding="utf-8")
+            checkpointing.keep_newest(self.output_dir, self.run_config.keep_last)
+            self.window.pause(time.monotonic() - began)
+        self.accelerator.wait_for_everyone()
+        return target
+
+    def _layout(self) -> dict[str, Any]:
+        """What must be the same for a resumed run to continue exactly."""
+        scaler = self.accelerator.scaler
+        run = self.run_config
+        return {
+            "num_processes": self.accelerator.num_processes,
+            "gradient_accumulation": run.gradient_accumulation,
+            "total_steps": run.total_steps,
+            "warmup_steps": run.warmup_steps,
+            "seed": run.seed,
+            "mixed_precision": run.mixed_precision,
+            "loss_scale": scaler.get_scale() if scaler is not None else None,
+        }
+
+    def _resume(self) -> None:
+        run, main = self.run_config, self.accelerator.is_main_process
+        found = checkpointing.list_checkpoints(self.output_dir)
+        if run.resume == "never" and found:
+            raise ConfigError(
+                f"resume=never, but {str(self.output_dir)!r} holds {len(found)} checkpoint(s); "
+                "choose another output_dir, delete them, or use resume=auto."
+            )
+        if run.resume not in ("auto", "never"):
+            chosen: Path | None = Path(run.resume)
+            if not (Path(run.resume) / checkpointing.STATE_FOLDER / "state.json").is_file():
+                raise checkpointing.CheckpointError(
+                    f"resume names {run.resume!r}, which is no complete checkpoint (no "
+                    f"{checkpointing.STATE_FOLDER}/state.json); give a step-… folder or resume=auto."
+                )
+        else:
+            chosen = found[-1] if found else None
+        if main:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            checkpointing.remove_leftovers(self.output_dir)
+        if chosen is not None:
+            self._load(chosen)
+        if main:
+            self._trim_log()
+        self.accelerator.wait_for_everyone()
+
+    def _load(self, checkpoint: Path) -> None:
+        state = checkpoint / checkpointing.STATE_FOLDER
+        saved = checkpointing.load_json(state / "state.json")
+        layout = self._layout() | {"loss_scale": saved["layout"]["loss_scale"]}
+        changed = [f"{k} was {saved['layout'].get(k)!r} and is {v!r}" for k, v in layout.items() if saved["layout"].get(k) != v]
+        if changed:
+            raise checkpointing.CheckpointError(
+                f"{str(checkpoint)!r} cannot be continued exactly: {'; '.join(changed)}. Use the recipe that wrote it, "
+                "or start a new output_dir with model.init set to that checkpoint."
+            )
+        weights = checkpointing.load_tensors(state / "weights.safetensors")
+        checkpointing.load_model_tensors(self.bare_model, weights, trained_only=self.trained_only)
+        moments = checkpointing.load_tensors(state / "optimizer.safetensors")
+        checkpointing.load_optimizer_tensors(self.bare_optimizer, moments)
+        if self.average:
+            self.average.load(checkpointing.load_tensors(state / "weight_average.safetensors"))
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.update(saved["layout"]["loss_scale"])
+        rank = self.accelerator.process_index
+        checkpointing.restore_random_state(checkpointing.load_tensors(state / f"random-{rank}.safetensors"))
+        self.step = saved["step"]
+        self.window = _Window.from_dict(saved["window"])
+
+    def _trim_log(self) -> None:
+        """Drop the rows that a killed run logged after its last checkpoint: they are about to be logged again."""
+        path = self.output_dir / "metrics.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= self.step:
+                    kept.append(line)
+            except (ValueError, KeyError):  # the last line of a killed run may be cut
+                continue
+        checkpointing.write_text_atomically(path, "".join(f"{line}\n" for line in kept))
+
+
+class _Window:
+    """Sums since the last log row. They are in the checkpoint, so that the row after a resume is the same."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+        self.images = 0
+        self.rate = 0.0
+        self.seconds = 0.0
+        self.began = time.monotonic()
+
+    def add(self, losses: Mapping[str, float], norm: float, rate: float) -> None:
+        for name, value in {**losses, "grad_norm": norm}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+        self.rate = rate
+
+    def pause(self, seconds: float) -> None:
+        """Leave out time that was not training."""
+        self.began += seconds
+
+    def close(self, step: int) -> dict[str, Any]:
+        """The row for the log; parts that a batch does not have are averaged over the batches that do."""
+        seconds = self.seconds + time.monotonic() - self.began
+        row: dict[str, Any] = {"step": step} | {name: self.sums[name] / self.counts[name] for name in self.sums}
+        row |= {"learning_rate": self.rate, "images_per_second": self.images / max(seconds, 1e-9)}
+        self.__init__()  # type: ignore[misc]
+        return row
+
+    def to_dict(self) -> dict[str, Any]:
+        seconds = self.seconds + time.monotonic() - self.began
+        return {"sums": self.sums, "counts": self.counts, "images": self.images, "rate": self.rate, "seconds": seconds}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> _Window:
+        window = cls()
+        for name, value in values.items():
+            setattr(window, name, value)
+        return window
+
+
+def _versions() -> dict[str, str]:
+    import transformers
+
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "accelerate": accelerate.__version__,
+    }

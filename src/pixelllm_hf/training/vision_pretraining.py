@@ -1,0 +1,219 @@
+"""Teach the vision towers what is where before they meet language: dense labels on the grid of the fused map.
+
+Jointly trained from scratch, a small model stays for long on a plateau where it names nothing; towers that already
+tell objects apart make it leave at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.utils import ModelOutput
+
+from pixelllm_hf.training.dense_labels import BACKGROUND, IGNORED, DenseLabels, dense_labels
+from pixelllm_hf.training.pixel_cache import PixelCache, open_pixel_cache
+from pixelllm_hf.training.config import ConfigError, OptimizerConfig, RunConfig
+
+
+@dataclass
+class DenseDataConfig:
+    """Images with COCO instances.
+
+    Args:
+        instances, images: COCO instances file and the folder its file names are relative to.
+        eval_instances, eval_images: the same, held out; without them the last `eval_fraction` of the images is.
+        cache_dir: receives the pixel and label caches; they are keyed by content and may be shared by runs.
+        batch_size: images per batch and process.
+        flip: mirror half of the images; classes do not mind.
+        cache_threads: threads that build the pixel cache; None is one per core.
+    """
+
+    instances: str
+    images: str
+    eval_instances: str | None = None
+    eval_images: str | None = None
+    eval_fraction: float = 0.02
+    cache_dir: str = "runs/cache"
+    batch_size: int = 32
+    flip: bool = False
+    cache_threads: int | None = None
+
+
+@dataclass
+class DenseTaskConfig:
+    """What the linear heads predict.
+
+    Args:
+        sub_cells: labels per side of a cell; 2 gives 4 labels a cell.
+        background_weight: of background cells in the loss; most cells are background.
+        tower_loss_weight: of each tower's own head; without it one tower may leave the seeing to the other.
+        attribute_loss_weight: of attributes (colour, size) where the instances carry them; 0 leaves them out.
+        label_smoothing: of the class loss.
+    """
+
+    sub_cells: int = 2
+    background_weight: float = 0.3
+    tower_loss_weight: float = 0.5
+    attribute_loss_weight: float = 0.3
+    label_smoothing: float = 0.0
+
+
+@dataclass
+class VisionPretrainConfig:
+    """The whole recipe of `scripts/pretrain_vision.py`.
+
+    Args:
+        model: preset (`tiny`, `for_tests`, `t5_xl`) or checkpoint folder whose towers are trained.
+    """
+
+    data: DenseDataConfig
+    model: str = "tiny"
+    model_overrides: dict[str, Any] = field(default_factory=dict)
+    task: DenseTaskConfig = field(default_factory=DenseTaskConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+@dataclass
+class DenseLabelOutput(ModelOutput):
+    loss: Tensor | None = None
+    loss_parts: dict[str, Tensor] | None = None
+
+
+class DenseLabeller(nn.Module):
+    """The towers and throw-away linear heads: one on the fused map, one on each tower's own."""
+
+    def __init__(self, vision_towers: nn.Module, widths: dict[str, int], classes: int, attributes: dict[str, int], task: DenseTaskConfig):
+        super().__init__()
+        self.vision_towers = vision_towers
+        self.task = task
+        self.outputs = {"class": classes + 1} | {name: n + 1 for name, n in attributes.items()}
+        per_cell = sum(self.outputs.values()) * task.sub_cells**2
+        self.heads = nn.ModuleDict({name: nn.Linear(width, per_cell) for name, width in widths.items()})
+
+    def forward(self, pixel_values: Tensor, pixel_mask: Tensor, labels: Tensor) -> DenseLabelOutput:
+        """pixel_values (B,3,S,S); pixel_mask (B,S,S); labels (B,1+A,G,G): class, then attributes, -1 ignored."""
+        features = self.vision_towers(pixel_values, pixel_mask)
+        parts: dict[str, Tensor] = {}
+        total = pixel_values.new_zeros(())
+        for name, head in self.heads.items():
+            logits = self._on_cells(head(features[name]).float(), labels.shape[-1])
+            weight = 1.0 if name == "fused" else self.task.tower_loss_weight
+            parts[name] = self._class_loss(logits[0], labels[:, 0])
+            total = total + weight * parts[name]
+            attributes = list(self.outputs)[1:] if self.task.attribute_loss_weight else []
+            for index, attribute in enumerate(attributes, 1):
+                # Background has no colour: only cells of objects that have the attribute count.
+                target = labels[:, index].masked_fill(labels[:, index] <= 0, IGNORED).long()
+                count = (target != IGNORED).sum().clamp(min=1)
+                loss = F.cross_entropy(logits[index], target, ignore_index=IGNORED, reduction="sum") / count
+                total = total + weight * self.task.attribute_loss_weight * loss
+                if name == "fused":
+                    parts[attribute] = loss
+            with torch.no_grad():
+                foreground = labels[:, 0] > BACKGROUND
+                hits = (logits[0].argmax(1) == labels[:, 0])[foreground]
+                parts[f"{name}_foreground_accuracy"] = hits.float().mean() if hits.numel() else total.new_ones(())
+                if name == "fused":
+                    hits = (logits[0].argmax(1) == labels[:, 0])[labels[:, 0] == BACKGROUND]
+                    parts["background_accuracy"] = hits.float().mean() if hits.numel() else total.new_ones(())
+        return DenseLabelOutput(loss=total, loss_parts=parts)
+
+    def _on_cells(self, logits: Tensor, cells: int) -> list[Tensor]:
+        """(B,h,w,s*s*K) -> per output (B,K_i,G,G); a map on another grid than the labels' is resized."""
+        s = self.task.sub_cells
+        maps = logits.unflatten(-1, (s, s, -1)).permute(0, 5, 1, 3, 2, 4)  # B,K,h,s,w,s
+        maps = maps.flatten(4, 5).flatten(2, 3)
+        if maps.shape[-1] != cells:
+            maps = F.interpolate(maps, size=(cells, cells), mode="bilinear", align_corners=False)
+        return list(maps.split(list(self.outputs.values()), dim=1))
+
+    def _class_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        weight = logits.new_ones(logits.shape[1])
+        weight[BACKGROUND] = self.task.background_weight
+        return F.cross_entropy(
+            logits, target.long(), weight, ignore_index=IGNORED, label_smoothing=self.task.label_smoothing
+        )
+
+
+class DenseBatches:
+    """Batches of cached pixels and labels; batch `index` is a function of the seed and the index alone."""
+
+    def __init__(
+        self, cache: PixelCache, labels: DenseLabels, rows: np.ndarray, *, batch_size: int, seed: int, flip: bool = False
+    ):
+        if not len(rows):
+            raise ConfigError("No image is left to train on; check the instances file and the image folder.")
+        self.cache, self.rows, self.batch_size, self.seed, self.flip = cache, rows, batch_size, seed, flip
+        self.labels = np.stack([labels.labels, *labels.attributes.values()], axis=1)
+        self._epoch, self._order = -1, rows
+
+    def batch_at(self, index: int) -> dict[str, Any]:
+        first = index * self.batch_size
+        rows = np.array([self._row(i) for i in range(first, first + self.batch_size)])
+        pixels = self.cache.pixels[rows]
+        mask = self.cache.pixel_mask(rows)
+        labels = self.labels[rows]
+        if self.flip:  # only images that fill the canvas' width: others would move their padding to the left
+            full = self.cache.sizes_hw[rows, 1] == self.cache.canvas
+            chosen = full & (np.random.default_rng((self.seed, 1, index)).random(len(rows)) < 0.5)
+            pixels[chosen] = pixels[chosen][:, :, ::-1]
+            labels[chosen] = labels[chosen][..., ::-1]
+        return {
+            "pixel_values": torch.from_numpy(pixels).permute(0, 3, 1, 2).float(),
+            "pixel_mask": torch.from_numpy(mask),
+            "labels": torch.from_numpy(labels),
+        }
+
+    def _row(self, position: int) -> int:
+        epoch, at = divmod(position, len(self.rows))
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng((self.seed, 0, epoch)).permutation(self.rows)
+        return int(self._order[at])
+
+
+def dense_batches(config: VisionPretrainConfig, canvas: int, cells: int) -> tuple[DenseBatches, DenseBatches, DenseLabels]:
+    """Training batches, held-out batches and the labels' names; builds the caches on first use."""
+    from pixelllm_hf.training.canvas_reader import CanvasReader
+
+    data = config.data
+
+    def load(instances: str, images: str) -> tuple[PixelCache, DenseLabels, np.ndarray]:
+        labels = dense_labels(instances, images, data.cache_dir, canvas=canvas, cells=cells)
+        read = CanvasReader(canvas)
+        cache = open_pixel_cache(labels.image_files, data.cache_dir, canvas=canvas, read=read, threads=data.cache_threads)
+        rows = np.flatnonzero(cache.sizes_hw[:, 0] > 0)
+        return cache, labels, rows
+
+    cache, labels, rows = load(data.instances, data.images)
+    if data.eval_instances:
+        held_cache, held_labels, held_rows = load(data.eval_instances, data.eval_images or data.images)
+        if (held_labels.class_names, held_labels.attribute_names) != (labels.class_names, labels.attribute_names):
+            raise ConfigError(
+                f"{data.eval_instances!r} and {data.instances!r} have different categories or attributes, so that "
+                "their class numbers differ. Write both with the same lists, or leave eval_instances out."
+            )
+    else:
+        count = max(1, round(len(rows) * data.eval_fraction)) if len(rows) > 1 else 0
+        held_cache, held_labels, held_rows = cache, labels, rows[len(rows) - count :] if count else rows
+        rows = rows[: len(rows) - count] if count else rows
+    seed = config.run.seed
+    train = DenseBatches(cache, labels, rows, batch_size=data.batch_size, seed=seed, flip=data.flip)
+    held_out = DenseBatches(held_cache, held_labels, held_rows, batch_size=data.batch_size, seed=seed)
+    return train, held_out, labels
+
+
+def save_vision_towers(vision_towers: nn.Module, path: Path, about: Iterable[str] = ()) -> None:
+    """The towers' weights as safetensors, named as in the whole model (`vision_towers.…`)."""
+    from safetensors.torch import save_file
+
+    tensors = {f"vision_towers.{k}": v.detach().cpu().float().contiguous() for k, v in vision_towers.state_dict().items()}
+    save_file(tensors, str(path), metadata={"format": "pt", "classes": "\n".join(about)})

@@ -1,0 +1,134 @@
+"""A small world of coloured squares in the official formats, so that training tests need no other files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 220), "yellow": (230, 220, 50)}
+
+
+def write_squares(folder: Path, *, count: int = 12, seed: int = 0, size_wh: tuple[int, int] = (80, 64)) -> SimpleNamespace:
+    """`count` pictures with two coloured squares each: images/, instances.json, narratives.jsonl, refs.json,
+    region_descriptions.json, image_data.json."""
+    generator = np.random.default_rng(seed)
+    width, height = size_wh
+    images, annotations, narratives, refs, regions, image_data = [], [], [], [], [], []
+    (folder / "images").mkdir(parents=True)
+    names = list(COLOURS)
+    for image_id in range(1, count + 1):
+        picture = np.full((height, width, 3), 128, np.uint8)
+        picture += generator.integers(0, 20, picture.shape, dtype=np.uint8)
+        chosen = generator.choice(len(names), 2, replace=False)
+        boxes = []
+        for half, colour in enumerate(chosen):
+            x = int(generator.integers(half * width // 2, half * width // 2 + 12))
+            y, side = int(generator.integers(4, 24)), int(generator.integers(16, 26))
+            picture[y : y + side, x : x + side] = COLOURS[names[colour]]
+            boxes.append((x, y, side, side))
+            annotation_id = len(annotations) + 1
+            polygon = [x, y, x + side, y, x + side, y + side, x, y + side]
+            annotations.append(
+                {
+                    "id": annotation_id,
+                    "image_id": image_id,
+                    "category_id": int(colour) + 1,
+                    "bbox": list(boxes[-1]),
+                    "area": side * side,
+                    "iscrowd": 0,
+                    "segmentation": [polygon],
+                }
+            )
+            refs.append(
+                {
+                    "ref_id": annotation_id,
+                    "ann_id": annotation_id,
+                    "image_id": image_id,
+                    "split": "train",
+                    "category_id": int(colour) + 1,
+                    "sentences": [{"sent": f"the {names[colour]} square", "sent_id": annotation_id}],
+                }
+            )
+        file_name = f"{image_id:012d}.png"
+        Image.fromarray(picture).save(folder / "images" / file_name)
+        images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
+        image_data.append({"image_id": image_id, "width": width, "height": height, "url": f"images/{file_name}"})
+        words, trace, timed = [], [], []
+        for (x, y, side, _), colour in zip(boxes, chosen, strict=True):
+            for word in ("a", names[colour], "square"):
+                start = float(len(words))
+                timed.append({"utterance": word, "start_time": start, "end_time": start + 0.9})
+                corners = ((x, y), (x + side, y + side))
+                trace += [
+                    {"x": cx / width, "y": cy / height, "t": start + 0.9 * i} for i, (cx, cy) in enumerate(corners)
+                ]
+                words.append(word)
+        narratives.append(
+            {
+                "dataset_id": "squares",
+                "image_id": str(image_id),
+                "annotator_id": 0,
+                "caption": " ".join(words),
+                "timed_caption": timed,
+                "traces": [trace],
+                "voice_recording": "",
+            }
+        )
+        regions.append(
+            {
+                "id": image_id,
+                "regions": [
+                    {
+                        "region_id": 10 * image_id + i,
+                        "image_id": image_id,
+                        "phrase": f"{names[colour]} square",
+                        "x": x,
+                        "y": y,
+                        "width": side,
+                        "height": side,
+                    }
+                    for i, ((x, y, side, _), colour) in enumerate(zip(boxes, chosen, strict=True))
+                ],
+            }
+        )
+    categories = [{"id": i + 1, "name": name, "supercategory": "square"} for i, name in enumerate(names)]
+    files = {
+        "instances.json": {"images": images, "annotations": annotations, "categories": categories},
+        "refs.json": refs,
+        "region_descriptions.json": regions,
+        "image_data.json": image_data,
+    }
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    lines = "".join(json.dumps(narrative) + "\n" for narrative in narratives)
+    (folder / "narratives.jsonl").write_text(lines, encoding="utf-8")
+    return SimpleNamespace(
+        folder=folder,
+        images=folder / "images",
+        instances=folder / "instances.json",
+        narratives=folder / "narratives.jsonl",
+        refs=folder / "refs.json",
+        regions=folder / "region_descriptions.json",
+        image_data=folder / "image_data.json",
+        names=names,
+    )
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    return write_squares(tmp_path_factory.mktemp("squares") / "data")
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from pixelllm_hf.data.tokenizer_training import train_tokenizer
+
+    texts = [f"a {name} square the where is" for name in COLOURS]
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(texts, max_pieces=99).save_pretrained(folder)
+    return folder
