@@ -1,8 +1,7 @@
 """Teach the two vision towers to name what they see, cell by cell, before they meet language.
 
-python scripts/pretrain_vision.py --config configs/tiny_vision.yaml
-python scripts/pretrain_vision.py --config configs/tiny_vision.yaml run.total_steps=50 run.output_dir=runs/try   # a minute
-accelerate launch scripts/pretrain_vision.py --config configs/tiny_vision.yaml                                 # several devices
+accelerate launch scripts/pretrain_vision.py --config configs/tiny_vision.yaml
+python scripts/pretrain_vision.py --config configs/tiny_vision.yaml total_steps=50 output_dir=runs/try  # a minute
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -31,7 +31,7 @@ WEIGHTS_FILE = "vision_towers.safetensors"
 def main(recipe: VisionPretrainConfig) -> None:
     accelerator = start(recipe.run)
     config = model_config(recipe.model, recipe.model_overrides)
-    vision = config.vision_config
+    vision: Any = config.vision_config
     cells = vision.grid_size * recipe.task.sub_cells
     with accelerator.main_process_first():
         train, held_out, labels = dense_batches(recipe, config.image_size, cells)
@@ -45,7 +45,7 @@ def main(recipe: VisionPretrainConfig) -> None:
     model = DenseLabeller(towers, widths, len(labels.class_names), attributes, recipe.task)
 
     def save(model: nn.Module, folder: Path, final: bool) -> None:
-        save_vision_towers(model.vision_towers, folder / WEIGHTS_FILE, labels.class_names)
+        save_vision_towers(model.get_submodule("vision_towers"), folder / WEIGHTS_FILE, labels.class_names)
         config.save_pretrained(folder)
 
     trainer = Trainer(

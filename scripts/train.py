@@ -19,10 +19,11 @@ from torch import nn
 from pixelllm_hf.training.checkpointing import CheckpointError
 from pixelllm_hf.training.config import ConfigError, load_config
 from pixelllm_hf.training.export import export_dtype, save_folder
-from pixelllm_hf.training.initial_model import initial_model, load_processor, task_contexts
+from pixelllm_hf.training.initial_model import initial_model, load_processor
 from pixelllm_hf.training.lora import add_lora
 from pixelllm_hf.training.parameter_groups import freeze
 from pixelllm_hf.training.recipe import TrainConfig
+from pixelllm_hf.training.shared_prompts import share_equal_prompts
 from pixelllm_hf.training.sources import grounded_batches
 from pixelllm_hf.training.trainer import NonFiniteLossError, Trainer, start
 
@@ -31,27 +32,29 @@ def main(recipe: TrainConfig) -> None:
     settings, data = recipe.model, recipe.data
     accelerator = start(recipe.run)
     final_dtype = export_dtype(settings.export_dtype)
-    processor, tokenizer = load_processor(settings.processor or settings.init)
     model = initial_model(
         settings.init,
         overrides=settings.overrides,
         vision_weights=settings.vision_weights,
         weights=settings.weights,
     )
+    processor = load_processor(settings.processor or settings.init, image_size=model.config.image_size)
+    if len(processor.tokenizer) > model.config.get_text_config().vocab_size:
+        raise ConfigError(
+            f"The tokenizer has {len(processor.tokenizer)} pieces, the model's vocabulary only "
+            f"{model.config.get_text_config().vocab_size}. Make a smaller tokenizer, or set "
+            "model.overrides.text_config.vocab_size."
+        )
     freeze(model, settings.freeze)
+    share_equal_prompts(model)
     if settings.lora is not None:
         add_lora(model, settings.lora)
 
     notes: list[str] = []
-    common: dict[str, Any] = {
-        "tokenizer": tokenizer,
-        "image_size": model.config.image_size,
-        "contexts": task_contexts(),
-        "notes": notes,
-    }
+    common: dict[str, Any] = {"processor": processor, "seed": recipe.run.seed, "notes": notes}
     with accelerator.main_process_first():
-        batches = grounded_batches(data.sources, data, seed=recipe.run.seed, **common)
-        held_out = grounded_batches(data.held_out, data, seed=recipe.run.seed, **common) if data.held_out else None
+        batches = grounded_batches(data.sources, data, **common)
+        held_out = grounded_batches(data.held_out, data, **common) if data.held_out else None
     if accelerator.is_main_process:
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         total = sum(p.numel() for p in model.parameters())
@@ -88,7 +91,7 @@ def evaluation(name: str | None, processor: Any) -> Callable[[nn.Module, int], M
     try:
         function = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"evaluate names {name!r}, which cannot be imported ({error}); use module:function.") from error
+        raise ConfigError(f"evaluate names {name!r}, which cannot be imported ({error}).") from error
     return lambda model, step: function(model, processor)
 
 

@@ -1,0 +1,67 @@
+"""PixelLLM for the Hugging Face ecosystem: picture in, caption out, with a pixel location for every word.
+
+Public names are imported when they are first used; torch is not needed before a model is asked for. Importing the
+package makes `AutoConfig`, `AutoModel`, `AutoImageProcessor` and `AutoProcessor` know its classes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import registration
+
+if TYPE_CHECKING:
+    from .modeling.configuration_pixelllm import PixelLLMConfig as PixelLLMConfig
+    from .modeling.modeling_pixelllm import PixelLLMForGroundedGeneration as PixelLLMForGroundedGeneration
+    from .processing.canvas_transform import CanvasTransform as CanvasTransform
+    from .processing.grounded_results import GroundedCaption as GroundedCaption
+    from .processing.grounded_results import GroundedWord as GroundedWord
+    from .processing.grounded_streamer import GroundedStreamer as GroundedStreamer
+    from .processing.image_processing_pixelllm import PixelLLMImageProcessor as PixelLLMImageProcessor
+    from .processing.processing_pixelllm import PixelLLMProcessor as PixelLLMProcessor
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "PixelLLMConfig": ".modeling.configuration_pixelllm",
+    "PixelLLMForGroundedGeneration": ".modeling.modeling_pixelllm",
+    "PixelLLMImageProcessor": ".processing.image_processing_pixelllm",
+    "PixelLLMProcessor": ".processing.processing_pixelllm",
+    "CanvasTransform": ".processing.canvas_transform",
+    "GroundedCaption": ".processing.grounded_results",
+    "GroundedStreamer": ".processing.grounded_streamer",
+    "GroundedWord": ".processing.grounded_results",
+}
+
+__all__ = ["__version__", "default_checkpoint", *_HOMES]
+
+
+def default_checkpoint() -> Path:
+    """Folder of the embedded model, for `from_pretrained`.
+
+    >>> default_checkpoint().name
+    'tiny'
+    """
+    folder = Path(__file__).parent / "checkpoints" / "tiny"
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"the embedded checkpoint is not in {folder}. Install the package again, or name another model."
+        )
+    return folder
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name], __name__), name)
+    globals()[name] = value  # the next look-up does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+registration.install()

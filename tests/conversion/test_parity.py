@@ -41,7 +41,7 @@ def test_later_work_passes_unless_strict():
     report = compare_file(golden, Computed({"y": 0.0}, later={"mask/": "masks"}))
     assert passed([report])
     assert not passed([report], strict=True)
-    assert "toy: mask/z (1 outputs) need masks" in table([report])
+    assert "toy: mask/* (1) wait for masks" in table([report])
 
 
 @pytest.mark.parametrize("computed", [torch.zeros(2, 2), torch.tensor([float("nan"), 0.0])])

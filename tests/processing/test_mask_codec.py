@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+
 from pixelllm_hf.processing.mask_codec import (
     MaskCodecError,
     counts_to_string,

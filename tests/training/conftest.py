@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,12 +17,15 @@ from PIL import Image
 COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 220), "yellow": (230, 220, 50)}
 
 
-def write_squares(folder: Path, *, count: int = 12, seed: int = 0, size_wh: tuple[int, int] = (80, 64)) -> SimpleNamespace:
+def write_squares(
+    folder: Path, *, count: int = 12, seed: int = 0, size_wh: tuple[int, int] = (80, 64)
+) -> SimpleNamespace:
     """`count` pictures with two coloured squares each: images/, instances.json, narratives.jsonl, refs.json,
     region_descriptions.json, image_data.json."""
     generator = np.random.default_rng(seed)
     width, height = size_wh
-    images, annotations, narratives, refs, regions, image_data = [], [], [], [], [], []
+    images, narratives, refs, regions, image_data = [], [], [], [], []
+    annotations: list[dict] = []
     (folder / "images").mkdir(parents=True)
     names = list(COLOURS)
     for image_id in range(1, count + 1):
@@ -58,7 +65,8 @@ def write_squares(folder: Path, *, count: int = 12, seed: int = 0, size_wh: tupl
         Image.fromarray(picture).save(folder / "images" / file_name)
         images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
         image_data.append({"image_id": image_id, "width": width, "height": height, "url": f"images/{file_name}"})
-        words, trace, timed = [], [], []
+        words: list[str] = []
+        trace, timed = [], []
         for (x, y, side, _), colour in zip(boxes, chosen, strict=True):
             for word in ("a", names[colour], "square"):
                 start = float(len(words))
@@ -132,3 +140,37 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
     train_tokenizer(texts, max_pieces=99).save_pretrained(folder)
     return folder
+
+
+class Launched:
+    """A script of ours in a process of its own."""
+
+    def __init__(self, script: str, config: Path, prefix: tuple[str, ...], variables: dict[str, str]):
+        root = Path(__file__).parents[2]
+        command = [sys.executable, *prefix, str(root / "scripts" / script), "--config", str(config)]
+        environment = {**os.environ, "PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1", **variables}
+        self.process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def finish(self) -> str:
+        """Its output, once it ended well."""
+        output, _ = self.process.communicate(timeout=240)
+        assert self.process.returncode == 0, output
+        return output
+
+
+@pytest.fixture
+def launch() -> Iterator[Callable[..., Launched]]:
+    """launch(script, config, prefix=("-m", ...), VARIABLE=value) -> Launched; nothing outlives the test."""
+    started: list[Launched] = []
+
+    def start(script: str, config: Path, *, prefix: tuple[str, ...] = (), **variables: str) -> Launched:
+        started.append(Launched(script, config, prefix, variables))
+        return started[-1]
+
+    yield start
+    for launched in started:
+        if launched.process.poll() is None:
+            launched.process.kill()
+            launched.process.communicate()

@@ -93,7 +93,8 @@ class ScenicLora:
         ]
         if not sides:
             raise ValueError(
-                f"a LoRA config needs a rank above 0 on at least one side, got {self}. Without LoRA, use the plain model."
+                f"a LoRA config needs a rank above 0 on at least one side, got {self}. "
+                "Without LoRA, use the plain model."
             )
         rank = max(rank for _, rank, _ in sides)
         settings: dict[str, Any] = {
@@ -196,7 +197,8 @@ def t5_config(hparams: Hparams) -> T5Config:
             f"hyper-parameters of the T5 must give its sizes, but {', '.join(lacking)} cannot be told from "
             f"{sorted(hparams)}. Spell the sizes out or give a known text_decoder_name ({', '.join(_T5_SIZES)})."
         )
-    return T5Config(feed_forward_proj="gated-gelu", decoder_start_token_id=0, pad_token_id=0, eos_token_id=1, **values)
+    values |= {"feed_forward_proj": "gated-gelu", "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+    return T5Config(**values)
 
 
 def point_head_config(hparams: Hparams) -> PixelLLMPointHeadConfig:
@@ -216,7 +218,7 @@ def point_head_config(hparams: Hparams) -> PixelLLMPointHeadConfig:
 
 
 def pixelllm_config(hparams: Hparams) -> PixelLLMConfig:
-    """hparams of a whole model: `{"model": …}`, with `t5` and `two_way` sizes beside it where they are not the default."""
+    """hparams of a whole model: `{"model": …}`, with `t5` and `two_way` sizes beside it unless they are the default."""
     model = hparams["model"]
     eva02, sam = eva02_config(model.get("git_backbone_args", {})), sam_config(model.get("sam_backbone_args", {}))
     canvas_hw = tuple(model.get("git_preprocess_args", {}).get("image_size", (384, 384)))

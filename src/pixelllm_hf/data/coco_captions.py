@@ -27,14 +27,16 @@ def read_coco_captions(
     *,
     streaming: bool = False,
     on_error: OnError = "raise",
+    check_images: bool = False,
     report: ReadReport | None = None,
 ) -> Dataset | IterableDataset:
     """Rows of task "caption", one per image with all its captions as prompts on the whole image.
 
+    check_images: decode every image while reading, so that damaged files are bad records too.
     annotations: the official captions JSON. Images without a caption are left out and counted.
     """
     check_on_error(on_error)
-    folder = ImageFolder(images)
+    folder = ImageFolder(images, check=check_images)
 
     def rows(report: ReadReport) -> Iterator[dict[str, Any]]:
         coco = load_json(annotations, dict)

@@ -37,14 +37,16 @@ def read_coco_instances(
     *,
     streaming: bool = False,
     on_error: OnError = "raise",
+    check_images: bool = False,
     report: ReadReport | None = None,
 ) -> Dataset | IterableDataset:
     """One row per image: its objects with box (xyxy pixels), category and mask (polygons, or a COCO run-length record).
 
+    check_images: decode every image while reading, so that damaged files are bad records too.
     `features["objects"].feature["category"].names` are the category names in the order of their ids.
     """
     check_on_error(on_error)
-    folder = ImageFolder(images)
+    folder = ImageFolder(images, check=check_images)
     coco = load_json(annotations, dict)
     categories = sorted(coco.get("categories", []), key=lambda category: category["id"])
     position = {category["id"]: index for index, category in enumerate(categories)}

@@ -17,6 +17,8 @@ import datasets
 from datasets import Dataset, Features, IterableDataset, List, Value
 from PIL import Image as PILImage
 
+from pixelllm_hf.processing.image_reading import ImageError, read_image
+
 logger = logging.getLogger(__name__)
 
 OnError = Literal["raise", "skip"]
@@ -139,12 +141,15 @@ def check_on_error(on_error: str) -> None:
 
 
 class ImageFolder:
-    """Finds image files by the ids and names that annotation files use, and their sizes without decoding them."""
+    """Finds image files by the ids and names that annotation files use, and their sizes without decoding them.
+
+    check: decode every file that is found, so that a damaged one is a bad record now and no surprise in training.
+    """
 
     _PATTERNS = ("{id}", "{id}.jpg", "{id:0>12}.jpg", "{id}.png", "{id}.jpeg", "{id:0>12}.png")
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, *, check: bool = False):
+        self.folder, self.check = Path(folder), check
         if not self.folder.is_dir():
             raise FileNotFoundError(f"the image folder {str(folder)!r} does not exist. Pass the folder of image files.")
 
@@ -156,6 +161,8 @@ class ImageFolder:
         for name in names:
             path = self.folder / name
             if path.is_file():
+                if self.check:
+                    self._decode(where, path)
                 return path
         raise BadRecordError(
             "missing image",
@@ -163,6 +170,13 @@ class ImageFolder:
             f"no file for image {image_id!r} in {str(self.folder)!r} (tried {names[0]!r} and other spellings).",
             "Put the image there or read with on_error='skip'.",
         )
+
+    @staticmethod
+    def _decode(where: str, path: Path) -> None:
+        try:
+            read_image(path)
+        except ImageError as error:
+            raise BadRecordError("unreadable image", where, str(error), "Or skip the record.") from error
 
     @staticmethod
     def size_wh(where: str, path: Path) -> tuple[int, int]:

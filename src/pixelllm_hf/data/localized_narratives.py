@@ -36,6 +36,7 @@ def read_localized_narratives(
     *,
     streaming: bool = False,
     on_error: OnError = "raise",
+    check_images: bool = False,
     unordered_times: Literal["error", "sort"] = "error",
     ignore_keys: Sequence[str] = (),
     report: ReadReport | None = None,
@@ -45,11 +46,12 @@ def read_localized_narratives(
     annotations: JSONL file(s) or glob pattern. images: folder of the image files; without it rows have no image and
     their pixel frame is the unit square (width = height = 1).
     Boxes may leave the image, as the mouse did; the collator clips them like the reference.
+    check_images: decode every image while reading, so that damaged files are bad records too.
     ignore_keys: keys beyond the official ones to let pass. Narratives with one trace point or none are bad records.
     """
     check_on_error(on_error)
     files = annotation_files(annotations)
-    folder = ImageFolder(images) if images is not None else None
+    folder = ImageFolder(images, check=check_images) if images is not None else None
     known = _KEYS | set(ignore_keys)
 
     def rows(report: ReadReport) -> Iterator[dict[str, Any]]:

@@ -37,16 +37,18 @@ def read_referring_expressions(
     split: str | None = None,
     streaming: bool = False,
     on_error: OnError = "raise",
+    check_images: bool = False,
     report: ReadReport | None = None,
 ) -> Dataset | IterableDataset:
     """Rows of task "refer", one per image: the expression is both question ("where is " + it) and decoder text.
 
     refs: UNC's refs file, pickle or the same content as JSON. instances: the COCO instances it points into.
     split: keep one of the file's splits ("train", "val", "testA", ...); None keeps all.
+    check_images: decode every image while reading, so that damaged files are bad records too.
     As in the reference there is no text loss; the object's box is what is learned.
     """
     check_on_error(on_error)
-    folder = ImageFolder(images)
+    folder = ImageFolder(images, check=check_images)
 
     def rows(report: ReadReport) -> Iterator[dict[str, Any]]:
         coco = load_json(instances, dict)

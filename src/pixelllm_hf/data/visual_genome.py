@@ -30,15 +30,17 @@ def read_visual_genome(
     *,
     streaming: bool = False,
     on_error: OnError = "raise",
+    check_images: bool = False,
     report: ReadReport | None = None,
 ) -> Dataset | IterableDataset:
     """Rows of task "region", one per image: each region's box is the prompt and its phrase the target.
 
     regions, image_data: the official region_descriptions.json and image_data.json.
+    check_images: decode every image while reading, so that damaged files are bad records too.
     A bad region is dropped from its image; an image left without regions is dropped too (both are counted).
     """
     check_on_error(on_error)
-    folder = ImageFolder(images)
+    folder = ImageFolder(images, check=check_images)
 
     def rows(report: ReadReport) -> Iterator[dict[str, Any]]:
         known = {record["image_id"]: record for record in load_json(image_data, list)}

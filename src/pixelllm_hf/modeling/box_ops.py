@@ -12,6 +12,9 @@ def select_tokens(tokens: Tensor, ignore: str, bos: int, eos: int, pad: int) -> 
     `ignore` is the reference's comma list: "pad", "begin", "end" drop these ids, "end-1" drops the token whose next
     one is EOS, "text" drops everything but the special ids; a leading "^" turns the final choice around.
     "begin,end,pad" keeps the words, "^end-1" the last word alone.
+
+    >>> select_tokens(torch.tensor([0, 7, 8, 1, 0]), "begin,end,pad", bos=0, eos=1, pad=0).tolist()
+    [False, True, True, False, False]
     """
     negate, names = ignore.startswith("^"), ignore.lstrip("^").split(",")
     keep = torch.ones_like(tokens, dtype=torch.bool)
@@ -26,7 +29,10 @@ def select_tokens(tokens: Tensor, ignore: str, bos: int, eos: int, pad: int) -> 
     }
     for name in filter(None, (n.strip() for n in names)):
         if name not in dropped:
-            raise ValueError(f"a token selection may name {', '.join(dropped)}, but {ignore!r} has {name!r}.")
+            raise ValueError(
+                f"a token selection must be a comma list of {', '.join(dropped)}, but {ignore!r} has {name!r}. "
+                "'begin,end,pad' keeps the words, '^end-1' the last word alone."
+            )
         keep &= ~dropped[name]
     return ~keep if negate else keep
 
@@ -34,10 +40,16 @@ def select_tokens(tokens: Tensor, ignore: str, bos: int, eos: int, pad: int) -> 
 def points_to_boxes(points: Tensor, keep: Tensor) -> Tensor:
     """Smallest box around the points of the kept tokens: points (…,T,P,2) xy, keep (…,T) bool -> (…,4) xyxy.
 
-    Frame unchanged. A row that keeps nothing gives a box turned inside out, as in the reference.
+    Frame unchanged; points that are not numbers (`generate` gives BOS, EOS and padding no place) are left out.
+    A row that keeps nothing gives a box turned inside out, as in the reference.
+
+    >>> points_to_boxes(torch.tensor([[[3.0, 4.0]], [[1.0, 6.0]]]), torch.tensor([True, True])).tolist()
+    [1.0, 4.0, 3.0, 6.0]
     """
     flat = points.flatten(-3, -2)
-    keep = keep.repeat_interleave(points.shape[-2], dim=-1)[..., None]
+    known = flat.isfinite().all(-1, keepdim=True)
+    keep = keep.bool().repeat_interleave(points.shape[-2], dim=-1)[..., None] & known
+    flat = flat.where(known, 0.0)
     low = flat.where(keep, flat.amax(-2, keepdim=True) + 1).amin(-2)
     high = flat.where(keep, flat.amin(-2, keepdim=True) - 1).amax(-2)
     return torch.cat([low, high], dim=-1)

@@ -70,19 +70,22 @@ class StateRecorder:
             return torch.full(self._tokens.shape, torch.nan, device=logits.device)
         else:
             scored = self._logits if self._parents is None else self._logits[self._parents]
-        scored = scored.float()
-        return scored.gather(-1, self._tokens[:, None]).squeeze(-1) - scored.logsumexp(-1)
+        return _log_prob(scored, self._tokens)
 
     def reorder(self, parents: Tensor) -> None:
         """parents (rows,): the row that each row of the next step continues."""
         self._parents = parents
 
-    def gather(self, num_tokens: int, beam_indices: Tensor | None) -> tuple[Tensor, Tensor]:
-        """-> states (R,T,C) and log-probabilities (R,T) of the final sequences' tokens; NaN where none was recorded.
+    def gather(self, sequences: Tensor, beam_indices: Tensor | None) -> tuple[Tensor, Tensor]:
+        """-> states (R,T,C) and log-probabilities (R,T) of the tokens of sequences (R,T); NaN where none was recorded.
 
         beam_indices (R,<T) names the row that consumed each token, -1 after the row's end; None if rows never moved.
+        The last token of a row that the length limit cut has a log-probability but no state.
         """
+        num_tokens = sequences.shape[1]
         steps = min(len(self.states), num_tokens)
+        scored = steps == num_tokens - 1 and self._logits is not None
+        last_rows = torch.arange(len(sequences), device=sequences.device)
         states = torch.stack(self.states[:steps], dim=1).float()  # rows, steps, C
         log_probs = torch.stack(self.log_probs[:steps], dim=1)
         if beam_indices is not None:
@@ -92,9 +95,20 @@ class StateRecorder:
             ended = rows < 0
             states = states[rows.clamp(min=0), places].masked_fill(ended[..., None], torch.nan)
             log_probs = log_probs[rows.clamp(min=0), places].masked_fill(ended, torch.nan)
+            scored = scored and steps == num_tokens - 1
+            last_rows = rows[:, -1].clamp(min=0)
+        last = _log_prob(self._logits[last_rows], sequences[:, -1])[:, None] if scored else log_probs[:, :0]
+        log_probs = torch.cat([log_probs, last], dim=1)
         missing = num_tokens - states.shape[1]
         states = torch.nn.functional.pad(states, (0, 0, 0, missing), value=torch.nan)
+        missing = num_tokens - log_probs.shape[1]
         return states, torch.nn.functional.pad(log_probs, (0, missing), value=torch.nan)
+
+
+def _log_prob(logits: Tensor, tokens: Tensor) -> Tensor:
+    """logits (rows,V), tokens (rows,) -> (rows,) float32."""
+    logits = logits.float()
+    return logits.gather(-1, tokens[:, None]).squeeze(-1) - logits.logsumexp(-1)
 
 
 # A context variable and not an attribute: one model may generate in several threads at once.

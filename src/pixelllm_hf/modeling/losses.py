@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+NOT_COUNTED = -100
 
 
 def text_loss(
@@ -14,28 +16,37 @@ def text_loss(
     logits (…,T,V), tokens (…,T) as the decoder consumes them, row_mask (…) > 0 where a caption counts. A caption
     that begins with EOS is empty and does not count. Smoothing spreads over the V - 1 other tokens.
     """
-    logits, targets = logits[..., :-1, :].float(), tokens[..., 1:]
+    vocabulary = logits.shape[-1]
+    # Shifting the targets and not the logits spares a copy of the logits; the last position predicts nothing.
+    targets = F.pad(tokens[..., 1:], (0, 1)).long()
     valid = (targets > 0) & (targets[..., :1] != eos_token_id)
     if row_mask is not None:
         valid = valid & (row_mask[..., None] > 0)
-    log_probs = logits.log_softmax(-1)
-    other = label_smoothing / (logits.shape[-1] - 1)
-    gold = log_probs.gather(-1, targets[..., None].long()).squeeze(-1)
-    loss = -((1 - label_smoothing - other) * gold + other * log_probs.sum(-1))
-    return (loss * valid).sum() / (valid.sum() + 1e-8)
+    # torch spreads its smoothing over all V tokens, gold included; scaled up, the others get the same share.
+    total = F.cross_entropy(
+        logits.flatten(0, -2).float(),
+        targets.masked_fill(~valid, NOT_COUNTED).flatten(),
+        ignore_index=NOT_COUNTED,
+        reduction="sum",
+        label_smoothing=label_smoothing * vocabulary / (vocabulary - 1),
+    )
+    return total / (valid.sum() + 1e-8)
 
 
 def point_loss(pred: Tensor, target: Tensor, token_mask: Tensor, kind: str = "l1_nonzero") -> Tensor:
     """Distance of predicted places in the frame they come in (canvas pixels), averaged over valid tokens.
 
     pred and target (…,T,P,2), token_mask (…,T). "l1" and "l2" average |difference| and its square over a token's
-    numbers; "l1_nonzero" is "l1" over tokens whose target is not all zero, which means "no place".
+    numbers; "l1_nonzero" is "l1" over tokens whose target is neither all zero nor NaN, which mean "no place".
+    A target (…,1,P,2), one place for a whole caption, serves all its tokens.
     """
     if kind not in ("l1", "l2", "l1_nonzero"):
-        raise ValueError(f"the point loss is one of l1, l2 and l1_nonzero, but got {kind!r}.")
-    difference = pred.float() - target.float()
-    error = (difference.square() if kind == "l2" else difference.abs()).flatten(-2).mean(-1)
+        raise ValueError(f"the kind of a point loss must be l1, l2 or l1_nonzero, got {kind!r}. Use l1_nonzero.")
+    pred, target = pred.float(), target.float()
     valid = token_mask.bool()
     if kind == "l1_nonzero":
-        valid = valid & (target.float().square().flatten(-2).sum(-1) > 0)
-    return (error * valid).sum() / torch.clamp(valid.sum(), min=1)
+        valid = valid & (target.square().sum((-2, -1)) > 0)
+    # Filled, not multiplied: NaN targets where there is no place must not reach the gradient.
+    difference = (pred - target).masked_fill(~valid[..., None, None], 0.0)
+    error = (difference.square() if kind == "l2" else difference.abs()).mean((-2, -1))
+    return error.sum() / valid.sum().clamp(min=1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -367,7 +369,8 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GenerationMixin):
         Takes what the processor returns and every option of `GenerationConfig`; greedy, sampling and beam search.
         Options of our own, as keywords or entries of the generation config:
             no_immediate_repetition: the reference's greedy rule.
-            reference_beam_search: the reference's beam search instead of transformers' (see its module).
+            reference_beam_search: the reference's beam search instead of transformers' (see its module), with
+                reference_beam_alpha (0.6) and reference_per_node_beam (candidates a beam: 2, or 1 when referring).
         A streamer that has `put_location(points (rows,P,2))` is told each token's place as soon as it is known.
 
         Returns `GroundedGenerateOutput` / `GroundedBeamGenerateOutput`, or with return_dict_in_generate=False the
@@ -377,24 +380,31 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GenerationMixin):
             kwargs["pixel_values"] = inputs
         if kwargs.get("assistant_model") is not None:
             raise ValueError("assisted generation keeps no state per token; leave assistant_model out.")
-        generation_config, kwargs = self._prepare_generation_config(generation_config, **kwargs)
-        for name in set(_OWN_OPTIONS) & set(kwargs):
-            setattr(generation_config, name, kwargs.pop(name))
+        resolved, _ = self._prepare_generation_config(generation_config, **kwargs)
+        if generation_config is None:
+            kwargs["return_dict_in_generate"] = True
+        else:
+            generation_config = copy.deepcopy(generation_config)
+            generation_config.return_dict_in_generate = True
+        own = {name: kwargs.pop(name, getattr(resolved, name, default)) for name, default in _OWN_OPTIONS.items()}
         prompt = {name: kwargs.pop(name, None) for name in _PROMPT_NAMES}
         kwargs.pop("original_sizes", None)
-        if kwargs.get("encoder_outputs") is None:
+        encoder_outputs = kwargs.pop("encoder_outputs", None)
+        if encoder_outputs is None:
             states, mask = self.encode(**prompt)
         else:
-            states = kwargs.pop("encoder_outputs")[0]
+            states = encoder_outputs[0]
             mask = _full_encoder_mask(prompt["attention_mask"], states)
 
-        wants_dict = generation_config.return_dict_in_generate
-        generation_config.return_dict_in_generate = True
         processors = LogitsProcessorList(logits_processor or [])
-        if getattr(generation_config, "no_immediate_repetition", False):
+        if own["no_immediate_repetition"]:
             processors.append(NoImmediateRepetition())
-        if getattr(generation_config, "reference_beam_search", False):
-            kwargs.setdefault("custom_generate", reference_beam_search)
+        if own["reference_beam_search"]:
+            kwargs["custom_generate"] = partial(
+                reference_beam_search,
+                alpha=own["reference_beam_alpha"],
+                per_node_beam=own["reference_per_node_beam"],
+            )
 
         places_stream = hasattr(streamer, "put_location")
         recorder = StateRecorder((lambda s: streamer.put_location(self._places(s))) if places_stream else None)
@@ -409,10 +419,10 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GenerationMixin):
                 output_coordinates=False,
                 **kwargs,
             )
-        output = self._with_places(output, recorder, states, mask)
+        output = self._with_places(output, recorder, states, mask, resolved.eos_token_id)
         if held is not None:
             held.release()
-        return output if wants_dict else output.sequences
+        return output if resolved.return_dict_in_generate else output.sequences
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
         recorder = current_recorder()
@@ -440,16 +450,21 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GenerationMixin):
         return self.point_head(states[:, None]).coordinates[:, 0]
 
     def _with_places(
-        self, output: ModelOutput, recorder: StateRecorder, encoder_states: Tensor, encoder_mask: Tensor
+        self,
+        output: ModelOutput,
+        recorder: StateRecorder,
+        encoder_states: Tensor,
+        encoder_mask: Tensor,
+        eos_token_id: int | list[int] | None,
     ) -> GroundedGenerateOutput | GroundedBeamGenerateOutput:
         """Sort the recorded states along the final sequences and read the places from them."""
         sequences = output.sequences
-        eos = torch.as_tensor(self.generation_config.eos_token_id, device=sequences.device).flatten()
+        eos = torch.tensor([] if eos_token_id is None else eos_token_id, dtype=torch.long).flatten().to(sequences.device)
         is_eos = torch.isin(sequences, eos)
         ended = is_eos.cumsum(1) > 0
         has_place = ~ended
         has_place[:, 0] = False  # BOS
-        states, log_probs = recorder.gather(sequences.shape[1], getattr(output, "beam_indices", None))
+        states, log_probs = recorder.gather(sequences, getattr(output, "beam_indices", None))
         cut = has_place[:, -1] & states[:, -1].isnan().any(-1)  # stopped by the length limit
         if cut.any():
             copies = sequences.shape[0] // encoder_states.shape[0]
@@ -472,12 +487,12 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GenerationMixin):
         return self.language_model.decode(sequences, encoder_states, encoder_mask)[0][:, -1]
 
 
-_OWN_OPTIONS = (
-    "no_immediate_repetition",
-    "reference_beam_search",
-    "reference_beam_alpha",
-    "reference_per_node_beam",
-)
+_OWN_OPTIONS = {
+    "no_immediate_repetition": False,
+    "reference_beam_search": False,
+    "reference_beam_alpha": 0.6,
+    "reference_per_node_beam": 2,
+}
 _PROMPT_NAMES = (
     "pixel_values",
     "pixel_mask",

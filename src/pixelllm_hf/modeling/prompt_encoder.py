@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .configuration_pixelllm import PixelLLMPromptConfig
+from .point_grids import place_in_boxes, solid_grid
 
 # Rows of `point_embeddings`.
 OUTSIDE, INSIDE, TOP_LEFT, BOTTOM_RIGHT = range(4)
@@ -16,16 +17,18 @@ OUTSIDE, INSIDE, TOP_LEFT, BOTTOM_RIGHT = range(4)
 class FourierPositions(nn.Module):
     """Random Fourier features of places in 0..1. The random matrix belongs to the checkpoint."""
 
+    positional_encoding_gaussian_matrix: Tensor
+
     def __init__(self, width: int):
         super().__init__()
         self.register_buffer("positional_encoding_gaussian_matrix", torch.zeros(2, width // 2), persistent=True)
 
     def forward(self, places_xy: Tensor) -> Tensor:
         """places_xy (…,2), 0..1 -> float32 (…,D)."""
-        with torch.autocast(places_xy.device.type, enabled=False):
-            matrix = self.positional_encoding_gaussian_matrix.float()
-            angles = 2 * math.pi * ((2 * places_xy.float() - 1) @ matrix)
-            return torch.cat([angles.sin(), angles.cos()], dim=-1)
+        matrix = self.positional_encoding_gaussian_matrix.float()
+        # Not a matmul: autocast and TF32 would round the angles, and a place is lost in a rounded angle.
+        angles = 2 * math.pi * ((2 * places_xy.float() - 1)[..., None] * matrix).sum(-2)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
 class PromptEncoder(nn.Module):
@@ -33,6 +36,11 @@ class PromptEncoder(nn.Module):
 
     def __init__(self, config: PixelLLMPromptConfig):
         super().__init__()
+        if config.max_points < 4:
+            raise ValueError(
+                f"max_points must be at least 4, the corners of a box, but it is {config.max_points}. "
+                "Prompts of fewer points are padded, so 4 does no harm."
+            )
         self.max_points = config.max_points
         self.pe_layer = FourierPositions(config.embed_dim)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, config.embed_dim) for _ in range(4))
@@ -62,14 +70,13 @@ class PromptEncoder(nn.Module):
             places = torch.cat([places, torch.zeros_like(places[..., :1, :])], dim=-2)
             labels = torch.cat([labels, torch.full_like(labels[..., :1], -1)], dim=-1)
         labels = labels[..., None]
-        kinds = torch.where(labels == 1, self.point_embeddings[INSIDE].weight, self.point_embeddings[OUTSIDE].weight)
+        kinds = torch.where(labels == 1, self._kind(INSIDE), self._kind(OUTSIDE))
         return torch.where(labels == -1, self.not_a_point_embed.weight, self.pe_layer(places) + kinds)
 
     def embed_boxes(self, boxes: Tensor, *, image_size_hw: tuple[int, int]) -> Tensor:
         """boxes (…,4) xyxy canvas pixels -> tokens of the top-left and bottom-right corner (…,2,D)."""
         corners = self.pe_layer(self._to_unit(boxes.unflatten(-1, (2, 2)), image_size_hw))
-        kinds = [self.point_embeddings[TOP_LEFT].weight, self.point_embeddings[BOTTOM_RIGHT].weight]
-        return corners + torch.cat(kinds)
+        return corners + torch.cat([self._kind(TOP_LEFT), self._kind(BOTTOM_RIGHT)])
 
     def forward(
         self,
@@ -86,10 +93,8 @@ class PromptEncoder(nn.Module):
         corners, which is what the reference makes of padding prompts.
         """
         if points is None:
-            x0, y0, x1, y1 = boxes.unbind(-1)
-            points = torch.stack([x0, y0, x1, y0, x0, y1, x1, y1], dim=-1).unflatten(-1, (4, 2))
-            point_labels = torch.ones(points.shape[:-1], dtype=torch.long, device=points.device)
-        elif point_labels is None:
+            points, point_labels = place_in_boxes(boxes, solid_grid(2)), None
+        if point_labels is None:
             point_labels = torch.ones(points.shape[:-1], dtype=torch.long, device=points.device)
         missing = self.max_points - points.shape[-2]
         if missing < 0:
@@ -105,6 +110,10 @@ class PromptEncoder(nn.Module):
         by_box = torch.cat([corners, filler.to(corners.dtype)], dim=-2)
         has_box = boxes.amax(-1) > 0
         return torch.where(has_box[..., None, None], by_box, by_points)
+
+    def _kind(self, kind: int) -> Tensor:
+        """What tells one kind of point from the others, (1,D)."""
+        return self.point_embeddings.get_parameter(f"{kind}.weight")
 
     def _to_unit(self, places_xy: Tensor, image_size_hw: tuple[int, int]) -> Tensor:
         """Canvas pixels -> 0..1, half a pixel in, as SAM does."""

@@ -53,9 +53,8 @@ class PromptFeatureExtractor(nn.Module):
         image_map (B,h,w,C), image_pe (h,w,E), sparse (B,N,S,E), dense (1,E), prompt_mask (B,N) bool.
         """
         tokens, _ = self._look(image_map, image_pe, sparse, dense, prompt_mask)
-        weight = torch.stack([mlp.layers[0].weight for mlp in self.output_hypernetworks_mlps])
-        bias = torch.stack([mlp.layers[0].bias for mlp in self.output_hypernetworks_mlps])
-        return torch.einsum("rtc,toc->rto", tokens[:, : self.num_tokens], weight.to(tokens.dtype)) + bias
+        learnt = tokens[:, : self.num_tokens].unbind(1)
+        return torch.stack([mlp(x) for mlp, x in zip(self.output_hypernetworks_mlps, learnt, strict=True)], dim=1)
 
     def dense_outputs(
         self, image_map: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, prompt_mask: Tensor
@@ -71,7 +70,9 @@ class PromptFeatureExtractor(nn.Module):
         images = self.image_projection_mlp(image_map.flatten(1, 2))  # once per image
         images = images + self.prompt_embedding_projection_mlp(dense.to(dtype))
         positions = self.image_pe_projection_mlp(image_pe.flatten(0, 1)[None].to(dtype))
-        image_of_row, _ = prompt_mask.nonzero(as_tuple=True)
+        image_of_row: Tensor | None = prompt_mask.nonzero()[:, 0]
         prompts = self.prompt_embedding_projection_mlp(sparse[prompt_mask].to(dtype))
         learnt = self.output_tokens.weight.to(prompts.dtype).expand(len(prompts), -1, -1)
-        return self.transformer(images[image_of_row], positions, torch.cat([learnt, prompts], dim=1))
+        if prompt_mask.shape[1] == 1 and len(prompts) == len(images):
+            image_of_row = None  # one prompt each, nothing to share
+        return self.transformer(images, positions, torch.cat([learnt, prompts], dim=1), image_of_row)

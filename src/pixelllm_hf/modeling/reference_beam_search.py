@@ -24,17 +24,19 @@ def reference_beam_search(
     stopping_criteria: StoppingCriteriaList,
     generation_config: GenerationConfig,
     synced_gpus: bool = False,
+    *,
+    alpha: float = 0.6,
+    per_node_beam: int = 2,
     **model_kwargs: Any,
 ) -> GenerateBeamEncoderDecoderOutput:
     """A decoding loop for `generate(custom_generate=…)`; input_ids (R * beams, 1) hold BOS.
 
-    Reads `num_beams`, `max_length` (BOS counted), `num_return_sequences` and two entries of our own from the
-    generation config: `reference_beam_alpha` (0.6) and `reference_per_node_beam` (candidates kept per beam: 2, or 1
-    as in the referring recipes). Unlike the reference, sequences are returned best first.
+    alpha is the exponent of the length penalty, per_node_beam the candidates kept per beam: 2, or 1 as in the
+    referring recipes. `num_beams`, `max_length` (BOS counted) and `num_return_sequences` come from the generation
+    config. Unlike the reference, sequences are returned best first.
     """
     beams = generation_config.num_beams
-    alpha = getattr(generation_config, "reference_beam_alpha", 0.6)
-    kept = beams * getattr(generation_config, "reference_per_node_beam", 2)
+    kept = beams * per_node_beam
     max_length = generation_config.max_length
     eos = generation_config.eos_token_id
     eos = eos[0] if isinstance(eos, (list, tuple)) else eos

@@ -48,7 +48,7 @@ class GroundedStreamer(BaseStreamer):
         tokens = tokens.reshape(-1)
         if not self._transforms:
             sources = self.processor.prompt_sources(self.inputs, len(tokens))
-            self._transforms = [source["transform"] for source in sources]
+            self._transforms = [source.transform for source in sources]
             self._sent = [0] * len(tokens)
         self._tokens.append(tokens)
         self._send(finished=False)

@@ -16,7 +16,7 @@ from .image_reading import MAX_IMAGE_PIXELS
 from .image_reading import read_image
 
 
-class PixelLLMImageKwargs(ImagesKwargs, total=False):
+class PixelLLMImageKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
     """antialias, max_image_pixels: see `PixelLLMImageProcessor`."""
 
     antialias: bool
@@ -84,9 +84,7 @@ def canvas_side(size: Any) -> int:
     """The side of the square canvas that a `size` setting means."""
     sides = dict(size) if isinstance(size, (dict, SizeDict)) else {"height": size, "width": size}
     if not sides.get("height") or sides.get("height") != sides.get("width"):
-        raise ValueError(
-            f"the canvas must be square, but size is {sides}. Pass size={{'height': 384, 'width': 384}}."
-        )
+        raise ValueError(f"the canvas must be square, but size is {sides}. Pass size={{'height': 384, 'width': 384}}.")
     return int(sides["height"])
 
 

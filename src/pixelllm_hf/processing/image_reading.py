@@ -117,9 +117,7 @@ def _upright(image: Image.Image, max_pixels: int, name: str) -> UprightImage:
     except Image.DecompressionBombError as error:
         raise ImageTooLargeError(f"{name}: {error}. Scale it down.") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on broken data
-        raise UnreadableImageError(
-            f"{name} is truncated or damaged: {error}. Save or download it again."
-        ) from error
+        raise UnreadableImageError(f"{name} is truncated or damaged: {error}. Save or download it again.") from error
     pixels = to_rgb(_turned_upright(image), name)
     return UprightImage(pixels, pixels.size)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,29 @@ from .canvas_transform import CanvasTransform
 from .grounded_results import GroundedCaption
 from .grounded_results import ground_words
 from .grounded_results import mean_probability
+from .grounded_streamer import GroundedStreamer
 from .prompt_places import Prompt
 from .prompt_places import PromptError
 from .prompt_places import gather_prompts
 from .task_prompts import task_prompt
 from .word_spans import SpanReader
+
+
+_PROMPT_KEYS = (
+    "original_sizes", "prompt_boxes", "prompt_mask", "prompt_points", "prompt_point_labels", "input_ids"
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PromptSource:
+    """What one row of the model's answer was asked; fields as in `GroundedCaption`, places in image pixels."""
+
+    image_index: int
+    prompt_index: int
+    transform: CanvasTransform
+    prompt: str | None
+    prompt_box: Any
+    prompt_points: Any
 
 
 class PixelLLMProcessor(ProcessorMixin):
@@ -137,57 +156,51 @@ class PixelLLMProcessor(ProcessorMixin):
             placed |= {"prompt_points": points, "prompt_point_labels": labels}
         return placed
 
-    def post_process_grounded_generation(
-        self, outputs: Any, inputs: Mapping[str, Any]
-    ) -> list[list[GroundedCaption]]:
+    def post_process_grounded_generation(self, outputs: Any, inputs: Mapping[str, Any]) -> list[list[GroundedCaption]]:
         """The answers in the user's terms: per image a list of `GroundedCaption`, prompt after prompt.
 
         outputs: what `generate` returned (sequences, coordinates, token_log_probs), or its sequences alone.
         inputs: what `generate` was given; needed are original_sizes and, with several prompts an image, prompt_mask.
         With num_return_sequences=k the k answers of a prompt follow each other.
         """
-        sequences = _array(outputs if hasattr(outputs, "ndim") else _get(outputs, "sequences"))
-        coordinates = _array(_get(outputs, "coordinates"))
-        log_probs = _array(_get(outputs, "token_log_probs"))
+        answers = {name: _array(_get(outputs, name)) for name in ("sequences", "coordinates", "token_log_probs")}
+        if hasattr(outputs, "ndim"):
+            answers["sequences"] = _array(outputs)
+        sequences, coordinates, log_probs = answers.values()
+        if sequences is None:
+            raise ValueError(f"post-processing needs the sequences of generate, but a {type(outputs).__name__} came.")
         sources = self.prompt_sources(inputs, len(sequences))
         reader = SpanReader(self.tokenizer)
-        results: list[list[GroundedCaption]] = [[] for _ in range(len(_array(inputs["original_sizes"])))]
+        results: list[list[GroundedCaption]] = [[] for _ in range(len(inputs["original_sizes"]))]
         for row, source in enumerate(sources):
             spanned = reader.read(sequences[row])
+            row_places = None if coordinates is None else coordinates[row]
             row_log_probs = None if log_probs is None else log_probs[row]
-            words = ground_words(
-                spanned, None if coordinates is None else coordinates[row], row_log_probs, source["transform"]
-            )
-            results[source["image_index"]].append(
+            results[source.image_index].append(
                 GroundedCaption(
                     text=spanned.text,
-                    words=words,
-                    image_size=source["transform"].image_size_wh,
+                    words=ground_words(spanned, row_places, row_log_probs, source.transform),
+                    image_size=source.transform.image_size_wh,
                     score=None if row_log_probs is None else mean_probability(row_log_probs),
-                    prompt=source["prompt"],
-                    prompt_box=source["prompt_box"],
-                    prompt_points=source["prompt_points"],
-                    prompt_index=source["prompt_index"],
+                    prompt=source.prompt,
+                    prompt_box=source.prompt_box,
+                    prompt_points=source.prompt_points,
+                    prompt_index=source.prompt_index,
                 )
             )
         return results
 
-    def prompt_sources(self, inputs: Mapping[str, Any], num_rows: int) -> list[dict[str, Any]]:
-        """Which image and prompt each row of the model's answer belongs to, with the prompt back in image pixels.
-
-        Entries: image_index, prompt_index, transform, prompt, prompt_box, prompt_points.
-        """
-        if _get(inputs, "original_sizes") is None:
+    def prompt_sources(self, inputs: Mapping[str, Any], num_rows: int) -> list[PromptSource]:
+        """What each of the `num_rows` rows of the model's answer was asked, from what went into `generate`."""
+        given = {name: _array(_get(inputs, name)) for name in _PROMPT_KEYS}
+        sizes, boxes, mask, points, labels, ids = (given[name] for name in _PROMPT_KEYS)
+        if sizes is None:
             raise ValueError("post-processing needs inputs['original_sizes']. Pass what the processor returned.")
-        sizes = _array(inputs["original_sizes"])
-        boxes, mask = _array(_get(inputs, "prompt_boxes")), _array(_get(inputs, "prompt_mask"))
-        points, labels = _array(_get(inputs, "prompt_points")), _array(_get(inputs, "prompt_point_labels"))
-        ids = _array(_get(inputs, "input_ids"))
         pixels = _get(inputs, "pixel_values")
         canvas = pixels.shape[-1] if pixels is not None else self.image_processor.canvas
         if mask is None:
             mask = np.ones((len(sizes), 1 if boxes is None else boxes.shape[1]), dtype=bool)
-        places = [(int(i), int(j)) for i, j in zip(*np.nonzero(mask), strict=True)]
+        places = np.argwhere(mask).tolist()
         if num_rows == 0 or num_rows % len(places):
             raise ValueError(
                 f"the answer must have the same number of rows for each of the {len(places)} prompts, but it has "
@@ -196,29 +209,31 @@ class PixelLLMProcessor(ProcessorMixin):
         sources = []
         for row, (i, j) in enumerate(places):
             transform = CanvasTransform.fit(sizes[i][::-1], canvas)
-            by_points = labels is not None and bool((labels[i, j] >= 0).any())
             box, chosen = None, None
-            if by_points:
-                there = labels[i, j] >= 0
-                xy = np.round(transform.to_image(points[i, j][there]), 2).tolist()  # float32 kept no more
-                chosen = tuple((x, y, int(label)) for (x, y), label in zip(xy, labels[i, j][there], strict=True))
-            elif boxes is not None and not np.array_equal(boxes[i, j], np.float32(transform.canvas_box)):
+            if points is not None and labels is not None and (labels[i, j] >= 0).any():
+                chosen = _points_in_image(points[i, j], labels[i, j], transform)
+            elif boxes is not None and not np.array_equal(boxes[i, j], np.float32(np.array(transform.canvas_box))):
                 box = tuple(np.round(transform.to_image(boxes[i, j]), 2).tolist())
-            source = {
-                "image_index": i,
-                "prompt_index": j,
-                "transform": transform,
-                "prompt": None if ids is None else self.tokenizer.decode(ids[row], skip_special_tokens=True),
-                "prompt_box": box,
-                "prompt_points": chosen,
-            }
+            prompt = None if ids is None else self.tokenizer.decode(ids[row], skip_special_tokens=True)
+            source = PromptSource(i, j, transform, prompt, box, chosen)
             sources += [source] * (num_rows // len(places))
         return sources
+
+    def streamer(self, inputs: Mapping[str, Any], timeout: float | None = None) -> GroundedStreamer:
+        """For words while they are written: `for word in processor.streamer(inputs).stream(model.generate): …`."""
+        return GroundedStreamer(self, inputs, timeout)
 
     @property
     def model_input_names(self) -> list[str]:
         """Keys that every call with images returns; prompts of points add two more."""
         return [*self.image_processor.model_input_names, "prompt_boxes", "prompt_mask", "input_ids", "attention_mask"]
+
+
+def _points_in_image(points: np.ndarray, labels: np.ndarray, transform: CanvasTransform) -> tuple:
+    """points (K,2) canvas pixels, labels (K,) -> ((x, y, label), …) of those that are there, image pixels."""
+    there = labels >= 0
+    xy = np.round(transform.to_image(points[there]), 2)  # float32 kept no more digits
+    return tuple((x, y, label) for (x, y), label in zip(xy.tolist(), labels[there].tolist(), strict=True))
 
 
 def _get(values: Any, name: str) -> Any:
@@ -236,4 +251,4 @@ def _array(value: Any) -> np.ndarray | None:
     return np.asarray(value)
 
 
-__all__ = ["PixelLLMProcessor"]
+__all__ = ["PixelLLMProcessor", "PromptSource"]

@@ -26,7 +26,9 @@ class Prompt:
     text: str | None
 
 
-def gather_prompts(boxes: Any, points: Any, text: Any, sizes_wh: Sequence[tuple[int, int]], max_points: int):
+def gather_prompts(
+    boxes: Any, points: Any, text: Any, sizes_wh: Sequence[tuple[int, int]], max_points: int
+) -> list[list[Prompt]]:
     """-> per picture the list of its `Prompt`s.
 
     A picture has as many prompts as its longest list; lists of one are repeated.
@@ -38,7 +40,7 @@ def gather_prompts(boxes: Any, points: Any, text: Any, sizes_wh: Sequence[tuple[
     prompts = []
     for i, size_wh in enumerate(sizes_wh):
         image_box = CanvasTransform.fit(size_wh, 1).image_box
-        lists = {
+        lists: dict[str, list[Any]] = {
             "boxes": [_checked_box(box, image_box, f"box {j} of image {i}") for j, box in enumerate(box_lists[i])],
             "points": [
                 _checked_points(item, image_box, max_points, f"points prompt {j} of image {i}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -87,13 +88,13 @@ class SpanReader:
         for i in range(len(ids)):
             prefix = self._decode(ids[: i + 1])
             # A half-written character changes when it is complete, so only what stays counts.
-            common = next((k for k, (a, b) in enumerate(zip(prefix, text)) if a != b), min(len(prefix), len(text)))
+            common = len(os.path.commonprefix([prefix, text]))
             ends.append(max(common, ends[-1] if ends else 0))
         return SpannedText(text, _spans(ends))
 
 
 def _spans(ends: list[int]) -> list[tuple[int, int]]:
-    return list(zip([0, *ends[:-1]], ends, strict=True))
+    return list(zip([0, *ends][:-1], ends, strict=True))
 
 
 def _without_punctuation(text: str, start: int, end: int) -> tuple[int, int]:

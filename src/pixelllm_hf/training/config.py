@@ -53,7 +53,7 @@ class RunConfig:
         num_threads: torch's threads per process; None leaves torch's own choice.
         workers, prefetch: loader processes, and batches each keeps ready.
         resume: `auto` continues from the newest checkpoint in `output_dir`, `never` refuses to overwrite one,
-            anything else is the checkpoint folder to continue from.
+            anything else is the checkpoint folder to continue from, perhaps with another number of steps.
         max_minutes: stop cleanly, with a checkpoint, after this long; the schedule is unaffected.
         trackers: names that accelerate knows, e.g. `[tensorboard]`.
         find_unused_parameters: for several processes; batches that leave a head idle need it.
@@ -103,7 +103,7 @@ def load_config(cls: type[RecipeT], path: str | Path | None, overrides: Sequence
         try:
             text = Path(path).read_text(encoding="utf-8")
         except OSError as error:
-            raise ConfigError(f"The recipe {str(path)!r} cannot be read ({error}); give the path of a YAML file.") from error
+            raise ConfigError(f"The recipe {str(path)!r} cannot be read ({error}); give a YAML file.") from error
         try:
             values = yaml.safe_load(text) or {}
         except yaml.YAMLError as error:
@@ -203,7 +203,8 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         if origin is list:
             return [_coerce(item, members[0], f"{where}[{i}]") for i, item in enumerate(value)]
         if len(members) == len(value):
-            return tuple(_coerce(item, m, f"{where}[{i}]") for i, (item, m) in enumerate(zip(value, members, strict=True)))
+            pairs = enumerate(zip(value, members, strict=True))
+            return tuple(_coerce(item, member, f"{where}[{i}]") for i, (item, member) in pairs)
     if origin is dict and isinstance(value, dict):
         return {str(key): _coerce(item, members[1], _join(where, key)) for key, item in value.items()}
     if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):

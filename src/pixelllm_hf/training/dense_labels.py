@@ -82,7 +82,7 @@ def _build(coco: dict[str, Any], file: Path, canvas: int, cells: int) -> None:
     arrays = {f"attribute_{name}": stacked[:, 1 + i] for i, name in enumerate(attribute_names)}
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.stem}.{os.getpid()}.npz")
-    np.savez(temporary, labels=stacked[:, 0], info=np.array(json.dumps(info)), **arrays)
+    np.savez(temporary, labels=stacked[:, 0], info=np.array(json.dumps(info)), **arrays)  # type: ignore[arg-type]
     temporary.replace(file)
 
 

@@ -27,7 +27,11 @@ def model_config(name: str, overrides: dict[str, Any] | None = None) -> PixelLLM
 
 
 def initial_model(
-    init: str, *, overrides: dict[str, Any] | None = None, vision_weights: str | None = None, weights: list[str] | None = None
+    init: str,
+    *,
+    overrides: dict[str, Any] | None = None,
+    vision_weights: str | None = None,
+    weights: list[str] | None = None,
 ) -> PixelLLMForGroundedGeneration:
     """The model a run starts from, in float32.
 
@@ -74,27 +78,27 @@ def _merged(values: dict[str, Any], overrides: dict[str, Any], where: str) -> di
     return merged
 
 
-def load_processor(folder: str) -> tuple[Any, Any]:
-    """The processor in a folder and its tokenizer; a folder with a tokenizer alone gives (tokenizer, tokenizer)."""
-    if not Path(folder).is_dir():
-        raise ConfigError(
-            f"model.processor must be a folder with a tokenizer, but {folder!r} is none; a preset has no tokenizer of "
-            "its own."
-        )
-    if (Path(folder) / "processor_config.json").is_file():
-        from pixelllm_hf.processing.processing_pixelllm import PixelLLMProcessor
-
-        processor = PixelLLMProcessor.from_pretrained(folder)
-        return processor, processor.tokenizer
+def load_processor(folder: str, *, image_size: int) -> Any:
+    """The processor in a folder, or a new one for this canvas around the folder's tokenizer."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    return tokenizer, tokenizer
+    from pixelllm_hf.processing.image_processing_pixelllm import PixelLLMImageProcessor
+    from pixelllm_hf.processing.processing_pixelllm import PixelLLMProcessor
 
-
-def task_contexts() -> dict[str, list[str]]:
-    """The prompt strings that training draws from, by task."""
-    from pixelllm_hf.processing.task_prompts import TASK_PROMPTS
-
-    contexts = {task: list(p.training or [p.default or ""]) for task, p in TASK_PROMPTS.items()}
-    return {task: strings for task, strings in contexts.items() if any(strings)}
+    if folder in PRESETS:
+        raise ConfigError(
+            f"The preset {folder!r} has no tokenizer. Set model.processor to a folder with one, "
+            "for instance made by scripts/train_tokenizer.py."
+        )
+    if not Path(folder).is_dir():
+        raise ConfigError(f"model.processor must be a folder with a tokenizer or a processor, but {folder!r} is none.")
+    if (Path(folder) / "processor_config.json").is_file():
+        processor = PixelLLMProcessor.from_pretrained(folder)
+        if processor.image_processor.canvas != image_size:
+            raise ConfigError(
+                f"The processor in {folder!r} is for a canvas of {processor.image_processor.canvas} pixels, the model "
+                f"for {image_size}. Give a processor of that size, or a folder with the tokenizer alone."
+            )
+        return processor
+    images = PixelLLMImageProcessor(size={"height": image_size, "width": image_size})
+    return PixelLLMProcessor(images, AutoTokenizer.from_pretrained(folder))

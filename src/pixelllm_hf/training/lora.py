@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ class LoraSettings:
     dropout: float = 0.0
 
 
-def lora_config(settings: LoraSettings):
+def lora_config(settings: LoraSettings) -> Any:
     """peft's configuration of these settings; targets are a pattern, bare names would also hit the vision towers."""
     from peft import LoraConfig
 
@@ -50,7 +51,8 @@ def add_lora(model: nn.Module, settings: LoraSettings) -> list[str]:
     for name, parameter in model.named_parameters():
         if not name.startswith("language_model."):
             parameter.requires_grad_(name in trained)
-    head_width = model.config.get_text_config().d_kv  # type: ignore[union-attr]
+    config: Any = model.config
+    head_width = config.get_text_config().d_kv
     adapted = []
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):

@@ -30,7 +30,10 @@ class PixelCache:
         self.bad: dict[str, str] = info["bad"]
         sizes = np.load(self.folder / "sizes.npy")
         self.sizes_hw, self.original_sizes_hw = sizes[:, 0], sizes[:, 1]
-        self.pixels = np.memmap(self.folder / "pixels.u8", np.uint8, "r", shape=(len(sizes), self.canvas, self.canvas, 3))
+        shape = (len(sizes), self.canvas, self.canvas, 3)
+        self.pixels = (
+            np.memmap(self.folder / "pixels.u8", np.uint8, "r", shape=shape) if len(sizes) else np.zeros(shape)
+        )
         self._rows = {path: row for row, path in enumerate(info["paths"])}
 
     def __len__(self) -> int:

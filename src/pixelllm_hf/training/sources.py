@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
+import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +19,11 @@ from pixelllm_hf.data.collator import GroundedCollator
 from pixelllm_hf.data.grounded_examples import ReadReport
 from pixelllm_hf.data.image_transforms import Augmentation
 from pixelllm_hf.data.localized_narratives import read_localized_narratives
-from pixelllm_hf.data.mixing import GroundedBatches
+from pixelllm_hf.data.mixing import GroundedBatches, undecoded
 from pixelllm_hf.data.referring_expressions import read_referring_expressions
 from pixelllm_hf.data.visual_genome import read_visual_genome
 from pixelllm_hf.training.canvas_reader import CanvasReader
+from pixelllm_hf.training.checkpointing import atomic_folder
 from pixelllm_hf.training.config import ConfigError
 from pixelllm_hf.training.pixel_cache import PixelCache, open_pixel_cache
 
@@ -116,13 +121,51 @@ def read_source(source: SourceConfig, report: ReadReport | None = None) -> Any:
         raise ConfigError(f"Source {source.name!r}: {error}") from error
 
 
+def read_source_cached(source: SourceConfig, cache_dir: str | None) -> tuple[Any, str]:
+    """The rows of one source and what was kept and dropped; read once, then memory-mapped from the cache.
+
+    The key holds the files' names, sizes and times, the reader's settings and the readers' code.
+    """
+    from datasets import load_from_disk
+
+    from pixelllm_hf import data as readers
+
+    if cache_dir is None:
+        report = ReadReport()
+        return read_source(source, report), report.summary()
+    files = [source.annotations] if isinstance(source.annotations, str) else list(source.annotations)
+    files = [found for file in files for found in (sorted(glob.glob(file)) or [file])]
+    files += [file for file in (source.instances, source.image_data) if file]
+    stamps = [(os.path.abspath(f), s.st_size, s.st_mtime_ns) for f in files if (s := _stat(f))]
+    code = [file.read_text(encoding="utf-8") for file in sorted(Path(readers.__path__[0]).glob("*.py"))]
+    settings = [source.format, os.path.abspath(source.images), source.split, source.on_error]
+    key = hashlib.sha256(json.dumps([stamps, settings, code]).encode()).hexdigest()[:16]
+    folder = Path(cache_dir) / f"rows-{source.format}-{key}"
+    if not folder.is_dir():
+        report = ReadReport()
+        rows = undecoded(read_source(source, report))
+        # As paths: saving a `datasets` image would copy the file into every cache.
+        paths = [image["path"] for image in rows["image"]]
+        rows = rows.remove_columns("image").add_column("image", paths)
+        with atomic_folder(folder) as temporary:
+            rows.save_to_disk(str(temporary))
+            (temporary / "kept.txt").write_text(report.summary(), encoding="utf-8")
+    return load_from_disk(str(folder)), (folder / "kept.txt").read_text(encoding="utf-8")
+
+
+def _stat(file: str) -> os.stat_result | None:
+    try:
+        return os.stat(file)
+    except OSError:
+        return None  # the reader says what is missing
+
+
 class SourceRows:
     """The rows of one source by image, marked with its name and with pixels from the cache where there is one."""
 
     def __init__(self, name: str, rows: Any, *, group_by_image: bool, limit: int | None = None):
-        from pixelllm_hf.data.mixing import undecoded
-
         self.name, self.rows = name, undecoded(rows)
+        self._paths = [_path(image) for image in self.rows["image"]]
         groups: dict[str, list[int]] = {}
         for index, image_id in enumerate(self.rows["image_id"]):
             groups.setdefault(image_id if group_by_image else str(index), []).append(index)
@@ -134,9 +177,8 @@ class SourceRows:
 
     def image_files(self) -> list[str]:
         """The file of every image; empty where images are not files."""
-        paths = [image["path"] if image else None for image in self.rows["image"]]
-        files = [paths[group[0]] for group in self.groups]
-        return [] if any(not file or not Path(file).is_file() for file in files) else list(files)
+        files = [self._paths[group[0]] or "" for group in self.groups]
+        return files if all(os.path.isfile(file) for file in files) else []
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         first, *others = (self.rows[i] for i in self.groups[index])
@@ -144,11 +186,15 @@ class SourceRows:
         if others:
             row["prompts"] = [prompt for member in (first, *others) for prompt in member["prompts"]]
         if self.cache is not None:
-            at = self.cache.row(row["image"]["path"])
+            at = self.cache.row(self._paths[self.groups[index][0]] or "")
             if at is not None and self.cache.sizes_hw[at, 0]:
                 height, width = self.cache.sizes_hw[at]
                 row["image"] = Image.fromarray(np.array(self.cache.pixels[at, :height, :width]))
         return row
+
+
+def _path(image: Any) -> str | None:
+    return image if isinstance(image, str) else (image or {}).get("path")
 
 
 class _BySource:
@@ -158,17 +204,16 @@ class _BySource:
         self.collators = dict(collators)
 
     def __call__(self, rows: Sequence[dict[str, Any]], generators: Sequence[np.random.Generator]) -> dict[str, Any]:
-        return self.collators[rows[0]["source"]](rows, generators)
+        source = rows[0]["source"]
+        return {**self.collators[source](rows, generators), "source": source}
 
 
 def grounded_batches(
     sources: Sequence[SourceConfig],
     data: DataConfig,
     *,
-    tokenizer: Any,
-    image_size: int,
+    processor: Any,
     seed: int,
-    contexts: Mapping[str, Sequence[str]] | None = None,
     notes: list[str] | None = None,
 ) -> GroundedBatches:
     """Numbered batches of the mixed sources. `notes` receives a line per source: what was kept and dropped."""
@@ -177,35 +222,33 @@ def grounded_batches(
         raise ConfigError(f"Sources need different names, but these are {names}; give each a `name`.")
     rows, collators = {}, {}
     for source in sources:
-        report = ReadReport()
-        own = SourceRows(
-            source.name, read_source(source, report), group_by_image=source.group_by_image, limit=source.limit
-        )
+        dataset, kept = read_source_cached(source, data.cache_dir)
+        own = SourceRows(source.name, dataset, group_by_image=source.group_by_image, limit=source.limit)
         if not len(own):
-            raise ConfigError(f"Source {source.name!r} has no usable record: {report.summary()}.")
-        random_size = tuple(source.scale) != (1.0, 1.0)
-        files = own.image_files() if data.cache_dir and not random_size else []
+            raise ConfigError(f"Source {source.name!r} has no usable record: {kept}.")
+        images = processor.image_processor
+        cacheable = tuple(source.scale) == (1.0, 1.0) and images.antialias
+        files = own.image_files() if data.cache_dir and cacheable else []
         if files:
             own.cache = open_pixel_cache(
                 files,
                 data.cache_dir or "",
-                canvas=image_size,
-                read=CanvasReader(image_size),
+                canvas=images.canvas,
+                read=CanvasReader(images.canvas),
                 threads=data.cache_threads,
             )
         if notes is not None:
-            notes.append(f"{source.name}: {len(own)} images, {report.summary()}")
+            notes.append(f"{source.name}: {len(own)} images, {kept}")
         rows[source.name] = own
         task = own[0]["task"]
-        collators[source.name] = GroundedCollator(
-            tokenizer,
-            image_size=image_size,
+        collators[source.name] = GroundedCollator.for_processor(
+            processor,
             max_prompts=source.max_prompts,
             max_text_tokens=data.max_text_tokens,
             max_context_tokens=data.max_context_tokens,
             align=source.align,  # type: ignore[arg-type]
-            augmentation={task: Augmentation(tuple(source.scale), source.flip)},
-            contexts={task: source.contexts} if source.contexts else dict(contexts or {}),
+            augmentation={task: Augmentation(source.scale, source.flip)},
+            contexts={task: source.contexts} if source.contexts else None,
             object_points=source.object_points,  # type: ignore[arg-type]
             region_points=source.region_points,
         )

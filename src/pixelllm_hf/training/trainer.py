@@ -10,16 +10,19 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
 import accelerate
+import datasets
 import torch
+import transformers
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
@@ -35,7 +38,10 @@ class NonFiniteLossError(RuntimeError):
 
 
 class BatchSource(Protocol):
-    """Batch number `index`, always the same for the same index, in any process and order."""
+    """Batch number `index`, always the same for the same index, in any process and order.
+
+    Its entries are the model's arguments; a string `source`, if there is one, names the losses in the log.
+    """
 
     def batch_at(self, index: int) -> dict[str, Any]: ...
 
@@ -46,6 +52,11 @@ class _Indexed(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.source.batch_at(index)
+
+
+def _training_attention(device: torch.device) -> AbstractContextManager[None]:
+    """On CPUs the backward pass of torch's fused attention takes several times as long as plain matrix products."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def start(run: RunConfig) -> Accelerator:
@@ -60,7 +71,11 @@ def start(run: RunConfig) -> Accelerator:
         project_dir=run.output_dir,
         kwargs_handlers=[unused],
     )
+    if accelerator.device.type == "cpu":  # see `_training_attention`; without this it would compute in float32
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     set_seed(run.seed)
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
     return accelerator
 
 
@@ -173,18 +188,22 @@ class Trainer:
         for group in self.bare_optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         totals: dict[str, Tensor] = {}
+        by_source: list[tuple[str, Tensor]] = []
         for micro in range(run.gradient_accumulation):
             batch = next(stream)
             self.window.images += len(batch["pixel_values"]) * accelerator.num_processes
+            source = batch.pop("source", None)
             batch = self._to_device(batch)
             last = micro == run.gradient_accumulation - 1
             with nullcontext() if last else accelerator.no_sync(self.model):
-                with accelerator.autocast():
+                with accelerator.autocast(), _training_attention(accelerator.device):
                     output = self.model(**batch)
                 parts = {"loss": output.loss, **(output.loss_parts or {})}
                 for name, value in parts.items():
                     share = value.detach().float() / run.gradient_accumulation
                     totals[name] = totals.get(name, 0.0) + share
+                    if source is not None and name != "loss":
+                        by_source.append((f"{name}/{source}", value.detach()))
                 accelerator.backward(output.loss / run.gradient_accumulation)
         totals = {name: accelerator.reduce(value, "mean") for name, value in totals.items()}
         losses = {name: value.item() for name, value in totals.items()}
@@ -200,7 +219,9 @@ class Trainer:
         self.step += 1
         if self.average:
             self.average.update(self.step)
-        self.window.add(losses, norm, self.optimizer_config.learning_rate * factor)
+        self.window.add([*losses.items(), ("grad_norm", norm)], self.optimizer_config.learning_rate * factor)
+        # Of this process only. A part that a source does not have is 0 there and says nothing.
+        self.window.add([(name, value) for name, v in by_source if (value := v.item())])
 
     def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         device = self.accelerator.device
@@ -242,6 +263,7 @@ class Trainer:
                 counts: dict[str, int] = {}
                 for index in range(self.run_config.eval_batches):
                     batch = self._to_device(self.held_out.batch_at(index))
+                    batch.pop("source", None)
                     with self.accelerator.autocast():
                         output = self.bare_model(**batch)
                     for name, value in {"loss": output.loss, **(output.loss_parts or {})}.items():
@@ -291,9 +313,9 @@ class Trainer:
         metrics = {"step": self.step, "seconds": seconds, **self.last_metrics}
         if self.accelerator.is_main_process:
             if self.save_model is not None:
-                with self.average.applied() if self.average else nullcontext():
-                    with checkpointing.atomic_folder(self.output_dir / "model") as folder:
-                        self.save_model(self.bare_model, folder, True)
+                averaged = self.average.applied() if self.average else nullcontext()
+                with averaged, checkpointing.atomic_folder(self.output_dir / "model") as folder:
+                    self.save_model(self.bare_model, folder, True)
             report = metrics | {"stopped_by": stopped or "total_steps"}
             checkpointing.write_text_atomically(self.output_dir / "metrics.json", json.dumps(report, indent=2))
         self.accelerator.wait_for_everyone()
@@ -374,11 +396,14 @@ class Trainer:
         state = checkpoint / checkpointing.STATE_FOLDER
         saved = checkpointing.load_json(state / "state.json")
         layout = self._layout() | {"loss_scale": saved["layout"]["loss_scale"]}
-        changed = [f"{k} was {saved['layout'].get(k)!r} and is {v!r}" for k, v in layout.items() if saved["layout"].get(k) != v]
+        if self.run_config.resume not in ("auto", "never"):  # a named checkpoint may go on with another schedule
+            layout |= {name: saved["layout"][name] for name in ("total_steps", "warmup_steps")}
+        before = saved["layout"]
+        changed = [f"{k} was {before.get(k)!r} and is {v!r}" for k, v in layout.items() if before.get(k) != v]
         if changed:
             raise checkpointing.CheckpointError(
-                f"{str(checkpoint)!r} cannot be continued exactly: {'; '.join(changed)}. Use the recipe that wrote it, "
-                "or start a new output_dir with model.init set to that checkpoint."
+                f"{str(checkpoint)!r} cannot be continued exactly: {'; '.join(changed)}. Use the recipe that wrote it; "
+                f"to go on with another schedule say resume={checkpoint}."
             )
         weights = checkpointing.load_tensors(state / "weights.safetensors")
         checkpointing.load_model_tensors(self.bare_model, weights, trained_only=self.trained_only)
@@ -412,6 +437,9 @@ class _Window:
     """Sums since the last log row. They are in the checkpoint, so that the row after a resume is the same."""
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
         self.sums: dict[str, float] = {}
         self.counts: dict[str, int] = {}
         self.images = 0
@@ -419,11 +447,11 @@ class _Window:
         self.seconds = 0.0
         self.began = time.monotonic()
 
-    def add(self, losses: Mapping[str, float], norm: float, rate: float) -> None:
-        for name, value in {**losses, "grad_norm": norm}.items():
+    def add(self, values: Iterable[tuple[str, float]], rate: float | None = None) -> None:
+        for name, value in values:
             self.sums[name] = self.sums.get(name, 0.0) + value
             self.counts[name] = self.counts.get(name, 0) + 1
-        self.rate = rate
+        self.rate = self.rate if rate is None else rate
 
     def pause(self, seconds: float) -> None:
         """Leave out time that was not training."""
@@ -434,7 +462,7 @@ class _Window:
         seconds = self.seconds + time.monotonic() - self.began
         row: dict[str, Any] = {"step": step} | {name: self.sums[name] / self.counts[name] for name in self.sums}
         row |= {"learning_rate": self.rate, "images_per_second": self.images / max(seconds, 1e-9)}
-        self.__init__()  # type: ignore[misc]
+        self.clear()
         return row
 
     def to_dict(self) -> dict[str, Any]:
@@ -450,8 +478,6 @@ class _Window:
 
 
 def _versions() -> dict[str, str]:
-    import transformers
-
     return {
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
+from pixelllm_hf.training.config import ConfigError, OptimizerConfig, RunConfig
 from pixelllm_hf.training.dense_labels import BACKGROUND, IGNORED, DenseLabels, dense_labels
 from pixelllm_hf.training.pixel_cache import PixelCache, open_pixel_cache
-from pixelllm_hf.training.config import ConfigError, OptimizerConfig, RunConfig
 
 
 @dataclass
@@ -90,7 +90,14 @@ class DenseLabelOutput(ModelOutput):
 class DenseLabeller(nn.Module):
     """The towers and throw-away linear heads: one on the fused map, one on each tower's own."""
 
-    def __init__(self, vision_towers: nn.Module, widths: dict[str, int], classes: int, attributes: dict[str, int], task: DenseTaskConfig):
+    def __init__(
+        self,
+        vision_towers: nn.Module,
+        widths: dict[str, int],
+        classes: int,
+        attributes: dict[str, int],
+        task: DenseTaskConfig,
+    ):
         super().__init__()
         self.vision_towers = vision_towers
         self.task = task
@@ -147,7 +154,14 @@ class DenseBatches:
     """Batches of cached pixels and labels; batch `index` is a function of the seed and the index alone."""
 
     def __init__(
-        self, cache: PixelCache, labels: DenseLabels, rows: np.ndarray, *, batch_size: int, seed: int, flip: bool = False
+        self,
+        cache: PixelCache,
+        labels: DenseLabels,
+        rows: np.ndarray,
+        *,
+        batch_size: int,
+        seed: int,
+        flip: bool = False,
     ):
         if not len(rows):
             raise ConfigError("No image is left to train on; check the instances file and the image folder.")
@@ -180,7 +194,9 @@ class DenseBatches:
         return int(self._order[at])
 
 
-def dense_batches(config: VisionPretrainConfig, canvas: int, cells: int) -> tuple[DenseBatches, DenseBatches, DenseLabels]:
+def dense_batches(
+    config: VisionPretrainConfig, canvas: int, cells: int
+) -> tuple[DenseBatches, DenseBatches, DenseLabels]:
     """Training batches, held-out batches and the labels' names; builds the caches on first use."""
     from pixelllm_hf.training.canvas_reader import CanvasReader
 
@@ -189,7 +205,9 @@ def dense_batches(config: VisionPretrainConfig, canvas: int, cells: int) -> tupl
     def load(instances: str, images: str) -> tuple[PixelCache, DenseLabels, np.ndarray]:
         labels = dense_labels(instances, images, data.cache_dir, canvas=canvas, cells=cells)
         read = CanvasReader(canvas)
-        cache = open_pixel_cache(labels.image_files, data.cache_dir, canvas=canvas, read=read, threads=data.cache_threads)
+        cache = open_pixel_cache(
+            labels.image_files, data.cache_dir, canvas=canvas, read=read, threads=data.cache_threads
+        )
         rows = np.flatnonzero(cache.sizes_hw[:, 0] > 0)
         return cache, labels, rows
 
@@ -215,5 +233,6 @@ def save_vision_towers(vision_towers: nn.Module, path: Path, about: Iterable[str
     """The towers' weights as safetensors, named as in the whole model (`vision_towers.…`)."""
     from safetensors.torch import save_file
 
-    tensors = {f"vision_towers.{k}": v.detach().cpu().float().contiguous() for k, v in vision_towers.state_dict().items()}
+    state = vision_towers.state_dict()
+    tensors = {f"vision_towers.{k}": v.detach().cpu().float().contiguous() for k, v in state.items()}
     save_file(tensors, str(path), metadata={"format": "pt", "classes": "\n".join(about)})

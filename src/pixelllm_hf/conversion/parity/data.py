@@ -117,7 +117,7 @@ def _detection_transforms(inputs: dict[str, Tensor], golden: Golden) -> dict[str
 
 
 def _size_rule(rows: Tensor) -> Tensor:
-    """Rows of (h, w, target) and the sizes with and without a limit on the longer side: (n, 7), as the golden file's."""
+    """Rows (h, w, target) with the sizes that limit the longer side and that ignore it: (n, 7), as in the file."""
     columns = [
         (h, w, target, *reversed(fitted_size((w, h), target)), *shorter_side_size((h, w), target))
         for h, w, target in rows[:, :3].tolist()

@@ -223,7 +223,8 @@ class _Run:
             if name.startswith("train/grad/") and name not in computed.values:
                 computed.later[name] = "masks (the loss of masks reaches them too)"
 
-    def _second_pass(self, tokens: Tensor):
+    def _second_pass(self, tokens: Tensor) -> Any:
+        """tokens (R,T), first BOS -> `PixelLLMOutput` of all of them, with the reference's masks."""
         states, mask = self.encoded
         return self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),

@@ -93,7 +93,8 @@ class Agreement:
         return self.max_rel / self.tolerance if self.tolerance else (0.0 if self.max_abs == 0 else float("inf"))
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "ok": self.ok}
+        numbers = {name: value if value != float("inf") else None for name, value in asdict(self).items()}
+        return {**numbers, "ok": self.ok}  # JSON knows no infinity
 
 
 def compare(name: str, golden: Tensor, computed: Any, valid: Tensor | None = None) -> Agreement:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -66,13 +68,10 @@ def t5_text_head(golden: Golden) -> Computed:
     config = t5_config(golden.hparams)
     merged = T5PrefixLanguageModel(config).eval()
     merged.load_state_dict(convert_module("textual", golden.params, merge_lora=lora))
-    model = T5PrefixLanguageModel(config)
+    model: Any = merged
     if lora:
-        model = inject_adapter_in_model(lora.peft_config(), model)
+        model = inject_adapter_in_model(lora.peft_config(), T5PrefixLanguageModel(config)).eval()
         model.load_state_dict(convert_module("textual", golden.params))
-        model.eval()
-    else:
-        model = merged
 
     visual, context = golden.inputs["visual_features"], golden.inputs["context_tokens"]
     tokens = golden.inputs["text_tokens"]

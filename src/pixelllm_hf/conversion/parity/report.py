@@ -33,6 +33,7 @@ LATER: dict[str, str] = {
     "bert_text_head": "the BERT language model",
     "e2e_densecap": "boxes",
 }
+_SHOWN_LATER = 8
 
 
 @dataclass
@@ -89,7 +90,7 @@ def check_file(path: Path) -> FileReport:
         return FileReport(name, problem=str(error))
     if name not in CHECKS:
         if name in LATER:
-            return FileReport(name, later={output: LATER[name] for output in golden.outputs})
+            return FileReport(name, later=dict.fromkeys(golden.outputs, LATER[name]))
         return FileReport(name, problem="no check knows a golden file of this name")
     torch.manual_seed(0)  # parts without golden weights must at least be the same in every run
     try:
@@ -138,8 +139,9 @@ def table(reports: Sequence[FileReport]) -> str:
     for report in reports:
         for reason in dict.fromkeys(report.later.values()):
             names = [name for name, why in report.later.items() if why == reason]
-            what = "all" if len(names) == len(report.later) and not report.agreements else f"{', '.join(_stems(names))}"
-            lines.append(f"  {report.name}: {what} ({len(names)} outputs) need {reason}")
+            shown = _folders(names, report) if report.agreements else ["everything"]
+            more = f" … {len(shown) - _SHOWN_LATER} more" if len(shown) > _SHOWN_LATER else ""
+            lines.append(f"  {report.name}: {', '.join(shown[:_SHOWN_LATER])}{more} ({len(names)}) wait for {reason}")
     return "\n".join(lines)
 
 
@@ -152,14 +154,11 @@ def _largest(report: FileReport, error: str) -> float:
     return max(getattr(agreement, error) for agreement in report.agreements)
 
 
-def _stems(names: Sequence[str]) -> list[str]:
-    """Names, those in one folder as `folder/*`."""
-    folders: dict[str, list[str]] = {}
-    for name in names:
-        folders.setdefault(name.split("/")[0] if name.count("/") == 1 else "/".join(name.split("/")[:2]), []).append(
-            name
-        )
-    return [members[0] if len(members) == 1 else f"{folder}/*" for folder, members in folders.items()]
+def _folders(names: Sequence[str], report: FileReport) -> list[str]:
+    """Names of outputs, with `folder/*` for those whose folder has nothing that was compared."""
+    covered = {agreement.name.split("/")[0] for agreement in report.agreements}
+    folders = {name: name.split("/")[0] for name in names}
+    return list(dict.fromkeys(name if folders[name] in covered else f"{folders[name]}/*" for name in names))
 
 
 def _one_line(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -17,18 +18,18 @@ from .golden import Computed, Golden
 
 
 def sam_vit(golden: Golden) -> Computed:
-    tower = SamVisionTower(sam_config(golden.hparams))
+    tower = SamVisionTower(sam_config(golden.hparams)).eval()
     tower.load_state_dict(convert_module("sam_backbone", golden.params))
-    return _blocks_and_features(tower.eval(), tower.blocks, tower.forward, golden)
+    return _blocks_and_features(tower.blocks, tower.forward, golden)
 
 
 def eva02_vit(golden: Golden) -> Computed:
-    tower = Eva02VisionTower(eva02_config(golden.hparams))
+    tower = Eva02VisionTower(eva02_config(golden.hparams)).eval()
     tower.load_state_dict(convert_module("git_backbone", golden.params))
-    return _blocks_and_features(tower.eval(), tower.blocks, tower.tokens, golden)
+    return _blocks_and_features(tower.blocks, tower.tokens, golden)
 
 
-def _blocks_and_features(tower: nn.Module, blocks: nn.ModuleList, run, golden: Golden) -> Computed:
+def _blocks_and_features(blocks: nn.ModuleList, run: Callable[[Tensor], Tensor], golden: Golden) -> Computed:
     """`block_i` is what block i gives, `features` what the tower gives; pixels come normalised."""
     computed = Computed()
     hooks = [
@@ -65,7 +66,7 @@ def utils(golden: Golden) -> Computed:
             table = golden.inputs["table_1d"][None, :, None]  # 1,L,1,C: a map of one column
             computed.add({name: resize_map(table, (expected.shape[0], 1), "bilinear")[0, :, 0]})
         elif match := re.match(r"resize_(bilinear|bicubic)_", name):
-            computed.add({name: resize_map(golden.inputs["map_2d"], tuple(expected.shape[1:3]), match[1])})
+            computed.add({name: resize_map(golden.inputs["map_2d"], (expected.shape[1], expected.shape[2]), match[1])})
         elif name.startswith("grid_"):
             computed.add({name: _named_grid(name)})
 
@@ -84,7 +85,7 @@ def grid_points(per_side: int, *, offset: float) -> Tensor:
 
 
 def donut_points(per_side: int) -> Tensor:
-    """The border of the grid of cell centres, (4 * per_side - 4, 2), in the reference's order: top, right, bottom, left."""
+    """Border of the grid of cell centres, (4 * per_side - 4, 2), in the reference's order: top, right, bottom, left."""
     grid = grid_points(per_side, offset=0.5).unflatten(0, (per_side, per_side))
     return torch.cat([grid[0], grid[1:-1, -1], grid[-1, 1:], grid[1:, 0]])
 

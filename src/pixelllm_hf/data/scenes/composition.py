@@ -34,6 +34,7 @@ class SceneObject:
     color: str | None
     size: str  # "small", "big" or ""
     box_xyxy: Box
+    visible_share: float  # of its drawn pixels
     owner: np.ndarray  # (H, W) uint8 of the scene: index + 1 where an object is on top
 
     @cached_property
@@ -287,7 +288,8 @@ class _Canvas:
         box = (x0 + int(xs[0]), y0 + int(ys[0]), x0 + int(xs[-1]) + 1, y0 + int(ys[-1]) + 1)
         longest = max(box[2] - box[0], box[3] - box[1]) / self.long
         size = "small" if longest <= SMALL_BELOW else "big" if longest >= BIG_ABOVE else ""
-        return SceneObject(k, part.sprite.name, part.color, size, box, self.owner)
+        share = np.count_nonzero(mine) / item.total
+        return SceneObject(k, part.sprite.name, part.color, size, box, share, self.owner)
 
 
 def _entity(members: tuple[SceneObject, ...], plural: str) -> Entity:

@@ -138,7 +138,8 @@ class _JsonList:
 def _write_files(folder: Path, library: ObjectLibrary, scenes: Iterator[SceneRecords]) -> None:
     for name in ("refcoco", "visual_genome", "muse"):
         (folder / name).mkdir()
-    info = {"description": "Composed scenes", "version": "1.0", "url": "", "contributor": "", "date_created": ""}
+    info: dict[str, Any] = {"description": "Composed scenes", "url": "", "version": "1.0", "year": 2026}
+    info |= {"contributor": "", "date_created": ""}
     header = '{"info":' + json.dumps(info) + ',"licenses":[{"url":"","id":1,"name":"MIT"}],"annotations":'
     images: list[dict[str, Any]] = []
     refs: list[dict[str, Any]] = []

@@ -1,0 +1,49 @@
+# Two commands that set up what they need: `make demo` captions a picture, `make test` runs the tests.
+# The environment is .venv; it is made once and made again only when setup.py or pyproject.toml change.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH ?= torch==2.13.0
+
+.PHONY: help demo test lint format clean
+
+help:
+	@echo "make demo   caption the example pictures with the embedded model, draw the answers into demo/out"
+	@echo "make test   run the tests"
+	@echo "make lint   ruff and mypy"
+	@echo "make clean  remove the environment and what the demo wrote"
+
+$(VENV)/.venv:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch comes first and alone, so that its build (CPU, CUDA) can be chosen: make demo TORCH="torch==2.13.0 --index-url ..."
+$(VENV)/.package: setup.py pyproject.toml | $(VENV)/.venv
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.package
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@
+
+demo: $(VENV)/.package
+	@mkdir -p demo/out
+	$(BIN)/pixelllm caption demo/examples --draw demo/out --json demo/out/captions.jsonl
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) demo/out

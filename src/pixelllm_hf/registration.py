@@ -1,0 +1,133 @@
+"""Make transformers' Auto classes know ours, without importing them (or torch) before anybody asks for them.
+
+Every line of the table below names one of transformers' Auto modules and what is registered there. A registration is
+made at the moment its Auto module has been imported: at once if that has happened already, else by a finder that waits
+for it. So `import pixelllm_hf` stays cheap, and nobody can reach an Auto class that does not know ours.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+_CONFIGURATION = "pixelllm_hf.modeling.configuration_pixelllm"
+_MODELING = "pixelllm_hf.modeling.modeling_pixelllm"
+_PROCESSING = "pixelllm_hf.processing.processing_pixelllm"
+_IMAGE_PROCESSING = "pixelllm_hf.processing.image_processing_pixelllm"
+_AUTO = "transformers.models.auto."
+
+
+@dataclass(frozen=True)
+class Registration:
+    """`register(auto_module, *ours)` runs once, as soon as `auto_module` and `ours` are imported."""
+
+    auto_module: str
+    ours: tuple[str, ...]
+    register: Callable[..., None]
+
+
+def _register_configs(auto: Any, configuration: Any) -> None:
+    for name in configuration.__all__:
+        config_class = getattr(configuration, name)
+        auto.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+
+
+def _register_model(auto: Any, configuration: Any, modeling: Any) -> None:
+    auto.AutoModel.register(configuration.PixelLLMConfig, modeling.PixelLLMForGroundedGeneration, exist_ok=True)
+
+
+def _register_image_processor(auto: Any, configuration: Any, processing: Any) -> None:
+    auto.AutoImageProcessor.register(
+        configuration.PixelLLMConfig,
+        image_processor_classes={"pil": processing.PixelLLMImageProcessor},
+        exist_ok=True,
+    )
+
+
+def _register_processor(auto: Any, configuration: Any, processing: Any) -> None:
+    auto.AutoProcessor.register(configuration.PixelLLMConfig, processing.PixelLLMProcessor, exist_ok=True)
+
+
+REGISTRATIONS = (
+    Registration(_AUTO + "configuration_auto", (_CONFIGURATION,), _register_configs),
+    Registration(_AUTO + "modeling_auto", (_CONFIGURATION, _MODELING), _register_model),
+    Registration(_AUTO + "image_processing_auto", (_CONFIGURATION, _IMAGE_PROCESSING), _register_image_processor),
+    Registration(_AUTO + "processing_auto", (_CONFIGURATION, _PROCESSING), _register_processor),
+)
+
+
+class RegistrationFinder:
+    """A `sys.meta_path` entry that finds nothing itself; it notices when one of the modules has been imported."""
+
+    def __init__(self, registrations: Sequence[Registration]):
+        self._pending = list(registrations)
+        self._watched = {name for r in registrations for name in (r.auto_module, *r.ours)}
+        self._finished: set[str] = set()
+        self._running = 0  # imports of ours or of transformers that have begun and not ended
+
+    def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if not name.startswith(("pixelllm_hf.", "transformers.")):
+            return None
+        for finder in sys.meta_path:
+            if finder is self or not hasattr(finder, "find_spec"):
+                continue
+            spec = finder.find_spec(name, path, target)
+            if spec is not None:
+                if spec.loader is not None:
+                    self._notice_end_of(spec)
+                return spec
+        return None
+
+    def _notice_end_of(self, spec: ModuleSpec) -> None:
+        execute = spec.loader.exec_module  # type: ignore[union-attr]
+
+        def execute_and_register(module: ModuleType) -> None:
+            self._running += 1
+            try:
+                execute(module)
+            finally:
+                self._running -= 1
+            if module.__name__ in self._watched:
+                self._finished.add(module.__name__)
+            # Only when no other import is under way: ours need whole modules, not half-imported ones.
+            if not self._running:
+                self.register_what_is_ready()
+
+        # the loader keeps its type, on which inspect, pickling tools and debuggers depend
+        spec.loader.exec_module = execute_and_register  # type: ignore[union-attr, method-assign]
+
+    def adopt_imported(self) -> None:
+        """Count what was imported before this finder existed."""
+        self._finished |= {name for name in self._watched if name in sys.modules}
+        self.register_what_is_ready()
+
+    def register_what_is_ready(self) -> None:
+        """Registrations whose Auto module is there; ours are imported for it."""
+        for registration in list(self._pending):
+            half_imported = any(n in sys.modules and n not in self._finished for n in registration.ours)
+            # a module of ours that is just importing the Auto module: its own end brings us back here
+            if registration.auto_module not in self._finished or half_imported or registration not in self._pending:
+                continue
+            self._pending.remove(registration)  # before the imports, which come back here
+            try:
+                ours = [importlib.import_module(name) for name in registration.ours]
+                registration.register(sys.modules[registration.auto_module], *ours)
+            except BaseException:
+                self._pending.append(registration)  # whoever repairs the cause and imports again gets it
+                raise
+
+
+def install() -> RegistrationFinder:
+    """Start watching; once per process."""
+    for finder in sys.meta_path:
+        if isinstance(finder, RegistrationFinder):
+            return finder
+    finder = RegistrationFinder(REGISTRATIONS)
+    sys.meta_path.insert(0, finder)
+    finder.adopt_imported()
+    return finder
