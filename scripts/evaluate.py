@@ -100,9 +100,7 @@ if __name__ == "__main__":
     parser.add_argument("--model", default=EMBEDDED, help="folder or hub id; tiny is the embedded one")
     parser.add_argument("--data", help="folder of scenes in the official layouts, instead of composing some")
     parser.add_argument("--scenes", type=int, help=f"how many to compose (default: {SCENES})")
-    parser.add_argument(
-        "--seed", type=int, help=f"their series, never a trained one (default: {HELD_OUT_SEED})"
-    )
+    parser.add_argument("--seed", type=int, help=f"their series, never a trained one (default: {HELD_OUT_SEED})")
     parser.add_argument("--objects", help="folder of other cut-outs to compose with")
     parser.add_argument("--backgrounds", help="folder of photographs to compose on")
     parser.add_argument("--json", type=Path, help="write the numbers")

@@ -38,6 +38,8 @@ def main(recipe: TrainConfig) -> None:
         vision_weights=settings.vision_weights,
         weights=settings.weights,
     )
+    if unknown := model.generation_config.update(**settings.generation):
+        raise ConfigError(f"model.generation has entries that no generation config knows: {sorted(unknown)}.")
     processor = load_processor(settings.processor or settings.init, image_size=model.config.image_size)
     if len(processor.tokenizer) > model.config.get_text_config().vocab_size:
         raise ConfigError(

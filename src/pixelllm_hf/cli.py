@@ -149,6 +149,7 @@ class Captioner:
     def load(cls, name: str, device: str, dtype: str, generation: dict[str, Any]) -> Captioner:
         """From a folder, a hub id, or the embedded model. Mistakes are `UsageError`s."""
         import torch
+        from safetensors import SafetensorError
         from transformers.utils import logging
 
         from pixelllm_hf import PixelLLMForGroundedGeneration, PixelLLMProcessor
@@ -161,12 +162,22 @@ class Captioner:
         try:
             source = default_checkpoint() if name == EMBEDDED and not Path(name).exists() else name
             processor = PixelLLMProcessor.from_pretrained(source)
-            model = PixelLLMForGroundedGeneration.from_pretrained(
-                source, dtype=wanted if wanted == "auto" else getattr(torch, wanted)
+            model, loaded = PixelLLMForGroundedGeneration.from_pretrained(
+                source,
+                dtype=wanted if wanted == "auto" else getattr(torch, wanted),
+                output_loading_info=True,
             )
-            return cls(model.to(chosen).eval(), processor, generation)
-        except (OSError, ValueError, TypeError, RuntimeError, KeyError) as error:
-            raise UsageError(f"the model {name!r} cannot be loaded: {_first_lines(error)}") from error
+        except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
+            where = _damaged_file(Path(name)) if isinstance(error, SafetensorError) else None
+            named = f"{where} is damaged, copy it again: " if where else ""
+            raise UsageError(f"the model {name!r} cannot be loaded: {named}{_first_lines(error)}") from error
+        if loaded["missing_keys"]:
+            missing = sorted(loaded["missing_keys"])
+            raise UsageError(
+                f"the model {name!r} lacks {len(missing)} weights, the first is {missing[0]}. "
+                "Is every file of the checkpoint there?"
+            )
+        return cls(model.to(chosen).eval(), processor, generation)
 
     def __call__(
         self, images: list[Any], boxes: Sequence[Box], text: str | None, task: str
@@ -193,6 +204,19 @@ def _device(name: str) -> Any:
         return device
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"the device {name!r} cannot be used: {_first_lines(error)}") from error
+
+
+def _damaged_file(folder: Path) -> Path | None:
+    """The first weight file that cannot be opened; the library's own message does not name it."""
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="np"):
+                pass
+        except SafetensorError:
+            return file
+    return None
 
 
 def _first_lines(error: BaseException) -> str:

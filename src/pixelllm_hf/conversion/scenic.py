@@ -66,8 +66,8 @@ def _raw(source: str, target: str | None = None, layout: str = "keep") -> list[R
     return [Rule(source, target or source.replace("/", "."), layout)]
 
 
-def _linear(source: str, *, bias: bool = True, layout: str = "transpose") -> list[Rule]:
-    target = source.replace("/", ".")
+def _linear(source: str, *, bias: bool = True, layout: str = "transpose", target: str | None = None) -> list[Rule]:
+    target = target or source.replace("/", ".")
     rules = [Rule(f"{source}/kernel", f"{target}.weight", layout)]
     return rules + [Rule(f"{source}/bias", f"{target}.bias")] if bias else rules
 
@@ -172,6 +172,27 @@ def _point_head() -> list[Rule]:
     return [*_norm("LayerNorm_0", "norm"), *_linear("mlp/layers.{i}")]
 
 
+def _mask_adapter() -> list[Rule]:
+    rules = [*_raw("output_tokens.weight"), *_raw("alpha_output.weight", "alpha")]
+    for projection in ("visual_projection_mlp", "textual_projection_mlp"):
+        rules += [*_norm(f"{projection}/LayerNorm_0", f"{projection}.norm"), *_linear(f"{projection}/layers.0")]
+    return [*rules, *_two_way_transformer("transformer")]
+
+
+def _mask_decoder() -> list[Rule]:
+    return [
+        *_raw("iou_token.weight"),
+        *_raw("mask_tokens.weight"),
+        *_two_way_transformer("transformer"),
+        # Transposed convolutions: (kh, kw, out, in) there and (in, out, kh, kw) here, so the moves of a Conv fit them.
+        *_conv("output_upscaling/0"),
+        *_norm("output_upscaling/1"),
+        *_conv("output_upscaling/3"),
+        *(rule for k in range(3) for rule in _linear(f"output_hypernetworks_mlps.{{i}}/layers.{k}")),
+        *_linear("iou_prediction_head/layers.{i}"),
+    ]
+
+
 def _t5() -> list[Rule]:
     """The tree of T5X against the one of transformers; ours is `body` (a T5Model) and `lm_head`."""
     table = "token_embedder/embedding"
@@ -207,6 +228,31 @@ _T5_SUBLAYERS: dict[str, list[tuple[str, str, str, dict[str, str]]]] = {
     ],
 }
 
+
+def _prefix_decoder() -> list[Rule]:
+    """The GIT-style text head, which projects visual tokens itself."""
+    theirs, ours = "transformer/encoder/layer.{i}", "layers.{i}"
+    linears = {
+        "attention/self/query": "attention.query",
+        "attention/self/key": "attention.key",
+        "attention/self/value": "attention.value",
+        "attention/output/dense": "attention.out",
+        "intermediate/dense": "lin1",
+        "output/dense": "lin2",
+    }
+    return [
+        *_linear("visual_projection.0"),
+        *_norm("visual_projection.1"),
+        Rule("embedding/words/embedding", "embedding.words.weight"),
+        Rule("embedding/positions/embedding", "embedding.positions.weight"),
+        *_norm("embedding/layer_norm"),
+        *(rule for a, b in linears.items() for rule in _linear(f"{theirs}/{a}", target=f"{ours}.{b}")),
+        *_norm(f"{theirs}/attention/output/LayerNorm", f"{ours}.attention_norm"),
+        *_norm(f"{theirs}/output/LayerNorm", f"{ours}.mlp_norm"),
+        *_linear("output", target="lm_head"),
+    ]
+
+
 # Official parameter group -> (where it lives in our model, its rules).
 GROUPS: dict[str, tuple[str, list[Rule]]] = {
     "git_backbone": ("vision_towers.eva02", _eva02()),
@@ -216,9 +262,15 @@ GROUPS: dict[str, tuple[str, list[Rule]]] = {
     "visual_project_layers": ("visual_projection", _visual_projection()),
     "textual": ("language_model", _t5()),
     "point_predictor": ("point_head", _point_head()),
+    "mask_adapter": ("mask_head.adapter", _mask_adapter()),
+    "mask_decoder": ("mask_head.decoder", _mask_decoder()),
 }
+# The group "textual" of the other language family; it has no group "visual_project_layers" beside it.
+_PREFIX_DECODER = _prefix_decoder()
+# Groups of heads that a checkpoint may lack and a model may leave out.
+OPTIONAL_GROUPS = ("mask_adapter", "mask_decoder")
 # Official groups of heads that our model does not have yet.
-LATER_GROUPS = ("mask_adapter", "mask_decoder", "box_decoder")
+LATER_GROUPS = ("box_decoder",)
 
 
 def convert_pixelllm(
@@ -227,7 +279,8 @@ def convert_pixelllm(
     """The state dict of `PixelLLMForGroundedGeneration` from the official flat names.
 
     flat maps names joined with '/' to arrays or tensors. Heads that we do not have (`LATER_GROUPS`) are refused unless
-    they are named in skip_groups. LoRA factors become peft's names, unless merge_lora folds them into the weights.
+    they are named in skip_groups; heads that a model may go without (`OPTIONAL_GROUPS`) are converted if they are there
+    and not named. LoRA factors become peft's names, unless merge_lora folds them into the weights.
     """
     state_dict = {}
     for group, part in _by_group(flat, skip_groups).items():
@@ -272,7 +325,8 @@ def convert_module(group: str, flat: Mapping[str, Any], *, merge_lora: ScenicLor
 def name_map(group: str, names: Iterable[str]) -> list[Move]:
     """Where every tensor of a part goes; raises `ScenicNamesError` unless names are exactly the expected ones."""
     given = set(names)
-    moves = _expand(GROUPS[group][1], given)
+    rules = _PREFIX_DECODER if group == "textual" and _is_prefix_decoder(given) else GROUPS[group][1]
+    moves = _expand(rules, given)
     expected = {move.source for move in moves}
     if given != expected:
         raise ScenicNamesError(f"{group!r}", unknown=given - expected, missing=expected - given)
@@ -280,26 +334,35 @@ def name_map(group: str, names: Iterable[str]) -> list[Move]:
 
 
 def _by_group(names: Iterable[str], skip_groups: Iterable[str]) -> dict[str, list[str]]:
-    """Names without their group, by group; every group of ours is there, even if empty."""
-    skipped = frozenset(skip_groups)
-    if not_skippable := skipped - frozenset(LATER_GROUPS):
+    """Names without their group, by group; every group that no model lacks is there, even if empty."""
+    skipped, skippable = frozenset(skip_groups), (*OPTIONAL_GROUPS, *LATER_GROUPS)
+    if not_skippable := skipped - frozenset(skippable):
         raise ValueError(
-            f"skip_groups may name {', '.join(LATER_GROUPS)} only, got {sorted(not_skippable)}: every other group is "
+            f"skip_groups may name {', '.join(skippable)} only, got {sorted(not_skippable)}: every other group is "
             "part of the model."
         )
-    by_group: dict[str, list[str]] = {group: [] for group in GROUPS}
+    by_group: dict[str, list[str]] = {group: [] for group in GROUPS if group not in OPTIONAL_GROUPS}
     unknown = []
     for name in names:
         group, _, rest = name.partition("/")
-        if group in by_group:
-            by_group[group].append(rest)
-        elif group not in skipped:
+        if group in skipped:
+            continue
+        if group in GROUPS:
+            by_group.setdefault(group, []).append(rest)
+        else:
             unknown.append(name)
     if unknown:
         later = sorted({name.partition("/")[0] for name in unknown} & set(LATER_GROUPS))
         advice = f"Pass skip_groups={later} to leave out heads that this model does not have." if later else ""
         raise ScenicNamesError("the whole model", unknown=unknown, advice=advice)
+    if _is_prefix_decoder(by_group["textual"]) and not by_group["visual_project_layers"]:
+        del by_group["visual_project_layers"]
     return by_group
+
+
+def _is_prefix_decoder(names: Iterable[str]) -> bool:
+    """Which of the two language families the names of the group "textual" are of."""
+    return any(name.startswith(("transformer/", "embedding/", "visual_projection.")) for name in names)
 
 
 def _permuted(value: Tensor, order: tuple[int, ...] | None) -> Tensor:
@@ -355,6 +418,7 @@ def _listed(names: tuple[str, ...]) -> str:
 __all__ = [
     "GROUPS",
     "LATER_GROUPS",
+    "OPTIONAL_GROUPS",
     "ScenicNamesError",
     "convert_module",
     "convert_pixelllm",

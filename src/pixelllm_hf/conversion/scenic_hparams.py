@@ -17,7 +17,9 @@ from transformers import T5Config
 from ..modeling.configuration_pixelllm import (
     PixelLLMConfig,
     PixelLLMEva02TowerConfig,
+    PixelLLMMaskHeadConfig,
     PixelLLMPointHeadConfig,
+    PixelLLMPrefixDecoderConfig,
     PixelLLMPromptConfig,
     PixelLLMSamTowerConfig,
     PixelLLMVisionConfig,
@@ -39,6 +41,7 @@ _T5_SIZES = {
         "mlp_dim": 5120,
     },
 }
+_PREFIX_DECODER_NAME = "git"
 _LORA_MODULES = ("q", "k", "v", "o")
 
 
@@ -201,6 +204,35 @@ def t5_config(hparams: Hparams) -> T5Config:
     return T5Config(**values)
 
 
+def prefix_decoder_config(hparams: Hparams, visual_width: int | None = None) -> PixelLLMPrefixDecoderConfig:
+    """hparams of the GIT-style text head, with the ids of its text if they are given; visual_width as in the config.
+
+    The reference's MLP is always four times as wide as the model.
+    """
+    if hparams.get("out_feat_fuse_method"):
+        raise ValueError(
+            "the text head must give the states of its last layer, got out_feat_fuse_method="
+            f"{hparams['out_feat_fuse_method']!r}, which no released model has."
+        )
+    values = _renamed(
+        hparams,
+        vocab_size="vocab_size",
+        hidden_size="hidden_size",
+        num_heads="num_attention_heads",
+        num_hidden_layers="num_hidden_layers",
+        max_caption_length="max_position_embeddings",
+        begin_token_id="bos_token_id",
+        end_token_id="eos_token_id",
+    )
+    if "hidden_size" in values:
+        values["intermediate_size"] = 4 * values["hidden_size"]
+    if "bos_token_id" in values:
+        values["decoder_start_token_id"] = values["bos_token_id"]
+    if visual_width is not None:
+        values["visual_width"] = visual_width
+    return PixelLLMPrefixDecoderConfig(**values)
+
+
 def point_head_config(hparams: Hparams) -> PixelLLMPointHeadConfig:
     """hparams of the point predictor; the released recipe's pre-norm and GELU are the only ones we have."""
     if not hparams.get("pre_norm", True) or hparams.get("mlp_activation", "gelu") != "gelu":
@@ -217,6 +249,27 @@ def point_head_config(hparams: Hparams) -> PixelLLMPointHeadConfig:
     return PixelLLMPointHeadConfig(**values)
 
 
+def mask_head_config(adapter: Hparams, decoder: Hparams, two_way: Hparams | None = None) -> PixelLLMMaskHeadConfig:
+    """hparams of `mask_adapter`, of `mask_decoder` and of the two-way transformers, where they are given apart."""
+    if adapter.get("num_outputs", 2) != 2 or not adapter.get("gating", True):
+        raise ValueError(
+            f"the mask adapter must have a gate and two tokens, one for each corner of a box, got {dict(adapter)}: no "
+            "released model differs."
+        )
+    shared = _renamed(
+        {**(two_way or {}), **decoder},
+        transformer_dim="hidden_size",
+        num_heads="num_attention_heads",
+        mlp_dim="intermediate_size",
+        attention_downsample_rate="attention_downsample_rate",
+        depth="decoder_layers",
+        num_multimask_outputs="num_multimask_outputs",
+        iou_head_depth="head_layers",
+        iou_head_hidden_dim="head_hidden_size",
+    )
+    return PixelLLMMaskHeadConfig(**(shared | _renamed(adapter, depth="adapter_layers")))
+
+
 def pixelllm_config(hparams: Hparams) -> PixelLLMConfig:
     """hparams of a whole model: `{"model": …}`, with `t5` and `two_way` sizes beside it unless they are the default."""
     model = hparams["model"]
@@ -230,13 +283,17 @@ def pixelllm_config(hparams: Hparams) -> PixelLLMConfig:
     prompt = prompt_config(
         model.get("prompt_adapter_args", {}), model.get("prompt_encoder_args", {}), _only_prompt(hparams.get("two_way"))
     )
-    text = t5_config(
-        {
-            "text_decoder_name": model.get("text_decoder_name", ""),
-            **hparams.get("t5", {}),
-            **model.get("text_decoder_args", {}),
-        }
-    )
+    if model.get("text_decoder_name") == _PREFIX_DECODER_NAME:
+        ids = {name: model[name] for name in ("vocab_size", "begin_token_id", "end_token_id") if name in model}
+        text = prefix_decoder_config({**ids, **model.get("text_decoder_args", {})}, prompt.output_dim)
+    else:
+        text = t5_config(
+            {
+                "text_decoder_name": model.get("text_decoder_name", ""),
+                **hparams.get("t5", {}),
+                **model.get("text_decoder_args", {}),
+            }
+        )
     return PixelLLMConfig(
         vision_config=PixelLLMVisionConfig(image_size=canvas_hw[0], eva02_config=eva02, sam_config=sam),
         prompt_config=prompt,
@@ -267,8 +324,10 @@ __all__ = [
     "ScenicLora",
     "eva02_config",
     "lora_config",
+    "mask_head_config",
     "pixelllm_config",
     "point_head_config",
+    "prefix_decoder_config",
     "prompt_config",
     "sam_config",
     "t5_config",

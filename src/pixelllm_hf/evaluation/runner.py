@@ -30,6 +30,7 @@ from pixelllm_hf.evaluation.scene_folder import (
 )
 from pixelllm_hf.evaluation.trace import SceneScore, score_scene, trace_metrics
 from pixelllm_hf.processing.grounded_results import GroundedCaption
+from pixelllm_hf.processing.task_prompts import TASK_PROMPTS
 
 VALIDATION_SCENES = 64
 
@@ -74,7 +75,8 @@ def teacher_forced_point_l1(
     if not (folder / NARRATIVES).is_file():
         return None
     rows = read_localized_narratives(folder / NARRATIVES, folder / "images")
-    collate = GroundedCollator.for_processor(processor, prompt_choice="first")
+    contexts = {"trace": [TASK_PROMPTS["trace"].default]}  # one wording, not one drawn for each row
+    collate = GroundedCollator.for_processor(processor, prompt_choice="first", contexts=contexts)
     captions: list[tuple[str, np.ndarray, np.ndarray]] = []
     for start in tqdm(range(0, len(rows), batch_size), unit="batch", disable=not progress):
         chosen = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]

@@ -168,6 +168,77 @@ class PixelLLMPointHeadConfig(PreTrainedConfig):
 
 
 @strict
+class PixelLLMMaskHeadConfig(PreTrainedConfig):
+    """Referring segmentation (spec section 7): the mask adapter and SAM's mask decoder.
+
+    Args:
+        hidden_size: width of both; that of SAM's map and of the prompt encoder, and a multiple of 8.
+        adapter_layers, decoder_layers: depths of their two-way transformers, which are alike otherwise.
+        attention_downsample_rate: their cross-attention works at `hidden_size / attention_downsample_rate`.
+        num_multimask_outputs: masks that the decoder can propose besides its single one.
+        head_hidden_size, head_layers: of the MLPs that make each mask's filter and predict its overlap.
+        text_length: decoder tokens that the adapter reads. It reads padding too, so captions are padded to this
+            length, or a mask would depend on its neighbours' captions; longer captions are read whole.
+        layer_norm_eps: of the projections and the upscaling.
+        transformer_layer_norm_eps: of the two-way transformers.
+    """
+
+    model_type = "pixelllm_mask_head"
+    base_config_key = "mask_head_config"
+
+    hidden_size: int = 256
+    adapter_layers: int = 2
+    decoder_layers: int = 2
+    num_attention_heads: int = 8
+    intermediate_size: int = 2048
+    attention_downsample_rate: int = 2
+    num_multimask_outputs: int = 3
+    head_hidden_size: int = 256
+    head_layers: int = 3
+    text_length: int = 40
+    layer_norm_eps: float = 1e-6
+    transformer_layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+
+
+@strict
+class PixelLLMPrefixDecoderConfig(PreTrainedConfig):
+    """GIT-style text head (spec section 5.2): one BERT stack over [visual tokens ; prompt ; text], written causally.
+
+    The defaults are the released sizes with the ids of BERT's uncased vocabulary.
+
+    Args:
+        visual_width: width of the visual tokens; the head projects them to `hidden_size` itself.
+        max_position_embeddings: longest prompt and longest text, each counted from 0.
+        dropout_rate: of embeddings, attention probabilities and sublayer outputs.
+        visual_norm_eps, embedding_norm_eps, attention_norm_eps, mlp_norm_eps: the reference mixes them.
+        bos_token_id, eos_token_id, pad_token_id: [CLS], [SEP] and [PAD]; the text begins with BOS, which is no padding.
+    """
+
+    model_type = "pixelllm_prefix_decoder"
+    base_config_key = "text_config"
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    visual_width: int = 1024
+    max_position_embeddings: int = 1024
+    dropout_rate: float = 0.1
+    visual_norm_eps: float = 1e-5
+    embedding_norm_eps: float = 1e-8
+    attention_norm_eps: float = 1e-5
+    mlp_norm_eps: float = 1e-12
+    pad_token_id: int = 0
+    bos_token_id: int = 101
+    eos_token_id: int = 102
+    decoder_start_token_id: int = 101
+    tie_word_embeddings: bool = False
+    initializer_range: float = 0.02
+
+
+@strict
 class PixelLLMConfig(PreTrainedConfig):
     """Sizes and choices of a PixelLLM. `t5_xl()` is the released recipe, `tiny()` the embedded model.
 
@@ -317,7 +388,9 @@ def _t5(**sizes: Any) -> dict[str, Any]:
 __all__ = [
     "PixelLLMConfig",
     "PixelLLMEva02TowerConfig",
+    "PixelLLMMaskHeadConfig",
     "PixelLLMPointHeadConfig",
+    "PixelLLMPrefixDecoderConfig",
     "PixelLLMPromptConfig",
     "PixelLLMSamTowerConfig",
     "PixelLLMVisionConfig",

@@ -31,17 +31,13 @@ def save_folder(
 ) -> None:
     """Write config, weights and processor. With adapters the weights are merged, and `adapter/` has them alone.
 
-    In half precision the modules that compute places keep float32, as they do when the model is loaded so.
+    dtype is that of the stored tensors alone: the config keeps the model's own, so a model trained in float32 loads in
+    float32 from a file of half the size. The modules that compute places are always stored in float32.
     """
     tensors = merged_state_dict(model) if lora is not None else model.state_dict()
     keep = tuple(f"{name}." for name in model._keep_in_fp32_modules_strict or ())
     tensors = {name: _cast(t, torch.float32 if name.startswith(keep) else dtype) for name, t in tensors.items()}
-    before = model.config.dtype
-    model.config.dtype = dtype
-    try:
-        model.save_pretrained(folder, state_dict=tensors)
-    finally:
-        model.config.dtype = before
+    model.save_pretrained(folder, state_dict=tensors)
     if lora is not None:
         save_adapter(model, lora, folder / "adapter")
     if processor is not None:

@@ -22,7 +22,8 @@ class ModelSettings:
         weights: further safetensors files named like the whole model, laid over in order.
         freeze: dotted names of parts that do not train. The prompt encoder never does in the reference.
         lora: adapters on the language model, whose own weights then freeze; None trains it in full.
-        export_dtype: of the final `model/` folder: float32, bfloat16 or float16.
+        generation: entries of the generation config that is saved with the model, e.g. `{max_new_tokens: 64}`.
+        export_dtype: of the tensors stored in the final `model/` folder: float32, bfloat16 or float16.
     """
 
     init: str = "tiny"
@@ -32,6 +33,7 @@ class ModelSettings:
     weights: list[str] = field(default_factory=list)
     freeze: list[str] = field(default_factory=lambda: ["prompt_encoder"])
     lora: LoraSettings | None = None
+    generation: dict[str, Any] = field(default_factory=dict)
     export_dtype: str = "float32"
 
 

@@ -1,4 +1,4 @@
-"""Parity of the whole model: features, teacher forcing, decoding, losses and gradients, up to points."""
+"""Parity of the whole model: features, teacher forcing, decoding, masks, losses and gradients."""
 
 from __future__ import annotations
 
@@ -11,28 +11,22 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ...modeling.box_ops import points_to_boxes, select_tokens
 from ...modeling.language_t5 import MASKED_SCORE
+from ...modeling.mask_head import MaskHeadOutput
+from ...modeling.mask_losses import mask_loss
 from ...modeling.modeling_pixelllm import IGNORED_LABEL, PixelLLMForGroundedGeneration
-from ...modeling.vision_towers import valid_size_hw
-from ..scenic import LATER_GROUPS, convert_pixelllm, restore_pixelllm
-from ..scenic_hparams import ScenicLora, pixelllm_config
+from ...modeling.vision_towers import VisionFeatures, valid_size_hw
+from ..scenic import OPTIONAL_GROUPS, convert_pixelllm, restore_pixelllm
+from ..scenic_hparams import ScenicLora, mask_head_config, pixelllm_config
 from .golden import Computed, Golden
 from .heads import takes_part
+from .masks import LOSS_NAMES, official_mask_head, sum_of
 
 _NEVER = -1e6  # scores below are of beam slots that the reference never filled
 
 
 def e2e_refer(golden: Golden) -> Computed:
-    """The model with its masks left out: what needs them is named as later work."""
-    run = _Run(golden)
-    computed = Computed(
-        later={
-            "refer/detection_masks": "masks",
-            "refer/iou_predictions": "masks",
-            "train/detection_masks": "masks",
-            "train/total_loss": "masks",
-            **{name: "masks" for name in golden.outputs if name.startswith("train/mask_")},
-        }
-    )
+    """The model with its mask head beside it."""
+    run, computed = _Run(golden), Computed()
     with torch.no_grad():
         run.features(computed)
         run.teacher_forced(computed)
@@ -79,8 +73,11 @@ class _Run:
         model: Any = _ReferenceMasking(pixelllm_config(golden.hparams))
         if lora := ScenicLora.from_hparams(self.hparams["text_decoder_args"]):
             model = inject_adapter_in_model(lora.peft_config(), model)
-        model.load_state_dict(convert_pixelllm(golden.params, skip_groups=LATER_GROUPS))
+        model.load_state_dict(convert_pixelllm(golden.params, skip_groups=OPTIONAL_GROUPS))
         self.model = model.eval()
+        two_way = {name: golden.hparams["two_way"][name] for name in ("num_heads", "mlp_dim")}
+        masks = mask_head_config(self.hparams["mask_adapter_args"], self.hparams["mask_decoder_args"], two_way)
+        self.mask_head = official_mask_head(masks, golden.params, model.config.text_config.d_model)
 
         inputs = golden.inputs
         self.images, self.prompts = inputs["prompt_boxes"].shape[:2]
@@ -100,11 +97,13 @@ class _Run:
     def features(self, computed: Computed) -> None:
         maps = self.model.get_image_features(**self.pixels, pixel_mask=self.pixel_mask)
         computed.add({"git_visual_features": maps.eva02, "sam_visual_features": maps.sam, "fused_features": maps.fused})
-        computed.add({"visual_features": self._by_image(self.model.get_visual_tokens(maps, **self.where))})
+        visual = self.model.get_visual_tokens(maps, **self.where)
+        computed.add({"visual_features": self._by_image(visual)})
         # An all-zero box is no box: the reference falls back to its (zero) corner points.
         is_box = self.where["prompt_boxes"].amax(dim=-1) > 0
         computed.add({"box_valid_mask": is_box[..., None, None]})
         self.encoded = self.model.encode(image_features=maps, **self.where, **self.text)
+        self.seen = maps, visual
 
     def teacher_forced(self, computed: Computed) -> None:
         output = self._second_pass(self.tokens)
@@ -117,7 +116,15 @@ class _Run:
         }
         computed.add({name: self._by_image(value) for name, value in values.items()}, "teacher_forced/")
         keep = self._selected(self.hparams["point_output_ignore"])
-        values = {"point_coords": points, "point_valid_mask": keep, "detection_boxes": points_to_boxes(points, keep)}
+        boxes = points_to_boxes(points, keep)
+        masks, promised = self._masks(*self.seen, output.decoder_states, boxes).best()
+        values = {
+            "point_coords": points,
+            "point_valid_mask": keep,
+            "detection_boxes": boxes,
+            "detection_masks": masks,
+            "iou_predictions": promised,
+        }
         computed.add({name: self._by_image(value) for name, value in values.items()}, "refer/")
 
     def decoding(self, computed: Computed, name: str) -> None:
@@ -176,10 +183,9 @@ class _Run:
         computed.valid[f"decode/{name}/beam_text_tokens"] = filled[..., None]
 
     def training(self, computed: Computed) -> None:
-        """Losses and gradients of text and points through the model's own `forward(labels=…)`.
+        """Losses and gradients: of text and points through the model's own `forward(labels=…)`, of masks after it.
 
-        Of the gradients, which are of the total loss, only the point head's are free of masks: boxes reach the mask
-        decoder without gradient, but it also reads the text states and everything below them.
+        Boxes reach the mask decoder without gradient, but it also reads the text states and everything below them.
         """
         inputs = self.golden.inputs
         is_object = inputs["gt_classes"].flatten() > 0
@@ -194,8 +200,9 @@ class _Run:
         target = target.masked_fill(~(keep & is_object[:, None])[..., None, None], torch.nan)
 
         self.model.requires_grad_(True)
+        maps = self.model.get_image_features(**self.pixels, pixel_mask=self.pixel_mask)
         output = self.model(
-            **self.pixels,
+            image_features=maps,
             **self.where,
             **self.text,
             labels=self.tokens[:, 1:].masked_fill(self.tokens[:, 1:] == 0, IGNORED_LABEL),
@@ -209,19 +216,44 @@ class _Run:
             computed.add({f"train/{name}_loss": loss, f"train/{name}_loss_scaled": weight * loss})
         boxes = points_to_boxes((output.coordinates * self.scale).detach(), keep)
         computed.add({"train/detection_boxes": self._by_image(boxes), "train/point_valid_mask": self._by_image(keep)})
-        # A row without any text is no prompt of ours; here it stands for the reference's padding and is not compared.
-        has_text = (self.tokens[:, 1:] > 0).any(1, keepdim=True)
-        computed.valid["train/detection_boxes"] = self._by_image(has_text)
-
-        output.loss.backward()
-        gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
-        official = restore_pixelllm(self.golden.params, gradients, skip_groups=LATER_GROUPS)
-        computed.add(
-            {name: value for name, value in official.items() if name.startswith("point_predictor/")}, "train/grad/"
+        visual = self.model.get_visual_tokens(maps, **self.where)
+        masks = self._masks(maps, visual, output.decoder_states, boxes)
+        parts = mask_loss(
+            masks.logits,
+            masks.iou_predictions,
+            inputs["gt_masks"].flatten(0, 1)[..., 0],
+            pixel_mask=self.pixel_mask.repeat_interleave(self.prompts, dim=0),
+            row_mask=is_object,
         )
-        for name in self.golden.outputs:
-            if name.startswith("train/grad/") and name not in computed.values:
-                computed.later[name] = "masks (the loss of masks reaches them too)"
+        computed.add({LOSS_NAMES[part]: loss for part, loss in parts.items()}, "train/")
+        loss, weight = sum_of(parts), self.hparams.get("mask_loss_weight", 1.0)
+        total = output.loss + weight * loss
+        values = {"mask_loss": loss, "mask_loss_scaled": weight * loss, "total_loss": total}
+        computed.add(values | {"detection_masks": self._by_image(masks.logits)}, "train/")
+        # A row without any text is no prompt of ours; here it stands for the reference's padding and is not compared.
+        has_text = self._by_image((self.tokens[:, 1:] > 0).any(1, keepdim=True))
+        computed.valid["train/detection_boxes"] = has_text
+        computed.valid["train/detection_masks"] = has_text[..., None, None]
+
+        total.backward()
+        parameters = {f"mask_head.{name}": p for name, p in self.mask_head.named_parameters()}
+        parameters |= dict(self.model.named_parameters())
+        gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+        computed.add(restore_pixelllm(self.golden.params, gradients), "train/grad/")
+
+    def _masks(self, maps: VisionFeatures, visual: Tensor, states: Tensor, boxes: Tensor) -> MaskHeadOutput:
+        """Boxes (R,4) canvas pixels, and what the language model saw and said of them -> masks."""
+        assert maps.sam is not None
+        encoder, side = self.model.prompt_encoder, self.model.config.image_size
+        return self.mask_head(
+            maps.sam,
+            encoder.dense_positions(maps.sam.shape[1], maps.sam.shape[2]),
+            encoder.no_mask,
+            encoder.embed_boxes(boxes, image_size_hw=(side, side)),
+            visual,
+            states,
+            self.where["prompt_mask"].nonzero()[:, 0],
+        )
 
     def _second_pass(self, tokens: Tensor) -> Any:
         """tokens (R,T), first BOS -> `PixelLLMOutput` of all of them, with the reference's masks."""

@@ -16,6 +16,7 @@ from ...modeling.prompt_feature_extractor import PromptFeatureExtractor
 from ..scenic import convert_module
 from ..scenic_hparams import ScenicLora, point_head_config, prompt_config, t5_config
 from .golden import Computed, Golden
+from .masks import mask_losses
 
 
 def prompt_encoder(golden: Golden) -> Computed:
@@ -130,8 +131,8 @@ _IGNORE_STRINGS = {
 
 
 def losses(golden: Golden) -> Computed:
-    """Text and point losses; those of masks and detections come with their heads."""
-    computed = Computed(later={"mask/": "masks", "det/": "boxes"})
+    """Text, point and mask losses; those of detections come with their head."""
+    computed = Computed(mask_losses(golden), later={"det/": "boxes"})
     text, eos = golden.below("text/"), golden.hparams["end_token_id"]
     for name in golden.outputs:
         if name.startswith("text/loss"):

@@ -1,0 +1,211 @@
+"""A GIT-style prefix decoder (spec section 5.2): one BERT stack that reads the prompt and writes the text."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .configuration_pixelllm import PixelLLMPrefixDecoderConfig
+
+
+class WordAndPositionEmbedding(nn.Module):
+    """Words and learned positions; prompt and text share it, each counts its positions from 0."""
+
+    def __init__(self, config: PixelLLMPrefixDecoderConfig):
+        super().__init__()
+        self.words = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.embedding_norm_eps)
+        self.dropout = nn.Dropout(config.dropout_rate)
+
+    def forward(self, ids: Tensor, start: int | Tensor = 0) -> Tensor:
+        """ids (R,T), the first at position `start` -> (R,T,C)."""
+        length, longest = ids.shape[1], self.positions.num_embeddings
+        if isinstance(start, int) and start + length > longest:
+            raise ValueError(
+                f"a prompt or text of this model may have {longest} tokens (max_position_embeddings), but one has "
+                f"{start + length}. Shorten it, or lower max_new_tokens."
+            )
+        positions = torch.arange(length, device=ids.device) + start
+        return self.dropout(self.layer_norm(self.words(ids) + self.positions(positions)))
+
+
+class PrefixAttention(nn.Module):
+    """Attention whose keys and values are made apart from its queries, so that they can be kept."""
+
+    def __init__(self, config: PixelLLMPrefixDecoderConfig):
+        super().__init__()
+        width, self.num_heads = config.hidden_size, config.num_attention_heads
+        if width % self.num_heads:
+            raise ValueError(
+                f"hidden_size must be a multiple of num_attention_heads, but they are {width} and {self.num_heads}. "
+                "Change either in the text config."
+            )
+        self.dropout_rate = config.dropout_rate
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (R,K,C) -> keys and values (R,heads,K,head_dim)."""
+        return self._heads(self.key(x)), self._heads(self.value(x))
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """x (R,T,C), keys and values (R,heads,K,head_dim), mask (R|1,1,T,K) True or 0 where seen -> (R,T,C)."""
+        dropout = self.dropout_rate if self.training else 0.0
+        # Under autocast what was kept may have another dtype than what is made now.
+        query = self._heads(self.query(x)).to(keys.dtype)
+        seen = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, dropout_p=dropout)
+        return self.out(seen.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class PrefixDecoderLayer(GradientCheckpointingLayer):
+    """A post-norm BERT layer; what it attends to comes from outside."""
+
+    def __init__(self, config: PixelLLMPrefixDecoderConfig):
+        super().__init__()
+        width = config.hidden_size
+        self.attention = PrefixAttention(config)
+        self.attention_norm = nn.LayerNorm(width, eps=config.attention_norm_eps)
+        self.lin1 = nn.Linear(width, config.intermediate_size)
+        self.lin2 = nn.Linear(config.intermediate_size, width)
+        self.mlp_norm = nn.LayerNorm(width, eps=config.mlp_norm_eps)
+        self.dropout = nn.Dropout(config.dropout_rate)
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """x (R,T,C) and what it sees, as in `PrefixAttention` -> (R,T,C)."""
+        x = self.attention_norm(x + self.dropout(self.attention(x, keys, values, mask)))
+        return self.mlp_norm(x + self.dropout(self.lin2(F.gelu(self.lin1(x)))))
+
+
+class PrefixDecoderLanguageModel(nn.Module):
+    """One stack over the sequence [memory ; text]; memory is [visual tokens ; embedded prompt].
+
+    Memory sees all of memory and no text; text sees all of memory and the text up to itself. What text sees of memory
+    is therefore the same at every step: `encode` makes its keys and values once, `decode` reads them.
+
+    The four things every language family of this package offers: `embed_prompt`, `encode`, `decode` (with a cache,
+    one state per consumed token) and `logits`.
+    """
+
+    def __init__(self, config: PixelLLMPrefixDecoderConfig):
+        super().__init__()
+        self.config = config
+        width = config.hidden_size
+        self.visual_projection = nn.Sequential(
+            nn.Linear(config.visual_width, width), nn.LayerNorm(width, eps=config.visual_norm_eps)
+        )
+        self.embedding = WordAndPositionEmbedding(config)
+        self.layers = nn.ModuleList(PrefixDecoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.lm_head = nn.Linear(width, config.vocab_size)
+
+    @property
+    def width(self) -> int:
+        return self.config.hidden_size
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embedding.words
+
+    def set_input_embeddings(self, embeddings: nn.Module) -> None:
+        self.embedding.words = embeddings
+
+    def embed_prompt(
+        self, visual_tokens: Tensor, input_ids: Tensor | None = None, attention_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """visual_tokens (R,V,visual_width), input_ids (R,L), attention_mask (R,L) -> memory (R,V+L,C), mask bool.
+
+        Visual tokens are projected here, and have no positions. Without a mask, text is valid where its id is not the
+        padding id.
+        """
+        visual = self.visual_projection(visual_tokens)
+        visual_mask = torch.ones(visual.shape[:2], dtype=torch.bool, device=visual.device)
+        if input_ids is None:
+            return visual, visual_mask
+        if attention_mask is None:
+            attention_mask = input_ids != self.config.pad_token_id
+        words = self.embedding(input_ids).to(visual.dtype)
+        return torch.cat([visual, words], dim=1), torch.cat([visual_mask, attention_mask.bool()], dim=1)
+
+    def encode(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        """embeddings (R,S,C), mask (R,S) bool -> all that text sees of memory, (R,S,layers,2,C).
+
+        These are the keys and values of every layer. Rows may be repeated, selected and sorted like any others.
+        """
+        x, seen = embeddings, mask.bool()[:, None, None, :]
+        kept = []
+        for i, layer in enumerate(self.layers):
+            keys, values = layer.attention.keys_values(x)
+            kept.append(torch.stack([keys, values], dim=1))
+            if i + 1 < len(self.layers):  # nobody sees what memory becomes in the last layer
+                x = layer(x, keys, values, seen)
+        return torch.stack(kept, dim=1).permute(0, 4, 1, 2, 3, 5).flatten(-2)  # from (R,layers,2,heads,S,head_dim)
+
+    def decode(
+        self,
+        decoder_input_ids: Tensor,
+        encoder_states: Tensor,
+        encoder_mask: Tensor,
+        *,
+        decoder_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool = False,
+    ) -> tuple[Tensor, Cache | None]:
+        """decoder_input_ids (R,T), encoder_states from `encode`, encoder_mask (R,S) -> states (R,T,C) and the cache.
+
+        State t has consumed token t and predicts token t+1. The cache holds text alone: a row's memory comes with
+        every call, so beams of one row, which share it, are sorted without moving it.
+
+        decoder_mask (R,T) changes nothing: text is padded on the right, where no word sees it, and the reference lets
+        padding itself see as much as words do. A mask of four dimensions says what text sees of text.
+        """
+        if past_key_values is None and use_cache:
+            past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        cache = past_key_values
+        if isinstance(cache, EncoderDecoderCache):
+            cache = cache.self_attention_cache
+        start = 0 if cache is None else cache.get_seq_length()
+
+        memory = encoder_states.unflatten(-1, (self.config.num_attention_heads, -1)).permute(2, 3, 0, 4, 1, 5)
+        x, mask = self.embedding(decoder_input_ids, start), None
+        for i, (layer, (memory_keys, memory_values)) in enumerate(zip(self.layers, memory, strict=True)):
+            keys, values = layer.attention.keys_values(x)
+            if cache is not None:
+                keys, values = cache.update(keys, values, i)
+            if mask is None:
+                text_mask = decoder_mask if decoder_mask is not None and decoder_mask.ndim == 4 else None
+                if text_mask is None:
+                    text_mask = _causal(decoder_input_ids, start, keys.shape[2])
+                mask = _joined(encoder_mask, text_mask, keys.dtype)
+            x = layer(x, torch.cat([memory_keys, keys], dim=2), torch.cat([memory_values, values], dim=2), mask)
+        return x, past_key_values if use_cache else None
+
+    def logits(self, states: Tensor) -> Tensor:
+        """states (…,C) -> scores of the next token (…,V)."""
+        return self.lm_head(states)
+
+
+def _causal(ids: Tensor, start: int | Tensor, num_keys: int) -> Tensor:
+    """What ids (R,T), the first at position `start`, see of `num_keys` positions of text: (1,1,T,K) bool."""
+    positions = torch.arange(ids.shape[1], device=ids.device) + start
+    return (torch.arange(num_keys, device=ids.device) <= positions[:, None])[None, None]
+
+
+def _joined(memory_mask: Tensor, text_mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """memory_mask (R,S), text_mask (R|1,1,T,K) bool or additive -> what text sees of [memory ; text], (R,1,T,S+K)."""
+    rows, queries = memory_mask.shape[0], text_mask.shape[2]
+    memory = memory_mask.bool()[:, None, None, :].expand(-1, -1, queries, -1)
+    if text_mask.dtype != torch.bool:
+        hidden = torch.finfo(dtype).min
+        memory = torch.zeros(memory.shape, dtype=dtype, device=memory.device).masked_fill(~memory, hidden)
+        text_mask = text_mask.to(dtype).clamp(min=hidden)
+    return torch.cat([memory, text_mask.expand(rows, -1, -1, -1)], dim=-1)
+
+
+__all__ = ["PrefixDecoderLanguageModel", "PrefixDecoderLayer"]

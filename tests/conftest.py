@@ -1,0 +1,34 @@
+"""A checkpoint folder of a small model with random weights, for tests that go through files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Model, processor and tokenizer of a few thousand weights; it writes some words that mean nothing."""
+    import torch
+
+    from pixelllm_hf import PixelLLMConfig, PixelLLMForGroundedGeneration, PixelLLMImageProcessor, PixelLLMProcessor
+    from pixelllm_hf.data import train_tokenizer
+    from pixelllm_hf.processing.task_prompts import TASK_PROMPTS
+
+    folder = tmp_path_factory.mktemp("small") / "checkpoint"
+    prompts = [f"{prompt.prefix} {prompt.default or ''}" for prompt in TASK_PROMPTS.values()]
+    tokenizer = train_tokenizer(["a dog and two red cats on the left", *prompts], max_pieces=99)
+    torch.manual_seed(3)
+    model = PixelLLMForGroundedGeneration(PixelLLMConfig.for_tests())
+    with torch.no_grad():
+        for name, weight in model.named_parameters():  # large enough that different pictures give different words
+            if weight.ndim > 1 and "shared" not in name:
+                weight.mul_(3)
+        head = model.language_model.lm_head.weight
+        head.mul_(4)
+        head[len(tokenizer) :] = 0
+    model.save_pretrained(folder)
+    side = model.config.image_size
+    PixelLLMProcessor(PixelLLMImageProcessor(size={"height": side, "width": side}), tokenizer).save_pretrained(folder)
+    return folder
