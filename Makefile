@@ -21,6 +21,7 @@ $(VENV)/.venv:
 
 # torch comes first and alone, so that its build (CPU, CUDA) can be chosen: make demo TORCH="torch==2.13.0 --index-url ..."
 $(VENV)/.package: setup.py pyproject.toml | $(VENV)/.venv
+	@echo "Installing PyTorch and the package into $(VENV); this takes some minutes, once."
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
@@ -31,7 +32,7 @@ $(VENV)/.dev: $(VENV)/.package
 
 demo: $(VENV)/.package
 	@mkdir -p demo/out
-	$(BIN)/pixelllm caption demo/examples --draw demo/out --json demo/out/captions.jsonl
+	$(BIN)/pixelllm caption demo/examples/scene.jpg demo/examples/coffee.jpg --draw demo/out --json demo/out/captions.jsonl
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest

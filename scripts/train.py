@@ -23,7 +23,6 @@ from pixelllm_hf.training.initial_model import initial_model, load_processor
 from pixelllm_hf.training.lora import add_lora
 from pixelllm_hf.training.parameter_groups import freeze
 from pixelllm_hf.training.recipe import TrainConfig
-from pixelllm_hf.training.shared_prompts import share_equal_prompts
 from pixelllm_hf.training.sources import grounded_batches
 from pixelllm_hf.training.trainer import NonFiniteLossError, Trainer, start
 
@@ -48,7 +47,6 @@ def main(recipe: TrainConfig) -> None:
             "model.overrides.text_config.vocab_size."
         )
     freeze(model, settings.freeze)
-    share_equal_prompts(model)
     if settings.lora is not None:
         add_lora(model, settings.lora)
 

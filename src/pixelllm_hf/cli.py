@@ -47,6 +47,8 @@ class Command:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
+    # Threads that wait by spinning bring a machine with other work to a crawl; read when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = argparse.ArgumentParser(prog="pixelllm", description="Captions with a pixel location for every word.")
     parser.add_argument("--version", action="version", version=f"pixelllm {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")

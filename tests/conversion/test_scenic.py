@@ -11,7 +11,7 @@ from peft import inject_adapter_in_model
 from pixelllm_hf.conversion.parity.golden import Golden
 from pixelllm_hf.conversion.scenic import (
     GROUPS,
-    LATER_GROUPS,
+    OPTIONAL_GROUPS,
     ScenicNamesError,
     convert_module,
     convert_pixelllm,
@@ -32,6 +32,7 @@ FILES = {
     "visual_project_layers": "visual_project_layers",
     "t5_text_head": "textual",
     "point_predictor": "point_predictor",
+    "box_decoder": "box_decoder",
 }
 
 
@@ -42,7 +43,8 @@ def golden(name: str) -> Golden:
 @pytest.fixture
 def whole_model() -> dict[str, torch.Tensor]:
     """Official names of a whole model, put together from the parts (whose sizes do not fit each other)."""
-    return {f"{group}/{name}": value for file, group in FILES.items() for name, value in golden(file).params.items()}
+    flat = {f"{group}/{name}": value for file, group in FILES.items() for name, value in golden(file).params.items()}
+    return flat | golden("mask_adapter_decoder").params  # two groups, named there
 
 
 @pytest.mark.parametrize(("file", "group"), FILES.items())
@@ -79,11 +81,18 @@ def test_a_linear_kernel_is_transposed_and_a_convolution_becomes_out_in_height_w
     assert torch.equal(ours["neck.2.weight"][3, 5], kernel[:, :, 5, 3])
 
 
-def test_heads_of_later_work_are_refused_unless_they_are_left_out_by_name(whole_model):
-    with_masks = whole_model | {"mask_adapter/output_tokens.weight": torch.zeros(2, 4)}
-    with pytest.raises(ScenicNamesError, match=r"skip_groups=\['mask_adapter'\]"):
-        convert_pixelllm(with_masks)
-    assert convert_pixelllm(with_masks, skip_groups=["mask_adapter"]).keys() == convert_pixelllm(whole_model).keys()
+def test_a_head_that_a_model_may_go_without_is_left_out_by_name_or_by_the_checkpoint(whole_model):
+    without = {name: value for name, value in whole_model.items() if not name.startswith(OPTIONAL_GROUPS)}
+    bare = convert_pixelllm(without)
+    assert not any(name.startswith(("mask_head.", "proposal_head.")) for name in bare)
+    assert convert_pixelllm(whole_model, skip_groups=OPTIONAL_GROUPS).keys() == bare.keys()
+
+
+def test_half_a_head_that_a_model_may_go_without_is_an_error(whole_model):
+    lacking = "mask_decoder/iou_prediction_head/layers.1/kernel"
+    with pytest.raises(ScenicNamesError) as error:
+        convert_pixelllm({name: value for name, value in whole_model.items() if name != lacking})
+    assert error.value.missing == (lacking.removeprefix("mask_decoder/"),)
 
 
 def test_a_group_of_the_model_itself_cannot_be_left_out(whole_model):
@@ -93,7 +102,7 @@ def test_a_group_of_the_model_itself_cannot_be_left_out(whole_model):
 
 def test_a_group_that_nobody_knows_is_an_error(whole_model):
     with pytest.raises(ScenicNamesError, match="optimizer/step"):
-        convert_pixelllm(whole_model | {"optimizer/step": torch.zeros(1)}, skip_groups=LATER_GROUPS)
+        convert_pixelllm(whole_model | {"optimizer/step": torch.zeros(1)}, skip_groups=OPTIONAL_GROUPS)
 
 
 def test_every_weight_survives_the_way_there_and_back(whole_model):

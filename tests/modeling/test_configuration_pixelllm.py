@@ -7,7 +7,7 @@ from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 
 
-@pytest.mark.parametrize("preset", ["t5_xl", "tiny", "for_tests"])
+@pytest.mark.parametrize("preset", ["t5_xl", "bert", "tiny", "for_tests"])
 def test_a_config_survives_the_round_trip(preset, tmp_path):
     config = getattr(PixelLLMConfig, preset)()
     config.save_pretrained(tmp_path)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, GenerationConfig
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache, StaticCache
 
@@ -19,8 +21,8 @@ from pixelllm_hf.conversion.scenic import (
 )
 from pixelllm_hf.conversion.scenic_hparams import pixelllm_config, prefix_decoder_config
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig, PixelLLMPrefixDecoderConfig
-from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.modeling.language_prefix_decoder import PrefixDecoderLanguageModel
+from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.modeling.point_head import PointHead
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pixelllm"
@@ -34,7 +36,6 @@ def small_config(**overrides) -> PixelLLMPrefixDecoderConfig:
         num_hidden_layers=3,
         num_attention_heads=4,
         intermediate_size=48,
-        visual_width=24,
         max_position_embeddings=20,
         dropout_rate=0.0,
         bos_token_id=BOS,
@@ -56,7 +57,7 @@ def enlarged(model: nn.Module) -> nn.Module:
 @pytest.fixture
 def language_model() -> PrefixDecoderLanguageModel:
     torch.manual_seed(0)
-    return enlarged(PrefixDecoderLanguageModel(small_config()))
+    return enlarged(PrefixDecoderLanguageModel(small_config(), 24))
 
 
 @pytest.fixture
@@ -195,7 +196,7 @@ def test_every_weight_learns_and_checkpointing_changes_no_gradient(language_mode
     for checkpointing in (False, True):
         for layer in language_model.layers:
             layer.gradient_checkpointing = checkpointing
-            layer._gradient_checkpointing_func = torch.utils.checkpoint.checkpoint
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
         language_model.train().zero_grad()
         states, _ = language_model.decode(prefix_inputs["text"], *encoded(language_model, prefix_inputs))
         language_model.logits(states).log_softmax(-1)[..., 7].sum().backward()
@@ -215,7 +216,7 @@ def test_text_beyond_the_position_table_is_refused(language_model, prefix_inputs
 
 def test_heads_that_do_not_divide_the_width_are_refused():
     with pytest.raises(ValueError, match="multiple of num_attention_heads"):
-        PrefixDecoderLanguageModel(small_config(num_attention_heads=5))
+        PrefixDecoderLanguageModel(small_config(num_attention_heads=5), 24)
 
 
 # --- inside the whole model ---------------------------------------------------------------------------------------
@@ -228,7 +229,7 @@ def prefix_model() -> PixelLLMForGroundedGeneration:
     text = small_config()
     model = PixelLLMForGroundedGeneration(PixelLLMConfig.for_tests())
     model.config.text_config = text
-    model.language_model = PrefixDecoderLanguageModel(text)
+    model.language_model = PrefixDecoderLanguageModel(text, model.config.prompt_config.output_dim)
     model.visual_projection = nn.Identity()
     model.point_head = PointHead(model.config.point_head_config, text.hidden_size)
     model.generation_config = GenerationConfig.from_model_config(model.config)
@@ -247,6 +248,7 @@ MODES = {
     "beams": {"num_beams": 4, "num_return_sequences": 2},
     "reference beams": {"num_beams": 4, "reference_beam_search": True, "num_return_sequences": 2},
     "no repetition": {"no_immediate_repetition": True},
+    "static cache": {"cache_implementation": "static"},
 }
 
 
@@ -320,17 +322,19 @@ def test_four_captions_are_learnt_by_heart(prefix_model):
     model = prefix_model.train()
     model.config.label_smoothing = 0.0
     pixels = torch.rand(4, 3, 64, 64) * 255
+    features = model.get_image_features(pixels)
+    features = type(features)(**{name: value.detach() for name, value in features.items()})
     labels = torch.randint(2, 90, (4, 6))
     labels[:, -1] = EOS
     labels[-1, 3], labels[-1, 4:] = EOS, -100
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for _ in range(60):
-        loss = model(pixel_values=pixels, labels=labels).loss
+        loss = model(image_features=features, labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert loss < 0.05
-    out = model.eval().generate(pixel_values=pixels, max_new_tokens=8)
+    out = model.eval().generate(image_features=features, max_new_tokens=8)
     assert torch.equal(out.sequences[:3, 1:7], labels[:3])
 
 
@@ -339,7 +343,7 @@ def test_four_captions_are_learnt_by_heart(prefix_model):
 
 def test_the_released_size_has_the_parameters_of_the_specification():
     with torch.device("meta"):
-        model = PrefixDecoderLanguageModel(PixelLLMPrefixDecoderConfig())
+        model = PrefixDecoderLanguageModel(PixelLLMPrefixDecoderConfig(), 1024)
     width, vocabulary = 768, 30522
     layer = 4 * (width * width + width) + (width * 3072 + 3072) + (3072 * width + width) + 4 * width
     tables = (vocabulary + 1024) * width + 2 * width
@@ -350,9 +354,8 @@ def test_the_released_size_has_the_parameters_of_the_specification():
 def test_the_config_is_known_to_auto_config_and_survives_the_round_trip(tmp_path):
     config = small_config()
     config.save_pretrained(tmp_path)
-    loaded = AutoConfig.from_pretrained(tmp_path)
-    assert isinstance(loaded, PixelLLMPrefixDecoderConfig)
-    assert loaded.to_dict() == config.to_dict()
+    assert isinstance(AutoConfig.from_pretrained(tmp_path), PixelLLMPrefixDecoderConfig)
+    assert PixelLLMPrefixDecoderConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
 
 
 @pytest.fixture

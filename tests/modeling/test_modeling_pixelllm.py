@@ -124,3 +124,9 @@ def test_gradient_checkpointing_changes_no_gradient(small_model, small_inputs):
         small_model(**small_inputs, labels=labels, point_labels=points).loss.backward()
         gradients.append(small_model.vision_towers.sam.patch_embed.proj.weight.grad.clone())
     torch.testing.assert_close(*gradients)
+
+
+def test_learnt_tokens_start_apart_from_each_other():
+    model = PixelLLMForGroundedGeneration(PixelLLMConfig.for_tests())
+    assert model.prompt_feature_extractor.output_tokens.weight.std() > 0.8
+    assert model.prompt_encoder.point_embeddings[0].weight.std() > 0.5

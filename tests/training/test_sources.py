@@ -8,11 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
-from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.training.config import ConfigError
 from pixelllm_hf.training.initial_model import load_processor
-from pixelllm_hf.training.shared_prompts import distinct_prompts, share_equal_prompts
 from pixelllm_hf.training.sources import DataConfig, SourceConfig, grounded_batches
 
 
@@ -69,34 +66,3 @@ def test_mistakes_in_a_source_name_it(squares: SimpleNamespace) -> None:
         SourceConfig("referring_expressions", "refs.json", "images")
     with pytest.raises(ConfigError, match="format must be one of"):
         SourceConfig("coco_caption", "a", "b")
-
-
-def test_distinct_prompts_keep_the_first_of_equal_ones() -> None:
-    a, b, none = [0.0, 0, 5, 5], [1.0, 1, 2, 2], [0.0, 0, 0, 0]
-    boxes = torch.tensor([[a, b, a, none], [b, b, a, a]])
-    mask = torch.tensor([[True, True, True, False], [True, True, True, True]])
-    kept, rows = distinct_prompts(boxes, mask)
-    assert kept.tolist() == [[True, True, False, False], [True, False, True, False]]
-    assert rows.tolist() == [0, 1, 0, 2, 2, 3, 3]
-
-
-def test_sharing_equal_prompts_changes_no_answer() -> None:
-    torch.manual_seed(0)
-    model = PixelLLMForGroundedGeneration(PixelLLMConfig.for_tests()).eval()
-    whole, part = [0.0, 0, 64, 64], [8.0, 8, 30, 40]
-    inputs = {
-        "pixel_values": torch.rand(2, 3, 64, 64) * 255,
-        "pixel_mask": torch.ones(2, 64, 64, dtype=torch.bool),
-        "prompt_boxes": torch.tensor([[whole, part, whole], [whole, whole, [0.0, 0, 0, 0]]]),
-        "prompt_mask": torch.tensor([[True, True, True], [True, True, False]]),
-        "labels": torch.randint(2, 90, (5, 4)),
-    }
-    plain = model(**inputs)
-    plain.loss.backward()
-    gradient = model.prompt_feature_extractor.output_tokens.weight.grad.clone()
-    model.zero_grad()
-    share_equal_prompts(model)
-    shared = model(**inputs)
-    shared.loss.backward()
-    torch.testing.assert_close(shared.logits, plain.logits, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(model.prompt_feature_extractor.output_tokens.weight.grad, gradient, atol=1e-6, rtol=1e-4)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,35 +21,47 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .scenic_hparams import ScenicLora
 
-# Flax keeps a Linear as (in, out) and a Conv as (kh, kw, in, out); torch wants (out, in) and (out, in, kh, kw).
-_PERMUTATIONS: dict[str, tuple[int, ...] | None] = {"keep": None, "transpose": (1, 0), "conv": (3, 2, 0, 1)}
-_INVERSES: dict[str, tuple[int, ...] | None] = {"keep": None, "transpose": (1, 0), "conv": (2, 3, 1, 0)}
+# Flax keeps a Linear as (in, out) and a Conv as (kh, kw, in, out); torch wants (out, in) and (out, in, kh, kw). A
+# transposed Conv that Flax was not told to mirror runs over its kernel backwards, and torch wants (in, out, kh, kw).
+_PERMUTATIONS: dict[str, tuple[int, ...] | None] = {
+    "keep": None,
+    "transpose": (1, 0),
+    "conv": (3, 2, 0, 1),
+    "mirrored_conv": (2, 3, 0, 1),
+}
+_INVERSES: dict[str, tuple[int, ...] | None] = {**_PERMUTATIONS, "conv": (2, 3, 1, 0)}
+_MIRRORED = {"mirrored_conv": (0, 1)}  # axes of the official kernel
 _SHOWN_NAMES = 40
 
 
 class ScenicNamesError(ValueError):
     """Names of a checkpoint that do not fit the model; `unknown` and `missing` hold all of them."""
 
-    def __init__(self, part: str, unknown: Iterable[str] = (), missing: Iterable[str] = (), advice: str = ""):
+    def __init__(self, part: str, unknown: Iterable[str] = (), missing: Iterable[str] = ()):
         self.part = part
         self.unknown = tuple(sorted(unknown))
         self.missing = tuple(sorted(missing))
         super().__init__(
             f"the names of {part} must be exactly those of the official implementation, but "
             f"{len(self.unknown)} are unknown{_listed(self.unknown)} and {len(self.missing)} are missing"
-            f"{_listed(self.missing)}. "
-            + (advice or "Check that the checkpoint is complete and of this model, and that names are joined with '/'.")
+            f"{_listed(self.missing)}. Check that the checkpoint is complete and of this model, and that names are "
+            "joined with '/'."
         )
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One tensor: its Flax name, our name, and how its axes move. `adaptable` kernels may carry LoRA factors."""
+    """One tensor: its Flax name, our name, and how its axes move. `adaptable` kernels may carry LoRA factors.
+
+    Its index runs from `first` in steps of `step`, where several kinds of tensors share one numbering.
+    """
 
     source: str
     target: str
     layout: str = "keep"
     adaptable: bool = False
+    first: int = 0
+    step: int = 1
 
 
 @dataclass(frozen=True)
@@ -193,6 +205,23 @@ def _mask_decoder() -> list[Rule]:
     ]
 
 
+def _box_decoder() -> list[Rule]:
+    rules = _linear("fpn/simfp_3.0", layout="mirrored_conv")
+    for layer in ("simfp_3.1", "simfp_3.2", "simfp_4.0", "simfp_4.1", "simfp_5.1", "simfp_5.2"):
+        rules += [*_conv(f"fpn/{layer}", bias=False), *_norm(f"fpn/{layer}.norm")]
+    rules += [*_conv("fpn/top_block/p6"), *_conv("fpn/top_block/p7")]
+
+    centernet = "proposal_generator"
+    # Every third is a ReLU.
+    rules += [replace(rule, first=0, step=3) for rule in _conv(f"{centernet}/bbox_tower/{{i}}")]
+    rules += [replace(rule, first=1, step=3) for rule in _norm(f"{centernet}/bbox_tower/{{i}}")]
+    rules += [*_conv(f"{centernet}/bbox_pred"), *_conv(f"{centernet}/agn_hm")]
+    rules += [Rule(f"{centernet}/scales.{k}/scale", f"{centernet}.scales.{k}") for k in range(5)]
+    for layer in ("fc1", "fc2", "cls_score", "bbox_pred"):
+        rules += _linear(f"roi_heads/box_head.{{i}}/{layer}")
+    return rules
+
+
 def _t5() -> list[Rule]:
     """The tree of T5X against the one of transformers; ours is `body` (a T5Model) and `lm_head`."""
     table = "token_embedder/embedding"
@@ -264,13 +293,12 @@ GROUPS: dict[str, tuple[str, list[Rule]]] = {
     "point_predictor": ("point_head", _point_head()),
     "mask_adapter": ("mask_head.adapter", _mask_adapter()),
     "mask_decoder": ("mask_head.decoder", _mask_decoder()),
+    "box_decoder": ("proposal_head", _box_decoder()),
 }
 # The group "textual" of the other language family; it has no group "visual_project_layers" beside it.
 _PREFIX_DECODER = _prefix_decoder()
 # Groups of heads that a checkpoint may lack and a model may leave out.
-OPTIONAL_GROUPS = ("mask_adapter", "mask_decoder")
-# Official groups of heads that our model does not have yet.
-LATER_GROUPS = ("box_decoder",)
+OPTIONAL_GROUPS = ("mask_adapter", "mask_decoder", "box_decoder")
 
 
 def convert_pixelllm(
@@ -278,9 +306,9 @@ def convert_pixelllm(
 ) -> dict[str, Tensor]:
     """The state dict of `PixelLLMForGroundedGeneration` from the official flat names.
 
-    flat maps names joined with '/' to arrays or tensors. Heads that we do not have (`LATER_GROUPS`) are refused unless
-    they are named in skip_groups; heads that a model may go without (`OPTIONAL_GROUPS`) are converted if they are there
-    and not named. LoRA factors become peft's names, unless merge_lora folds them into the weights.
+    flat maps names joined with '/' to arrays or tensors. Heads that a model may go without (`OPTIONAL_GROUPS`) are
+    converted if they are there and not named in skip_groups. LoRA factors become peft's names, unless merge_lora folds
+    them into the weights.
     """
     state_dict = {}
     for group, part in _by_group(flat, skip_groups).items():
@@ -299,11 +327,9 @@ def restore_pixelllm(
     """
     flat: dict[str, Tensor] = {}
     for group, part in _by_group(names, skip_groups).items():
-        place = GROUPS[group][0]
-        for move in name_map(group, part):
-            value = ours.get(f"{place}.{move.target}")
-            if value is not None:
-                flat[f"{group}/{move.source}"] = _permuted(value, _INVERSES[move.layout])
+        place = f"{GROUPS[group][0]}."
+        of_part = {name.removeprefix(place): value for name, value in ours.items() if name.startswith(place)}
+        flat |= {f"{group}/{name}": value for name, value in restore_module(group, part, of_part).items()}
     return flat
 
 
@@ -318,8 +344,17 @@ def convert_module(group: str, flat: Mapping[str, Any], *, merge_lora: ScenicLor
         elif merge_lora is not None and _is_lora(move.source):
             continue
         target = move.target if merge_lora is None else move.target.replace(".base_layer.", ".")
-        state_dict[target] = _permuted(value, _PERMUTATIONS[move.layout])
+        state_dict[target] = _to_ours(value, move.layout)
     return state_dict
+
+
+def restore_module(group: str, names: Iterable[str], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The way back for one part, all names without those of the group and of its place in our model."""
+    return {
+        move.source: _to_official(ours[move.target], move.layout)
+        for move in name_map(group, names)
+        if move.target in ours
+    }
 
 
 def name_map(group: str, names: Iterable[str]) -> list[Move]:
@@ -335,10 +370,10 @@ def name_map(group: str, names: Iterable[str]) -> list[Move]:
 
 def _by_group(names: Iterable[str], skip_groups: Iterable[str]) -> dict[str, list[str]]:
     """Names without their group, by group; every group that no model lacks is there, even if empty."""
-    skipped, skippable = frozenset(skip_groups), (*OPTIONAL_GROUPS, *LATER_GROUPS)
-    if not_skippable := skipped - frozenset(skippable):
+    skipped = frozenset(skip_groups)
+    if not_skippable := skipped - frozenset(OPTIONAL_GROUPS):
         raise ValueError(
-            f"skip_groups may name {', '.join(skippable)} only, got {sorted(not_skippable)}: every other group is "
+            f"skip_groups may name {', '.join(OPTIONAL_GROUPS)} only, got {sorted(not_skippable)}: every other group is "
             "part of the model."
         )
     by_group: dict[str, list[str]] = {group: [] for group in GROUPS if group not in OPTIONAL_GROUPS}
@@ -352,9 +387,7 @@ def _by_group(names: Iterable[str], skip_groups: Iterable[str]) -> dict[str, lis
         else:
             unknown.append(name)
     if unknown:
-        later = sorted({name.partition("/")[0] for name in unknown} & set(LATER_GROUPS))
-        advice = f"Pass skip_groups={later} to leave out heads that this model does not have." if later else ""
-        raise ScenicNamesError("the whole model", unknown=unknown, advice=advice)
+        raise ScenicNamesError("the whole model", unknown=unknown)
     if _is_prefix_decoder(by_group["textual"]) and not by_group["visual_project_layers"]:
         del by_group["visual_project_layers"]
     return by_group
@@ -365,8 +398,16 @@ def _is_prefix_decoder(names: Iterable[str]) -> bool:
     return any(name.startswith(("transformer/", "embedding/", "visual_projection.")) for name in names)
 
 
-def _permuted(value: Tensor, order: tuple[int, ...] | None) -> Tensor:
+def _to_ours(value: Tensor, layout: str) -> Tensor:
+    order = _PERMUTATIONS[layout]
+    value = value.flip(_MIRRORED[layout]) if layout in _MIRRORED else value
     return value if order is None else value.permute(order).contiguous()
+
+
+def _to_official(value: Tensor, layout: str) -> Tensor:
+    order = _INVERSES[layout]
+    value = value if order is None else value.permute(order).contiguous()
+    return value.flip(_MIRRORED[layout]) if layout in _MIRRORED else value
 
 
 def _expand(rules: list[Rule], given: set[str]) -> list[Move]:
@@ -386,7 +427,8 @@ def _expand(rules: list[Rule], given: set[str]) -> list[Move]:
     moves = []
     for rule in rules:
         stem, indexed, _ = rule.source.partition("{i}")
-        for i in range(1 + max(seen.get(stem, {0}))) if indexed else (0,):
+        count = 1 + max(seen.get(stem, {0})) // rule.step if indexed else 1
+        for i in range(rule.first, rule.first + count * rule.step, rule.step):
             source, target = (name.replace("{i}", str(i)) for name in (rule.source, rule.target))
             if rule.source not in adapted:
                 moves.append(Move(source, target, rule.layout))
@@ -417,11 +459,11 @@ def _listed(names: tuple[str, ...]) -> str:
 
 __all__ = [
     "GROUPS",
-    "LATER_GROUPS",
     "OPTIONAL_GROUPS",
     "ScenicNamesError",
     "convert_module",
     "convert_pixelllm",
     "name_map",
+    "restore_module",
     "restore_pixelllm",
 ]

@@ -21,6 +21,7 @@ from ..modeling.configuration_pixelllm import (
     PixelLLMPointHeadConfig,
     PixelLLMPrefixDecoderConfig,
     PixelLLMPromptConfig,
+    PixelLLMProposalHeadConfig,
     PixelLLMSamTowerConfig,
     PixelLLMVisionConfig,
 )
@@ -204,8 +205,8 @@ def t5_config(hparams: Hparams) -> T5Config:
     return T5Config(**values)
 
 
-def prefix_decoder_config(hparams: Hparams, visual_width: int | None = None) -> PixelLLMPrefixDecoderConfig:
-    """hparams of the GIT-style text head, with the ids of its text if they are given; visual_width as in the config.
+def prefix_decoder_config(hparams: Hparams) -> PixelLLMPrefixDecoderConfig:
+    """hparams of the GIT-style text head, with the ids of its text if they are given.
 
     The reference's MLP is always four times as wide as the model.
     """
@@ -228,8 +229,6 @@ def prefix_decoder_config(hparams: Hparams, visual_width: int | None = None) -> 
         values["intermediate_size"] = 4 * values["hidden_size"]
     if "bos_token_id" in values:
         values["decoder_start_token_id"] = values["bos_token_id"]
-    if visual_width is not None:
-        values["visual_width"] = visual_width
     return PixelLLMPrefixDecoderConfig(**values)
 
 
@@ -270,6 +269,43 @@ def mask_head_config(adapter: Hparams, decoder: Hparams, two_way: Hparams | None
     return PixelLLMMaskHeadConfig(**(shared | _renamed(adapter, depth="adapter_layers")))
 
 
+def proposal_head_config(hparams: Hparams) -> PixelLLMProposalHeadConfig:
+    """hparams of `box_decoder`; those of the whole model that concern it may be among them.
+
+    `score_thresh` is left out: the reference never reads it (spec section 8).
+    """
+    if hparams.get("num_classes", -1) > 0 or hparams.get("roi_num_classes", 1) != 1:
+        raise ValueError(
+            f"the box decoder must know one class, object, got num_classes={hparams.get('num_classes')}, "
+            f"roi_num_classes={hparams.get('roi_num_classes')}: no released model differs."
+        )
+    names = dict(
+        strides="strides",
+        fpn_range="level_ranges",
+        head_num_layers="num_tower_layers",
+        head_out_channels="tower_channels",
+        pre_nms_topk_test="pre_nms_topk",
+        post_nms_topk_test="post_nms_topk",
+        pre_nms_topk_train="pre_nms_topk_train",
+        post_nms_topk_train="post_nms_topk_train",
+        iou_thresh="proposal_nms_threshold",
+        roi_fc_dims="roi_hidden_sizes",
+        roi_matching_threshold="roi_matching_thresholds",
+        roi_samples_per_image="roi_samples",
+        roi_positive_fraction="roi_positive_fraction",
+        roi_nms_threshold="detection_nms_threshold",
+        roi_score_threshold="detection_score_threshold",
+        roi_post_nms_num_detections="max_detections",
+        match_gt_thresh="caption_matching_threshold",
+        num_text_proposals="num_caption_proposals",
+        mult_caption_score="multiply_caption_score",
+        hm_weight="center_loss_weight",
+        reg_weight="distance_loss_weight",
+    )
+    pyramid = _renamed(hparams.get("fpn_args", {}), in_dim="pyramid_input_size", out_channels="pyramid_channels")
+    return PixelLLMProposalHeadConfig(**_renamed(hparams, **names), **pyramid)
+
+
 def pixelllm_config(hparams: Hparams) -> PixelLLMConfig:
     """hparams of a whole model: `{"model": …}`, with `t5` and `two_way` sizes beside it unless they are the default."""
     model = hparams["model"]
@@ -285,7 +321,7 @@ def pixelllm_config(hparams: Hparams) -> PixelLLMConfig:
     )
     if model.get("text_decoder_name") == _PREFIX_DECODER_NAME:
         ids = {name: model[name] for name in ("vocab_size", "begin_token_id", "end_token_id") if name in model}
-        text = prefix_decoder_config({**ids, **model.get("text_decoder_args", {})}, prompt.output_dim)
+        text = prefix_decoder_config({**ids, **model.get("text_decoder_args", {})})
     else:
         text = t5_config(
             {
@@ -329,6 +365,7 @@ __all__ = [
     "point_head_config",
     "prefix_decoder_config",
     "prompt_config",
+    "proposal_head_config",
     "sam_config",
     "t5_config",
 ]

@@ -85,7 +85,7 @@ class PixelLLMEva02TowerConfig(PreTrainedConfig):
 
 @strict
 class PixelLLMVisionConfig(PreTrainedConfig):
-    """The towers and their fusion (spec section 2.3): maps are brought to the largest grid and concatenated, EVA02 first.
+    """The towers and their fusion (spec section 2.3): maps on the largest grid, concatenated, EVA02 first.
 
     Args:
         image_size: side of the square canvas in pixels.
@@ -202,13 +202,68 @@ class PixelLLMMaskHeadConfig(PreTrainedConfig):
 
 
 @strict
+class PixelLLMProposalHeadConfig(PreTrainedConfig):
+    """Dense captioning's detector (spec section 8): feature pyramid, CenterNet proposals, box heads.
+
+    Args:
+        pyramid_channels: width of the five levels of the pyramid.
+        pyramid_input_size: twice the width of the upsampled map, whatever the width of the fused map is.
+        strides: nominal strides of the levels in pixels, powers of 2 in a row. They say where cells are, even where
+            the towers' patches are of another size.
+        level_ranges: half-diagonals in pixels of the objects whose centre a level predicts.
+        tower_channels, num_tower_layers, tower_groups: the convolutions that all levels share, and their GroupNorm.
+        pre_nms_topk, post_nms_topk: cells that may become proposals, and proposals; likewise while training.
+        proposal_nms_threshold, detection_nms_threshold: overlaps from which the worse of two boxes is dropped.
+        roi_size, roi_hidden_sizes: side of a box's resampled features; widths of the box head.
+        roi_matching_thresholds: overlap from which a proposal is an object, one for each stage of box heads (1 to 3).
+        roi_samples, roi_positive_fraction: proposals per image that box heads are trained on, and how many of them
+            may be objects.
+        detection_score_threshold: boxes with this score or less are no detections.
+        max_detections: boxes per image.
+        caption_matching_threshold: overlap from which a proposal is trained to get its object's caption.
+        num_caption_proposals: proposals per image that are captioned while training.
+        multiply_caption_score: whether a detection's score counts how likely its caption is.
+        center_loss_weight, distance_loss_weight: weights of CenterNet's losses in the detector's.
+    """
+
+    model_type = "pixelllm_proposal_head"
+    base_config_key = "proposal_head_config"
+
+    pyramid_channels: int = 256
+    pyramid_input_size: int = 768
+    strides: list[int] | tuple[int, ...] = (8, 16, 32, 64, 128)
+    level_ranges: list | tuple = ((0, 40), (32, 80), (64, 160), (128, 320), (256, 50000))
+    tower_channels: int = 256
+    num_tower_layers: int = 4
+    tower_groups: int = 32
+    pre_nms_topk: int = 1000
+    post_nms_topk: int = 256
+    pre_nms_topk_train: int = 2000
+    post_nms_topk_train: int = 1000
+    proposal_nms_threshold: float = 0.9
+    roi_size: int = 7
+    roi_hidden_sizes: list[int] | tuple[int, ...] = (1024, 1024)
+    roi_matching_thresholds: list[float] | tuple[float, ...] = (0.6,)
+    roi_samples: int = 512
+    roi_positive_fraction: float = 0.25
+    detection_nms_threshold: float = 0.5
+    detection_score_threshold: float = 0.05
+    max_detections: int = 100
+    caption_matching_threshold: float = 0.6
+    num_caption_proposals: int = 32
+    multiply_caption_score: bool = False
+    center_loss_weight: float = 0.5
+    distance_loss_weight: float = 1.0
+    initializer_range: float = 0.02
+
+
+@strict
 class PixelLLMPrefixDecoderConfig(PreTrainedConfig):
     """GIT-style text head (spec section 5.2): one BERT stack over [visual tokens ; prompt ; text], written causally.
 
     The defaults are the released sizes with the ids of BERT's uncased vocabulary.
 
     Args:
-        visual_width: width of the visual tokens; the head projects them to `hidden_size` itself.
         max_position_embeddings: longest prompt and longest text, each counted from 0.
         dropout_rate: of embeddings, attention probabilities and sublayer outputs.
         visual_norm_eps, embedding_norm_eps, attention_norm_eps, mlp_norm_eps: the reference mixes them.
@@ -223,7 +278,6 @@ class PixelLLMPrefixDecoderConfig(PreTrainedConfig):
     num_hidden_layers: int = 6
     num_attention_heads: int = 12
     intermediate_size: int = 3072
-    visual_width: int = 1024
     max_position_embeddings: int = 1024
     dropout_rate: float = 0.1
     visual_norm_eps: float = 1e-5
@@ -236,6 +290,9 @@ class PixelLLMPrefixDecoderConfig(PreTrainedConfig):
     decoder_start_token_id: int = 101
     tie_word_embeddings: bool = False
     initializer_range: float = 0.02
+
+
+PREFIX_DECODER = PixelLLMPrefixDecoderConfig.model_type
 
 
 @strict
@@ -271,6 +328,12 @@ class PixelLLMConfig(PreTrainedConfig):
     is_encoder_decoder: bool = True
     tie_word_embeddings: bool = True
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        if isinstance(self.text_config, dict) and self.text_config.get("model_type") == PREFIX_DECODER:
+            # Remote code registers nothing: transformers' own look-up by model_type would not find it there.
+            self.text_config = PixelLLMPrefixDecoderConfig(**self.text_config)
+        super().__post_init__(**kwargs)
+
     @property
     def image_size(self) -> int:
         """Side of the square canvas in pixels."""
@@ -285,6 +348,12 @@ class PixelLLMConfig(PreTrainedConfig):
                 vocab_size=32128, d_model=2048, d_kv=64, d_ff=5120, num_layers=24, num_heads=32, dropout_rate=0.1
             ),
         )
+        return cls(**(sizes | overrides))
+
+    @classmethod
+    def bert(cls, **overrides: Any) -> "PixelLLMConfig":
+        """The released recipe with the GIT-style text head in the place of T5 (spec section 5.2)."""
+        sizes = dict(vision_config={"sam_config": {"frozen": True}}, text_config=PixelLLMPrefixDecoderConfig())
         return cls(**(sizes | overrides))
 
     @classmethod
@@ -365,9 +434,7 @@ class PixelLLMConfig(PreTrainedConfig):
                 num_tokens=6,
                 output_dim=24,
             ),
-            text_config=_t5(
-                vocab_size=99, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, dropout_rate=0.0
-            ),
+            text_config=_t5(vocab_size=99, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, dropout_rate=0.0),
             point_head_config=dict(hidden_size=24),
         )
         return cls(**(sizes | overrides))
@@ -392,6 +459,7 @@ __all__ = [
     "PixelLLMPointHeadConfig",
     "PixelLLMPrefixDecoderConfig",
     "PixelLLMPromptConfig",
+    "PixelLLMProposalHeadConfig",
     "PixelLLMSamTowerConfig",
     "PixelLLMVisionConfig",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -92,18 +94,18 @@ class PrefixDecoderLanguageModel(nn.Module):
     is therefore the same at every step: `encode` makes its keys and values once, `decode` reads them.
 
     The four things every language family of this package offers: `embed_prompt`, `encode`, `decode` (with a cache,
-    one state per consumed token) and `logits`.
+    one state per consumed token) and `logits`. Visual tokens come `visual_width` wide and are projected here.
     """
 
-    def __init__(self, config: PixelLLMPrefixDecoderConfig):
+    def __init__(self, config: PixelLLMPrefixDecoderConfig, visual_width: int):
         super().__init__()
         self.config = config
         width = config.hidden_size
         self.visual_projection = nn.Sequential(
-            nn.Linear(config.visual_width, width), nn.LayerNorm(width, eps=config.visual_norm_eps)
+            nn.Linear(visual_width, width), nn.LayerNorm(width, eps=config.visual_norm_eps)
         )
         self.embedding = WordAndPositionEmbedding(config)
-        self.layers = nn.ModuleList(PrefixDecoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.layers: Any = nn.ModuleList(PrefixDecoderLayer(config) for _ in range(config.num_hidden_layers))
         self.lm_head = nn.Linear(width, config.vocab_size)
 
     @property
@@ -113,7 +115,7 @@ class PrefixDecoderLanguageModel(nn.Module):
     def get_input_embeddings(self) -> nn.Module:
         return self.embedding.words
 
-    def set_input_embeddings(self, embeddings: nn.Module) -> None:
+    def set_input_embeddings(self, embeddings: nn.Embedding) -> None:
         self.embedding.words = embeddings
 
     def embed_prompt(
@@ -121,8 +123,7 @@ class PrefixDecoderLanguageModel(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """visual_tokens (R,V,visual_width), input_ids (R,L), attention_mask (R,L) -> memory (R,V+L,C), mask bool.
 
-        Visual tokens are projected here, and have no positions. Without a mask, text is valid where its id is not the
-        padding id.
+        Visual tokens have no positions. Without a mask, text is valid where its id is not the padding id.
         """
         visual = self.visual_projection(visual_tokens)
         visual_mask = torch.ones(visual.shape[:2], dtype=torch.bool, device=visual.device)
@@ -171,6 +172,8 @@ class PrefixDecoderLanguageModel(nn.Module):
         if isinstance(cache, EncoderDecoderCache):
             cache = cache.self_attention_cache
         start = 0 if cache is None else cache.get_seq_length()
+        if isinstance(start, Tensor):
+            start = start.clone()  # a static cache counts on in place
 
         memory = encoder_states.unflatten(-1, (self.config.num_attention_heads, -1)).permute(2, 3, 0, 4, 1, 5)
         x, mask = self.embedding(decoder_input_ids, start), None

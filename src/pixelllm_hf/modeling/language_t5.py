@@ -54,7 +54,7 @@ class T5PrefixLanguageModel(nn.Module):
         return embeddings, torch.cat([visual_mask, attention_mask.bool()], dim=1)
 
     def encode(self, embeddings: Tensor, mask: Tensor) -> Tensor:
-        """embeddings (R,S,C), mask (R,S) bool -> encoder states (R,S,C). Relative positions run over the whole prefix."""
+        """embeddings (R,S,C), mask (R,S) bool -> states (R,S,C). Relative positions run over the whole prefix."""
         pair_mask = None
         if not mask.all():
             pair_mask = _score_mask(mask[:, None, :, None] & mask[:, None, None, :], embeddings.dtype)

@@ -85,9 +85,7 @@ class MaskAdapter(nn.Module):
         All T states are read, those of EOS and padding too, as in the reference: pad captions to one length, or a mask
         depends on the length of its neighbours' captions.
         """
-        memory = torch.cat(
-            [self.visual_projection_mlp(visual_tokens), self.textual_projection_mlp(text_states)], dim=1
-        )
+        memory = torch.cat([self.visual_projection_mlp(visual_tokens), self.textual_projection_mlp(text_states)], dim=1)
         nowhere = memory.new_zeros(1, 1, memory.shape[-1])  # the memory has no positions (spec section 14.11)
         learnt = self.output_tokens.weight.to(memory.dtype).expand(len(memory), -1, -1)
         heard, _ = self.transformer(memory, nowhere, learnt)

@@ -18,7 +18,9 @@ from transformers.generation.utils import GenerateBeamEncoderDecoderOutput
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
+from .configuration_pixelllm import PREFIX_DECODER
 from .configuration_pixelllm import PixelLLMConfig
+from .distinct_prompts import distinct_prompts
 from .generation import GroundedBeamGenerateOutput
 from .generation import GroundedGenerateOutput
 from .generation import HeldEndStreamer
@@ -26,12 +28,14 @@ from .generation import NoImmediateRepetition
 from .generation import StateRecorder
 from .generation import current_recorder
 from .generation import recording
+from .language_prefix_decoder import PrefixDecoderLanguageModel
 from .language_t5 import T5PrefixLanguageModel
 from .losses import point_loss
 from .losses import text_loss
 from .point_head import PointHead
 from .prompt_encoder import FourierPositions
 from .prompt_encoder import PromptEncoder
+from .prompt_encoder import UnitEmbedding
 from .prompt_feature_extractor import PromptFeatureExtractor
 from .reference_beam_search import reference_beam_search
 from .vision_eva02 import Eva02Attention
@@ -76,12 +80,13 @@ class PixelLLMPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_cache_class = True
-    _no_split_modules = ["SamBlock", "Eva02Block", "T5Block"]
+    _no_split_modules = ["SamBlock", "Eva02Block", "T5Block", "PrefixDecoderLayer"]
     # Half precision costs several pixels, so places are computed in float32 whatever the rest runs in.
     _keep_in_fp32_modules_strict = ["point_head", "prompt_encoder"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        # transformers asks only about modules that own parameters, never about their containers.
         super()._init_weights(module)
         std = self.config.initializer_range
         if isinstance(module, SamVisionTower):
@@ -95,10 +100,10 @@ class PixelLLMPreTrainedModel(PreTrainedModel):
         elif isinstance(module, Eva02Attention):
             init.zeros_(module.q_bias)
             init.zeros_(module.v_bias)
+        elif isinstance(module, UnitEmbedding):
+            init.normal_(module.weight)
         elif isinstance(module, FourierPositions):
             init.normal_(module.positional_encoding_gaussian_matrix)
-        elif isinstance(module, T5PrefixLanguageModel):
-            init.normal_(module.lm_head.weight, std=module.config.d_model**-0.5)
 
 
 class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GenerationMixin):
@@ -121,11 +126,17 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GenerationMixin):
         self.prompt_feature_extractor = PromptFeatureExtractor(
             config.prompt_config, config.vision_config.feature_channels
         )
-        self.language_model = T5PrefixLanguageModel(config.text_config)
+        visual_width = config.prompt_config.output_dim
+        if config.text_config.model_type == PREFIX_DECODER:
+            self.language_model = PrefixDecoderLanguageModel(config.text_config, visual_width)
+            self.visual_projection = nn.Identity()  # this family projects visual tokens itself
+            self._tied_weights_keys = {}
+        else:
+            self.language_model = T5PrefixLanguageModel(config.text_config)
+            self.visual_projection = nn.Sequential(
+                nn.Linear(visual_width, self.language_model.width), nn.LayerNorm(self.language_model.width, eps=1e-5)
+            )
         width = self.language_model.width
-        self.visual_projection = nn.Sequential(
-            nn.Linear(config.prompt_config.output_dim, width), nn.LayerNorm(width, eps=1e-5)
-        )
         self.point_head = PointHead(config.point_head_config, width)
         self.post_init()
         if self.generation_config is not None:
@@ -180,12 +191,14 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GenerationMixin):
             )
         if not prompt_mask.any():
             raise ValueError("every image batch needs at least one valid prompt, but prompt_mask is all False.")
+        prompt_mask, again = prompt_mask.bool(), None
+        if prompt_points is None and prompt_mask.shape[1] > 1:
+            prompt_mask, again = distinct_prompts(prompt_boxes, prompt_mask)
         sparse = self.prompt_encoder(prompt_boxes, prompt_points, prompt_point_labels, image_size_hw=(side, side))
         positions = self.prompt_encoder.dense_positions(*fused.shape[1:3])
-        tokens = self.prompt_feature_extractor(
-            fused, positions, sparse, self.prompt_encoder.no_mask, prompt_mask.bool()
-        )
-        return self.visual_projection(tokens)
+        tokens = self.prompt_feature_extractor(fused, positions, sparse, self.prompt_encoder.no_mask, prompt_mask)
+        tokens = self.visual_projection(tokens)
+        return tokens if again is None else tokens[again]
 
     def encode(
         self,
@@ -459,7 +472,8 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GenerationMixin):
     ) -> GroundedGenerateOutput | GroundedBeamGenerateOutput:
         """Sort the recorded states along the final sequences and read the places from them."""
         sequences = output.sequences
-        eos = torch.tensor([] if eos_token_id is None else eos_token_id, dtype=torch.long).flatten().to(sequences.device)
+        ends = [] if eos_token_id is None else eos_token_id
+        eos = torch.tensor(ends, dtype=torch.long, device=sequences.device).flatten()
         is_eos = torch.isin(sequences, eos)
         ended = is_eos.cumsum(1) > 0
         has_place = ~ended

@@ -14,6 +14,12 @@ from .point_grids import place_in_boxes, solid_grid
 OUTSIDE, INSIDE, TOP_LEFT, BOTTOM_RIGHT = range(4)
 
 
+class UnitEmbedding(nn.Embedding):
+    """Learnt tokens that start from a unit normal, as in SAM: they are queries and positions at once, and tokens that
+    start near zero would all look at the same places for a long time.
+    """
+
+
 class FourierPositions(nn.Module):
     """Random Fourier features of places in 0..1. The random matrix belongs to the checkpoint."""
 
@@ -43,9 +49,9 @@ class PromptEncoder(nn.Module):
             )
         self.max_points = config.max_points
         self.pe_layer = FourierPositions(config.embed_dim)
-        self.point_embeddings = nn.ModuleList(nn.Embedding(1, config.embed_dim) for _ in range(4))
-        self.not_a_point_embed = nn.Embedding(1, config.embed_dim)
-        self.no_mask_embed = nn.Embedding(1, config.embed_dim)
+        self.point_embeddings = nn.ModuleList(UnitEmbedding(1, config.embed_dim) for _ in range(4))
+        self.not_a_point_embed = UnitEmbedding(1, config.embed_dim)
+        self.no_mask_embed = UnitEmbedding(1, config.embed_dim)
 
     @property
     def no_mask(self) -> Tensor:

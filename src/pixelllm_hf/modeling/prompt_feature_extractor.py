@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .configuration_pixelllm import PixelLLMPromptConfig
+from .prompt_encoder import UnitEmbedding
 from .two_way_transformer import TwoWayTransformer
 
 
@@ -27,7 +28,7 @@ class PromptFeatureExtractor(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.num_tokens = config.num_tokens
-        self.output_tokens = nn.Embedding(config.num_tokens, width)
+        self.output_tokens = UnitEmbedding(config.num_tokens, width)
         self.image_projection_mlp = Projection(image_channels, width)
         # One projection for sparse and dense prompts, and one output layer for each token (spec section 14.12).
         self.prompt_embedding_projection_mlp = Projection(config.embed_dim, width)

@@ -200,6 +200,9 @@ class _Run:
         target = target.masked_fill(~(keep & is_object[:, None])[..., None, None], torch.nan)
 
         self.model.requires_grad_(True)
+        # Fused kernels keep the log of a row's summed scores for the way back, which next to MASKED_SCORE forgets how
+        # many scores there were: the gradient of a query that sees nothing is off by that number. Masks read such rows.
+        self.model.language_model.body.set_attn_implementation("eager")
         maps = self.model.get_image_features(**self.pixels, pixel_mask=self.pixel_mask)
         output = self.model(
             image_features=maps,
@@ -218,6 +221,7 @@ class _Run:
         computed.add({"train/detection_boxes": self._by_image(boxes), "train/point_valid_mask": self._by_image(keep)})
         visual = self.model.get_visual_tokens(maps, **self.where)
         masks = self._masks(maps, visual, output.decoder_states, boxes)
+        assert masks.logits is not None and masks.iou_predictions is not None
         parts = mask_loss(
             masks.logits,
             masks.iou_predictions,

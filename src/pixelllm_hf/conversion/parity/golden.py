@@ -53,12 +53,14 @@ class Golden:
 class Computed:
     """Our side of a golden file: values by the names of its outputs.
 
-    valid marks, for some outputs, the entries that mean anything; `later` names outputs that need parts of later work
-    (a trailing '/' names all below it) and says which.
+    valid marks, for some outputs, the entries that mean anything; ranges tells of outputs that are too short to show
+    over what range they move; `later` names outputs that need parts of later work (a trailing '/' names all below it)
+    and says which.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
     valid: dict[str, Tensor] = field(default_factory=dict)
+    ranges: dict[str, float] = field(default_factory=dict)
     later: dict[str, str] = field(default_factory=dict)
 
     def add(self, values: Mapping[str, Any], prefix: str = "") -> None:
@@ -97,8 +99,10 @@ class Agreement:
         return {**numbers, "ok": self.ok}  # JSON knows no infinity
 
 
-def compare(name: str, golden: Tensor, computed: Any, valid: Tensor | None = None) -> Agreement:
-    """Integers and masks must be equal; floats may differ by a small part of the golden output's range."""
+def compare(
+    name: str, golden: Tensor, computed: Any, valid: Tensor | None = None, value_range: float | None = None
+) -> Agreement:
+    """Integers and masks must be equal; floats may differ by a small part of value_range, the golden output's own."""
     ours = torch.as_tensor(computed).detach()
     is_float = golden.is_floating_point()
     tolerance = (GRADIENT_TOLERANCE if "/grad/" in f"/{name}" else VALUE_TOLERANCE) if is_float else 0.0
@@ -116,10 +120,10 @@ def compare(name: str, golden: Tensor, computed: Any, valid: Tensor | None = Non
     if not torch.isfinite(ours).all():
         return Agreement(name, float("inf"), float("inf"), tolerance, "not finite")
     max_abs = (ours - golden).abs().max().item()
-    return Agreement(name, max_abs, max_abs / _range(golden), tolerance)
+    return Agreement(name, max_abs, max_abs / (value_range or range_of(golden)), tolerance)
 
 
-def _range(values: Tensor) -> float:
+def range_of(values: Tensor) -> float:
     """Largest minus smallest value; for a constant, its size; 1 for zeros."""
     spread = (values.max() - values.min()).item()
     return spread or values.abs().max().item() or 1.0
@@ -133,4 +137,4 @@ def _starting(prefix: str, names: Iterable[str]) -> list[str]:
     return [name for name in names if name.startswith(prefix)]
 
 
-__all__ = ["GRADIENT_TOLERANCE", "VALUE_TOLERANCE", "Agreement", "Computed", "Golden", "compare"]
+__all__ = ["GRADIENT_TOLERANCE", "VALUE_TOLERANCE", "Agreement", "Computed", "Golden", "compare", "range_of"]

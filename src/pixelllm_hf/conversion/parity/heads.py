@@ -15,6 +15,7 @@ from ...modeling.prompt_encoder import PromptEncoder
 from ...modeling.prompt_feature_extractor import PromptFeatureExtractor
 from ..scenic import convert_module
 from ..scenic_hparams import ScenicLora, point_head_config, prompt_config, t5_config
+from .detection import proposal_losses
 from .golden import Computed, Golden
 from .masks import mask_losses
 
@@ -131,8 +132,8 @@ _IGNORE_STRINGS = {
 
 
 def losses(golden: Golden) -> Computed:
-    """Text, point and mask losses; those of detections come with their head."""
-    computed = Computed(mask_losses(golden), later={"det/": "boxes"})
+    """Losses of texts, points, masks and proposals."""
+    computed = Computed(mask_losses(golden) | proposal_losses(golden))
     text, eos = golden.below("text/"), golden.hparams["end_token_id"]
     for name in golden.outputs:
         if name.startswith("text/loss"):

@@ -21,7 +21,7 @@ LOSS_NAMES = {"focal": "mask_focal_loss", "dice": "mask_dice_loss", "iou": "mask
 def official_mask_head(config: PixelLLMMaskHeadConfig, params: Mapping[str, Tensor], width: int) -> MaskHead:
     """The head with the official weights; visual tokens and text states have the same width in all golden files."""
     head = MaskHead(config, width, width).eval()
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for part in ("adapter", "decoder"):
         prefix = f"mask_{part}/"
         flat = {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
@@ -52,7 +52,7 @@ def mask_losses(golden: Golden) -> dict[str, Tensor]:
     """The mask part of `losses`, for one proposal a prompt and for all of them."""
     inputs = golden.below("mask/")
     prompts = inputs["gt_valid"].shape[1]
-    values = {}
+    values: dict[str, Tensor] = {}
     for name, proposals in (("single", slice(0, 1)), ("multi", slice(None))):
         parts = mask_loss(
             inputs["pred_masks"].flatten(0, 1)[:, proposals],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ...modeling.language_prefix_decoder import PrefixDecoderLanguageModel
 from ..scenic import convert_module
 from ..scenic_hparams import prefix_decoder_config
@@ -12,7 +14,7 @@ from .heads import decode, encode
 def bert_text_head(golden: Golden) -> Computed:
     """With a prompt beside the visual tokens, and without one."""
     visual, tokens = golden.inputs["visual_features"], golden.inputs["text_tokens"]
-    model = PrefixDecoderLanguageModel(prefix_decoder_config(golden.hparams, visual.shape[-1])).eval()
+    model: Any = PrefixDecoderLanguageModel(prefix_decoder_config(golden.hparams), visual.shape[-1]).eval()
     model.load_state_dict(convert_module("textual", golden.params))
     computed = Computed()
     for prefix, context in (("", golden.inputs["context_tokens"]), ("no_context/", None)):

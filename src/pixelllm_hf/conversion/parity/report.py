@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..scenic import ScenicNamesError
-from . import data, end_to_end, heads, masks, prefix_decoder, vision
+from . import data, detection, end_to_end, heads, masks, prefix_decoder, vision
 from .golden import Agreement, Computed, Golden, compare
 
 CHECKS: dict[str, Callable[[Golden], Computed]] = {
@@ -25,12 +25,12 @@ CHECKS: dict[str, Callable[[Golden], Computed]] = {
     "point_predictor": heads.point_predictor,
     "losses": heads.losses,
     "mask_adapter_decoder": masks.mask_adapter_decoder,
+    "box_decoder": detection.box_decoder,
     "data_transforms": data.data_transforms,
     "e2e_refer": end_to_end.e2e_refer,
 }
 # Golden files of parts that this package does not have yet.
 LATER: dict[str, str] = {
-    "box_decoder": "boxes",
     "e2e_densecap": "boxes",
 }
 _SHOWN_LATER = 8
@@ -108,7 +108,8 @@ def compare_file(golden: Golden, computed: Computed) -> FileReport:
         if (reason := computed.why_later(name)) is not None:
             report.later[name] = reason
         elif name in computed.values:
-            report.agreements.append(compare(name, expected, computed.values[name], computed.valid.get(name)))
+            valid, value_range = computed.valid.get(name), computed.ranges.get(name)
+            report.agreements.append(compare(name, expected, computed.values[name], valid, value_range))
         else:
             forgotten.append(name)
     if forgotten:

@@ -1,0 +1,185 @@
+"""Dense captioning's box decoder: image features in, boxes of all objects out (spec section 8).
+
+Feature pyramid -> CenterNet proposals -> box heads on resampled features -> detections. The boxes become the prompts of
+the language model; nothing here knows about text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from .box_coding import match_boxes
+from .centernet import CenterNetHead
+from .centernet import CenterPredictions
+from .centernet import candidate_boxes
+from .centernet import select_proposals
+from .configuration_pixelllm import PixelLLMProposalHeadConfig
+from .detection_losses import proposal_losses
+from .detection_losses import roi_losses
+from .feature_pyramid import SimpleFeaturePyramid
+from .roi_head import STAGE_WEIGHTS
+from .roi_head import RoIHead
+from .roi_head import final_detections
+from .roi_head import sample_boxes
+
+
+@dataclass
+class ProposalHeadOutput(ModelOutput):
+    """boxes (B,K,4) xyxy canvas pixels, scores (B,K) best first, num_detections (B,): how many of K are detections.
+
+    The rest is padding (zero box, score 0) and, last, boxes below the score threshold (score -1).
+    """
+
+    boxes: Tensor | None = None
+    scores: Tensor | None = None
+    num_detections: Tensor | None = None
+
+
+@dataclass
+class ProposalHeadLoss(ModelOutput):
+    """loss: the detector's total; loss_parts: its parts by name, unweighted.
+
+    proposals (B,S,4): the boxes that the last stage was trained on, objects first; the first ones are captioned.
+    """
+
+    loss: Tensor | None = None
+    loss_parts: dict[str, Tensor] | None = None
+    proposals: Tensor | None = None
+
+
+class ProposalHead(nn.Module):
+    """Finds every object of an image, of whatever class."""
+
+    def __init__(self, config: PixelLLMProposalHeadConfig, image_channels: int):
+        super().__init__()
+        _check(config)
+        self.config = config
+        self.fpn = SimpleFeaturePyramid(config, image_channels)
+        self.proposal_generator = CenterNetHead(config)
+        self.roi_heads = RoIHead(config)
+
+    def forward(self, image_map: Tensor, image_size_hw: tuple[int, int] | Tensor) -> ProposalHeadOutput:
+        """image_map (B,h,w,C) of all towers -> detections.
+
+        Boxes are clipped to image_size_hw, one (h,w) or (B,2): the canvas in the reference, whose padding may hold
+        boxes; with the sizes of the images inside it, all boxes end at their image.
+        """
+        config, size_hw = self.config, _sizes(image_size_hw, image_map)
+        maps = self.fpn(image_map)
+        boxes, scores = self._proposals(
+            self.proposal_generator(maps), size_hw, config.pre_nms_topk, config.post_nms_topk
+        )
+        boxes, scores, number = final_detections(
+            self.roi_heads(maps, boxes, size_hw),
+            scores,
+            size_hw,
+            score_threshold=config.detection_score_threshold,
+            iou_threshold=config.detection_nms_threshold,
+            count=config.max_detections,
+        )
+        return ProposalHeadOutput(boxes=boxes, scores=scores, num_detections=number)
+
+    def losses(
+        self,
+        image_map: Tensor,
+        image_size_hw: tuple[int, int] | Tensor,
+        gt_boxes: Tensor,
+        gt_classes: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> ProposalHeadLoss:
+        """What detecting gt_boxes costs: image_map (B,h,w,C), gt_boxes (B,M,4) xyxy canvas pixels, zero rows = padding.
+
+        gt_classes (B,M) > 0 marks objects (all boxes with an area by default). The generator draws the boxes that the
+        second stage is trained on. Images that are no detection data have no boxes, and their loss is not for use.
+        """
+        config, size_hw = self.config, _sizes(image_size_hw, image_map)
+        gt_boxes = gt_boxes.float()
+        is_object = (gt_boxes[..., 2:] > gt_boxes[..., :2]).all(-1) if gt_classes is None else gt_classes > 0
+        is_object = is_object.long()
+        maps = self.fpn(image_map)
+        predictions = self.proposal_generator(maps)
+        boxes, _ = self._proposals(predictions, size_hw, config.pre_nms_topk_train, config.post_nms_topk_train)
+
+        boxes = torch.cat([boxes, gt_boxes], dim=1)
+        thresholds = config.roi_matching_thresholds
+        _, found = match_boxes(boxes, gt_boxes, is_object, iou_threshold=thresholds[0])
+        index, counted = sample_boxes(found > 0, config.roi_samples, config.roi_positive_fraction, generator)
+        boxes = boxes.gather(1, index[..., None].expand(-1, -1, 4))
+        stages = self.roi_heads(maps, boxes, size_hw)
+
+        parts = proposal_losses(predictions, gt_boxes, config.level_ranges)
+        parts |= {"roi_class": image_map.new_zeros(()), "roi_box": image_map.new_zeros(())}
+        for stage, threshold, weights in zip(stages, thresholds, STAGE_WEIGHTS, strict=False):
+            index, found = match_boxes(stage.boxes, gt_boxes, is_object, iou_threshold=threshold)
+            matched = _take(gt_boxes, index)
+            class_loss, box_loss = roi_losses(
+                stage.class_logits, stage.offsets, stage.boxes, matched, found, counted, weights
+            )
+            parts["roi_class"] = parts["roi_class"] + class_loss / len(stages)
+            parts["roi_box"] = parts["roi_box"] + box_loss / len(stages)
+            # Later stages label anew what the one before has moved: no box is left out for balance.
+            counted = torch.ones_like(counted)
+        centers = parts["center_positive"] + parts["center_negative"]
+        loss = config.center_loss_weight * centers + config.distance_loss_weight * parts["distance"]
+        loss = loss + parts["roi_class"] + parts["roi_box"]
+        return ProposalHeadLoss(loss=loss, loss_parts=parts, proposals=stages[-1].boxes)
+
+    def match_captions(self, proposals: Tensor, gt_boxes: Tensor, gt_classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Which object each proposal is captioned as: its index (B,S), and its class (B,S), 0 = nothing is learnt.
+
+        proposals (B,S,4), gt_boxes (B,M,4), gt_classes (B,M).
+        """
+        return match_boxes(proposals, gt_boxes, gt_classes, iou_threshold=self.config.caption_matching_threshold)
+
+    def _proposals(
+        self, predictions: CenterPredictions, size_hw: Tensor, before: int, after: int
+    ) -> tuple[Tensor, Tensor]:
+        boxes, scores = candidate_boxes(predictions, before)
+        return select_proposals(
+            boxes, scores, size_hw, iou_threshold=self.config.proposal_nms_threshold, count=after
+        )
+
+
+def _check(config: PixelLLMProposalHeadConfig) -> None:
+    strides = list(config.strides)
+    if len(strides) != 5 or strides[0] & (strides[0] - 1) or any(b != 2 * a for a, b in pairwise(strides)):
+        raise ValueError(
+            f"strides must be five powers of 2 in a row, one for each level of the pyramid, got {strides}. "
+            "Patches of 16 pixels give 8, 16, 32, 64, 128."
+        )
+    if len(config.level_ranges) != len(strides):
+        raise ValueError(
+            f"level_ranges must have a (smallest, largest) pair for each of {len(strides)} levels, got "
+            f"{len(config.level_ranges)}."
+        )
+    if not 1 <= len(config.roi_matching_thresholds) <= len(STAGE_WEIGHTS):
+        raise ValueError(
+            f"roi_matching_thresholds must have one overlap for each stage of box heads, 1 to {len(STAGE_WEIGHTS)}, "
+            f"got {config.roi_matching_thresholds}."
+        )
+
+
+def _sizes(image_size_hw: tuple[int, int] | Tensor, image_map: Tensor) -> Tensor:
+    """One size or one per image -> (B,2) float32."""
+    sizes = torch.as_tensor(image_size_hw, dtype=torch.float32, device=image_map.device)
+    if sizes.ndim > 2 or sizes.shape[-1:] != (2,) or (sizes.ndim == 2 and len(sizes) != len(image_map)):
+        raise ValueError(
+            f"image_size_hw must be (h, w) or one (h, w) for each of {len(image_map)} images, but it has shape "
+            f"{tuple(sizes.shape)}. Pass the side of the canvas twice or a tensor (images, 2)."
+        )
+    return sizes.expand(len(image_map), 2)
+
+
+def _take(values: Tensor, index: Tensor) -> Tensor:
+    """values (B,M,4), index (B,S) -> (B,S,4); zeros where there is nothing to take from."""
+    if not values.shape[1]:
+        return values.new_zeros(*index.shape, values.shape[-1])
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
+
+
+__all__ = ["ProposalHead", "ProposalHeadLoss", "ProposalHeadOutput"]
