@@ -84,13 +84,13 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _without_outputs(arguments: list[str]) -> list[str]:
-    """The command line without file names that a reader of the report does not have."""
+    """The command line without what a reader of the report does not have: output files, where folders are."""
     kept, skip = [], False
     for argument in arguments:
         if skip or argument in ("--json", "--captions"):
             skip = not skip
         elif not argument.startswith(("--json=", "--captions=")):
-            kept.append(shlex.quote(argument))
+            kept.append(shlex.quote(Path(argument).name if Path(argument).is_absolute() else argument))
     return kept
 
 

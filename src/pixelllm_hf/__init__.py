@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from .modeling.configuration_pixelllm import PixelLLMConfig as PixelLLMConfig
     from .modeling.modeling_pixelllm import PixelLLMForGroundedGeneration as PixelLLMForGroundedGeneration
     from .processing.canvas_transform import CanvasTransform as CanvasTransform
-    from .processing.grounded_results import GroundedCaption as GroundedCaption
-    from .processing.grounded_results import GroundedWord as GroundedWord
+    from .processing.grounded_results import GroundedCaption as GroundedCaption, GroundedWord as GroundedWord
     from .processing.grounded_streamer import GroundedStreamer as GroundedStreamer
     from .processing.image_processing_pixelllm import PixelLLMImageProcessor as PixelLLMImageProcessor
     from .processing.processing_pixelllm import PixelLLMProcessor as PixelLLMProcessor

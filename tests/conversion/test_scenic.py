@@ -18,8 +18,15 @@ from pixelllm_hf.conversion.scenic import (
     name_map,
     restore_pixelllm,
 )
-from pixelllm_hf.conversion.scenic_hparams import ScenicLora, lora_config, pixelllm_config, sam_config, t5_config
-from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
+from pixelllm_hf.conversion.scenic_hparams import (
+    ScenicLora,
+    lora_config,
+    pixelllm_config,
+    proposal_head_config,
+    sam_config,
+    t5_config,
+)
+from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig, PixelLLMProposalHeadConfig
 from pixelllm_hf.modeling.language_t5 import T5PrefixLanguageModel
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pixelllm"
@@ -164,3 +171,30 @@ def test_hyper_parameters_without_sizes_give_the_released_recipe():
 def test_a_t5_that_we_cannot_build_is_an_error(hparams):
     with pytest.raises(ValueError, match="T5"):
         t5_config(hparams)
+
+
+def test_the_box_decoder_of_the_released_recipe_is_the_default():
+    released = {
+        "num_classes": -1,
+        "roi_num_classes": 1,
+        "strides": [8, 16, 32, 64, 128],
+        "hm_weight": 0.5,
+        "reg_weight": 1.0,
+        "score_thresh": 0.0001,
+        "iou_thresh": 0.9,
+        "roi_matching_threshold": [0.6],
+        "roi_nms_threshold": 0.5,
+        "fpn_args": {"out_channels": 256},
+        "num_text_proposals": 32,
+        "mult_caption_score": False,
+    }
+    config, default = proposal_head_config(released).to_dict(), PixelLLMProposalHeadConfig().to_dict()
+    assert {name: value for name, value in config.items() if not isinstance(value, list | tuple)} == {
+        name: value for name, value in default.items() if not isinstance(value, list | tuple)
+    }
+    assert list(config["strides"]) == list(default["strides"])
+
+
+def test_a_box_decoder_of_several_classes_is_refused():
+    with pytest.raises(ValueError, match="one class"):
+        proposal_head_config({"roi_num_classes": 80})

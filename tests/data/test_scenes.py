@@ -25,8 +25,8 @@ from pixelllm_hf.data.scenes import (
     compose_scene,
     load_photographs,
     write_scenes,
+    writers as scene_writers,
 )
-from pixelllm_hf.data.scenes import writers as scene_writers
 from pixelllm_hf.data.scenes.__main__ import main
 from pixelllm_hf.data.scenes.library import BUILTIN_FOLDER
 from pixelllm_hf.data.scenes.narration import describe, relation_between

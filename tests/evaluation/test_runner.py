@@ -4,9 +4,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from pixelllm_hf import PixelLLMForGroundedGeneration, PixelLLMProcessor
 from pixelllm_hf.data.scenes import ObjectLibrary, compose_scene
@@ -47,9 +49,7 @@ def test_the_written_captions_themselves_name_all_objects(folder: Path):
 
 def test_an_evaluation_does_not_depend_on_the_batch_size(model_and_processor, folder: Path):
     model, processor = model_and_processor
-    one, four = (
-        runner.evaluate_trace(model, processor, folder, batch_size=size, max_new_tokens=8) for size in (1, 4)
-    )
+    one, four = (runner.evaluate_trace(model, processor, folder, batch_size=size, max_new_tokens=8) for size in (1, 4))
     assert one["scenes"] == 6
     for name, estimate in one["metrics"].items():
         np.testing.assert_allclose(
@@ -57,10 +57,25 @@ def test_an_evaluation_does_not_depend_on_the_batch_size(model_and_processor, fo
         )
 
 
-def test_teacher_forcing_counts_every_picture_once(model_and_processor, folder: Path):
-    model, processor = model_and_processor
-    estimate = runner.teacher_forced_point_l1(model, processor, folder)
-    assert estimate is not None and estimate.count == 6 and 0 < estimate.value < 2
+class PerfectModel:
+    """Puts every token where the narrative has it, shifted to the right by a part of the picture's width."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, shift: float = 0.0):
+        self.shift = shift
+
+    def __call__(self, point_labels: torch.Tensor, **_) -> SimpleNamespace:
+        bos = point_labels[:, :1]
+        return SimpleNamespace(coordinates=torch.cat([bos, point_labels + torch.tensor([self.shift, 0.0])], dim=1))
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.01])
+def test_the_teacher_forced_error_is_that_of_the_places(model_and_processor, folder: Path, shift: float):
+    estimate = runner.teacher_forced_point_l1(PerfectModel(shift), model_and_processor[1], folder)
+    assert estimate is not None and estimate.count == 6, "every picture counts once"
+    # the mean of |dx| and |dy|; a shifted corner may come nearer to the other corner of a thin box
+    assert 0.9 * shift / 2 <= estimate.value <= shift / 2 + 1e-6
 
 
 def test_validation_leaves_the_model_in_the_mode_it_was_in(model_and_processor, monkeypatch: pytest.MonkeyPatch):

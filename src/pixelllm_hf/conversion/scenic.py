@@ -373,8 +373,8 @@ def _by_group(names: Iterable[str], skip_groups: Iterable[str]) -> dict[str, lis
     skipped = frozenset(skip_groups)
     if not_skippable := skipped - frozenset(OPTIONAL_GROUPS):
         raise ValueError(
-            f"skip_groups may name {', '.join(OPTIONAL_GROUPS)} only, got {sorted(not_skippable)}: every other group is "
-            "part of the model."
+            f"skip_groups may name {', '.join(OPTIONAL_GROUPS)} only, got {sorted(not_skippable)}: every other group "
+            "is part of the model."
         )
     by_group: dict[str, list[str]] = {group: [] for group in GROUPS if group not in OPTIONAL_GROUPS}
     unknown = []

@@ -29,9 +29,7 @@ class Bleu:
         return {**named, "count": self.count, "variant": self.variant}
 
 
-def bleu(
-    hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, tokenizer: str = "tokens as given"
-) -> Bleu:
+def bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, tokenizer: str = "tokens as given") -> Bleu:
     """BLEU of tokenised captions, one hypothesis and one or more references per sample.
 
     `tokenizer` names how the tokens were made; see `ptb_tokenizer.tokenize`. Nothing to score gives NaN.
@@ -47,7 +45,7 @@ def bleu(
 
 
 def bleu_of_statistics(statistics: np.ndarray) -> np.ndarray:
-    """statistics (...,10): hypothesis length, reference length, 4 numbers of n-grams, 4 of clipped matches -> (...,4)."""
+    """statistics (...,10), both lengths, 4 counts of n-grams and 4 of clipped matches -> BLEU-1 to 4 (...,4)."""
     length, reference = statistics[..., 0], statistics[..., 1]
     precisions = (statistics[..., 6:] + TINY) / (statistics[..., 2:6] + SMALL)
     ratio = (length + TINY) / (reference + SMALL)

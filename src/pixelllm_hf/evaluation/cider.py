@@ -83,7 +83,9 @@ class _Vectors:
         reference: tuple[list[dict[Ngram, float]], list[float], int],
     ) -> float:
         total = 0.0
-        for mine, theirs, norm, other_norm in zip(hypothesis[0], reference[0], hypothesis[1], reference[1], strict=True):
+        for mine, theirs, norm, other_norm in zip(
+            hypothesis[0], reference[0], hypothesis[1], reference[1], strict=True
+        ):
             common = sum(min(value, theirs.get(ngram, 0.0)) * theirs.get(ngram, 0.0) for ngram, value in mine.items())
             total += common / (norm * other_norm) if norm and other_norm else 0.0
         return total / 4 * math.exp(-((hypothesis[2] - reference[2]) ** 2) / (2 * SIGMA**2))

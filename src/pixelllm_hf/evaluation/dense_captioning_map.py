@@ -7,7 +7,7 @@ truth boxes that nearly coincide are merged first and keep all their captions.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field as dataclass_field
+from dataclasses import dataclass, field as dataclass_field, replace
 from typing import Any
 
 import numpy as np
@@ -169,14 +169,14 @@ def merge_ground_truth(boxes_xywh: np.ndarray, captions: Sequence[str], *, thres
     """
     boxes = np.asarray(boxes_xywh, np.float32).reshape(-1, 4)
     iou = box_iou_matrix(boxes, boxes)
-    merged = []
+    merged: list[MergedBox] = []
     while True:
         near = iou >= np.float32(threshold)
         counts = near.sum(axis=1)
         if not len(boxes) or counts.max() == 0:
             return merged
         members = np.flatnonzero(near[counts.argmax()])
-        texts = tuple(captions[i].replace("\n", "") for i in members)
+        texts = tuple(captions[int(i)].replace("\n", "") for i in members)
         merged.append(MergedBox(boxes[members].mean(axis=0).astype(np.float64), texts))
         iou[members] = 0
         iou[:, members] = 0
@@ -206,8 +206,7 @@ def match_records(
             raise MetricInputError(
                 f"image {image!r} is predicted but not evaluated; add it to image_ids or drop its predictions."
             )
-        if ignore_empty_string or field(prediction, "caption", "prediction") != EMPTY:
-            by_image[image].append(prediction)
+        by_image[image].append(prediction)
     rows: list[tuple[int, float, float, bool, str, tuple[str, ...]]] = []
     for index, image in enumerate(image_ids):
         rows.extend(_match_image(index, image, by_image[image], truth[image], ignore_empty_string))
@@ -239,9 +238,12 @@ def _match_image(
     if not np.isfinite(scores).all():
         raise MetricInputError(f"scores of image {image!r} must be finite, but are {scores.tolist()}.")
     true_boxes = np.array([box.bbox for box in truth]).reshape(-1, 4)
-    iou, used, rows = box_iou_matrix(boxes, true_boxes), np.zeros(len(truth), bool), []
+    iou, used = box_iou_matrix(boxes, true_boxes), np.zeros(len(truth), bool)
+    rows = []
     for i in np.argsort(-scores, kind="stable"):
-        candidate, references, best_iou, matched = field(predictions[i], "caption", "prediction"), ("",), 0.0, False
+        candidate = field(predictions[i], "caption", "prediction")
+        references: tuple[str, ...] = ("",)
+        best_iou, matched = 0.0, False
         if len(truth):
             best = int(iou[i].argmax())
             best_iou = float(iou[i, best])
@@ -250,15 +252,16 @@ def _match_image(
             references = truth[best].captions
             if matched and ignore_empty_string and "" in references:
                 candidate, references = EMPTY, (EMPTY,)
+        if candidate == EMPTY and not ignore_empty_string:
+            continue  # dropped only now: the box it took stays used, as in the reference
         rows.append((index, float(scores[i]), best_iou, matched, candidate, tuple(references)))
     return rows
 
 
 def score_captions(records: DenseRecords, caption_scorer: CaptionScorer) -> tuple[DenseRecords, str]:
-    """Records with `meteor` filled in, and the scorer's name. Nothing to score is not passed on: the jar would hang."""
+    """Records with `meteor` filled in, and the scorer's name."""
     scores, name = caption_scorer(records.candidates, records.references)
-    values = {name: getattr(records, name) for name in records.__dataclass_fields__}
-    return DenseRecords(**{**values, "meteor": np.asarray(scores, np.float64)}), name
+    return replace(records, meteor=np.asarray(scores, np.float64)), name
 
 
 def average_precision(hits: np.ndarray, ground_truth_count: int, weights: np.ndarray | None = None) -> float:

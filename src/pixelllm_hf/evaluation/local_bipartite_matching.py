@@ -134,7 +134,7 @@ class _Rows:
 
 
 class _Segments:
-    """All segments: rows `short_first` and on of `values` against rows `long_first` and on, `rows` and `columns` many."""
+    """All segments: `rows` rows of `values` from `short_first` on against `columns` rows from `long_first` on."""
 
     def __init__(self, predictions: _Rows, targets: _Rows):
         self.values = np.concatenate([predictions.values, targets.values])

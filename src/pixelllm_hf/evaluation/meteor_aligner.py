@@ -36,7 +36,7 @@ class _Path(NamedTuple):
     distance: int
     hypothesis_coverage: int
     reference_coverage: int
-    index: int  # the next word of the reference
+    next_word: int  # of the reference
     last_end: int  # where the chunk at hand ends in the hypothesis; -1: no chunk is open
     used: int  # bits: words of the hypothesis
     matches: tuple[Match, ...]
@@ -117,7 +117,6 @@ def _phrases(words: Sequence[str]) -> Iterable[tuple[int, int, Phrase]]:
             yield start, end - start, tuple(words[start:end])
 
 
-
 def _places(phrase: Phrase, words: Sequence[str]) -> Iterable[int]:
     for start in range(len(words) - len(phrase) + 1):
         if tuple(words[start : start + len(phrase)]) == phrase:
@@ -161,7 +160,7 @@ def _search(by_start: Sequence[Sequence[Match]], fixed: Mapping[int, Match]) -> 
         paths.sort(key=_rank)
         following: list[_Path] = []
         for path in paths[:BEAM]:
-            if current < path.index:  # within a match that began before
+            if current < path.next_word:  # within a match that began before
                 following.append(path)
                 continue
             if current in fixed:
@@ -175,7 +174,7 @@ def _search(by_start: Sequence[Sequence[Match]], fixed: Mapping[int, Match]) -> 
                 following.append(_extended(path, match, charged=False))
                 path = path._replace(distance=path.distance + abs(match.start - match.other_start))
             closed = path.last_end != -1
-            following.append(path._replace(chunks=path.chunks + closed, last_end=-1, index=path.index + 1))
+            following.append(path._replace(chunks=path.chunks + closed, last_end=-1, next_word=path.next_word + 1))
         paths = following
     paths.sort(key=_rank)
     closed_paths = [path._replace(chunks=path.chunks + (path.last_end != -1)) for path in paths[:BEAM]]
@@ -196,7 +195,7 @@ def _extended(path: _Path, match: Match, *, charged: bool) -> _Path:
         distance=path.distance + (abs(match.start - match.other_start) if charged else 0),
         hypothesis_coverage=hypothesis_coverage,
         reference_coverage=reference_coverage,
-        index=match.start + match.length,
+        next_word=match.start + match.length,
         last_end=match.other_start + match.other_length,
         used=path.used | _bits(match),
         matches=(*path.matches, match),

@@ -71,7 +71,8 @@ class WordData:
         """phrase -> its paraphrases, in the table's order, as far as both are made of `words` only."""
         if self.paraphrase_file is None:
             return {}
-        known, found = {word.encode() for word in words}, {}
+        known = {word.encode() for word in words}
+        found: dict[Phrase, list[Phrase]] = {}
         with gzip.open(self.paraphrase_file, "rb") as file:
             lines = io.BufferedReader(cast(io.RawIOBase, file), 1 << 20)
             # five million records of three lines: probability, phrase, paraphrase
@@ -87,13 +88,13 @@ def _decoded(words: list[bytes]) -> Phrase:
 
 
 def installed_folder() -> Path | None:
-    """Where pycocoevalcap keeps METEOR, or None without the package."""
+    """Where pycocoevalcap keeps METEOR's jar and paraphrases, or None without the package."""
     try:
         spec = importlib.util.find_spec("pycocoevalcap.meteor")
     except (ImportError, ValueError):
         return None
     for folder in (spec.submodule_search_locations or ()) if spec else ():
-        if (Path(folder) / JAR).is_file():
+        if (Path(folder) / JAR).is_file() and (Path(folder) / PARAPHRASES).is_file():
             return Path(folder)
     return None
 
@@ -112,13 +113,8 @@ def installed_words(folder: Path) -> WordData:
         for base, inflected in _pairs(_lines(jar, "synonym/english.exceptions")):
             for word in inflected.split():
                 bases[word] = (*bases.get(word, ()), base)
-        sets = {
-            word: frozenset(map(int, ids.split())) for word, ids in _pairs(_lines(jar, "synonym/english.synsets"))
-        }
-    paraphrases = folder / PARAPHRASES
-    return WordData(
-        function_words, abbreviations, Synonyms(sets, bases), paraphrases if paraphrases.is_file() else None
-    )
+        sets = {word: frozenset(map(int, ids.split())) for word, ids in _pairs(_lines(jar, "synonym/english.synsets"))}
+    return WordData(function_words, abbreviations, Synonyms(sets, bases), folder / PARAPHRASES)
 
 
 def _lines(jar: zipfile.ZipFile, name: str) -> list[str]:

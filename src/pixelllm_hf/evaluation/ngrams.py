@@ -14,6 +14,4 @@ def ngram_counts(text: str, longest: int = 4) -> Counter[Ngram]:
     (2, 1)
     """
     words = text.split()
-    return Counter(
-        tuple(words[i : i + n]) for n in range(1, longest + 1) for i in range(len(words) - n + 1)
-    )
+    return Counter(tuple(words[i : i + n]) for n in range(1, longest + 1) for i in range(len(words) - n + 1))

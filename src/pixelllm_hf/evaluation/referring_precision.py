@@ -76,7 +76,7 @@ def share_above(values: np.ndarray, threshold: float) -> float:
 def paired_by_id(
     predictions: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]]
 ) -> dict[Any, tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """id -> (prediction, annotation) for every predicted expression in the order first predicted; the last one counts."""
+    """id -> (prediction, annotation) of every predicted expression, in that order; of several the last one counts."""
     annotated = {field(a, "id", "annotation"): a for a in annotations}
     pairs: dict[Any, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
     for prediction in predictions:

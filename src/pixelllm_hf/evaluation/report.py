@@ -1,6 +1,7 @@
 """Evaluation numbers as JSON, as a table, and in a model card. Cards are rendered, never typed.
 
-python -m pixelllm_hf.evaluation.report --template model_card.md --evaluation trace.json --out README.md
+python -m pixelllm_hf.evaluation.report --template model_card.md --evaluation trace.json \\
+    --log runs/tiny/metrics.jsonl --out src/pixelllm_hf/checkpoints/tiny/README.md
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ METRICS = {
     "center_error_percent": ("centre error of object words, % of the diagonal", "{:.2f}"),
     "point_l1_teacher_forced": ("point L1 of given narratives, in image sides", "{:.4f}"),
 }
+CURVE = "step,eval_object_f1,eval_point_in_box,eval_center_error_percent"
 SLOT = re.compile(r"<!-- (?P<name>[\w:-]+) -->.*?<!-- /(?P=name) -->", re.S)
 
 
@@ -59,7 +61,9 @@ def read_report(path: str | Path) -> dict[str, Any]:
 def metrics_table(report: Mapping[str, Any]) -> str:
     """A markdown table: value, 95 % interval and over how many scenes or words it is taken."""
     rows = ["| metric | value | 95 % interval | over |", "|---|---|---|---|"]
-    for name, estimate in report["metrics"].items():
+    metrics = report["metrics"]
+    ordered = [name for name in METRICS if name in metrics] + [name for name in metrics if name not in METRICS]
+    for name, estimate in ((name, metrics[name]) for name in ordered):
         title, form = METRICS.get(name, (name, "{:.4f}"))
         rows.append(
             f"| {title} (`{name}`) | {_written(estimate['value'], form)} | "
@@ -86,7 +90,7 @@ def how_made(report: Mapping[str, Any]) -> str:
 
 def learning_curve(lines: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """Records of a training log that have all the columns, as a markdown table."""
-    rows = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    rows = ["| " + " | ".join(column.removeprefix("eval_") for column in columns) + " |", "|" + "---|" * len(columns)]
     for record in lines:
         if all(column in record for column in columns):
             rows.append("| " + " | ".join(_cell(record[column]) for column in columns) + " |")
@@ -94,7 +98,7 @@ def learning_curve(lines: Sequence[Mapping[str, Any]], columns: Sequence[str]) -
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return _written(value, "{:.4g}") if isinstance(value, float) else str(value)
 
 
 def render_card(template: str, slots: Mapping[str, str]) -> str:
@@ -121,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--template", required=True, type=Path)
     parser.add_argument("--evaluation", required=True, type=Path, action="append", help="JSON of scripts/evaluate.py")
     parser.add_argument("--log", type=Path, help="training log, one JSON record a line")
-    parser.add_argument("--columns", default="step,object_f1,point_in_box,center_error_percent", help="of the log")
+    parser.add_argument("--columns", default=CURVE, help=f"of the log (default: {CURVE})")
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args(arguments)
     try:

@@ -139,7 +139,8 @@ def _mask_pair(
         raise MetricInputError(
             f"expression {expression!r} has polygons on both sides; give the image's (H, W) in image_sizes."
         )
-    masks = _to_mask(predicted, tuple(size_hw)), _to_mask(annotated, tuple(size_hw))
+    height, width = size_hw
+    masks = _to_mask(predicted, (height, width)), _to_mask(annotated, (height, width))
     if masks[0].shape != masks[1].shape:
         raise MetricInputError(
             f"the masks of expression {expression!r} differ in size: predicted {masks[0].shape}, annotated "

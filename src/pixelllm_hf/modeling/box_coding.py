@@ -34,9 +34,7 @@ def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
     return overlap / union.where(union > 0, 1.0)
 
 
-def match_boxes(
-    boxes: Tensor, gt_boxes: Tensor, gt_classes: Tensor, *, iou_threshold: float
-) -> tuple[Tensor, Tensor]:
+def match_boxes(boxes: Tensor, gt_boxes: Tensor, gt_classes: Tensor, *, iou_threshold: float) -> tuple[Tensor, Tensor]:
     """The true box of largest overlap for every box: its index (B,N), and its class (B,N) or 0 below the threshold.
 
     boxes (B,N,4), gt_boxes (B,M,4) padded with zeros, gt_classes (B,M) with 0 for padding. Of equal overlaps the first

@@ -120,6 +120,9 @@ class PixelLLMPromptConfig(PreTrainedConfig):
 
     Args:
         embed_dim: width of SAM's prompt encoder.
+        position_scale: standard deviation of the random frequencies that places are encoded with when a model is made
+            anew. SAM's 1 tells apart places a few percent of the image from each other; on a small grid, less lets the
+            two corners of a box find what lies between them.
         hidden_size: width of the two-way transformer.
         attention_downsample_rate: its cross-attention works at `hidden_size / attention_downsample_rate`.
         num_tokens: how many visual tokens the language model sees per prompt.
@@ -132,6 +135,7 @@ class PixelLLMPromptConfig(PreTrainedConfig):
     base_config_key = "prompt_config"
 
     embed_dim: int = 256
+    position_scale: float = 1.0
     hidden_size: int = 512
     num_hidden_layers: int = 6
     num_attention_heads: int = 8
@@ -385,6 +389,7 @@ class PixelLLMConfig(PreTrainedConfig):
             },
             prompt_config=dict(
                 embed_dim=128,
+                position_scale=0.35,
                 hidden_size=192,
                 num_hidden_layers=2,
                 num_attention_heads=6,

@@ -34,7 +34,7 @@ class CenterTargets:
 def center_targets(
     gt_boxes: Tensor, centers: Tensor, strides: Tensor, level_ranges: Sequence[Sequence[int]], cells: Sequence[int]
 ) -> CenterTargets:
-    """gt_boxes (B,M,4) xyxy, zero rows for padding -> what every cell should say.
+    """gt_boxes (B,M,4) xyxy, M > 0, zero rows for padding -> what every cell should say.
 
     centers (m,2) and strides (m,) of the cells; level_ranges: half-diagonals that a level is responsible for, in
     pixels; cells: how many each level has. An object draws its Gaussian on all levels, its peak on its own only.
@@ -59,9 +59,6 @@ def center_targets(
     radius2 = (2 * delta**2 * box_areas(boxes)).clamp(min=_SMALLEST_RADIUS**2)
     distance2 = ((at - middle).square().sum(-1) / radius2).clamp(min=1e-6)  # below 1 everywhere but at peaks
     distance2 = distance2.masked_fill(is_peak, 0.0).masked_fill(~is_object, -NO_TARGET)
-    if not gt_boxes.shape[1]:
-        empty = distance2.new_zeros(len(gt_boxes), len(centers))
-        return CenterTargets(empty, (empty + NO_TARGET)[..., None].expand(-1, -1, 4) / strides[:, None])
     heatmap = (-distance2).exp().amax(-1)
     nearest, index = distance2.masked_fill(~regresses, -NO_TARGET).min(-1)
     targets = to_border.gather(2, index[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)

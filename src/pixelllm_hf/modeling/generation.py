@@ -84,7 +84,7 @@ class StateRecorder:
         """
         num_tokens = sequences.shape[1]
         steps = min(len(self.states), num_tokens)
-        scored = steps == num_tokens - 1 and self._logits is not None
+        logits = self._logits if steps == num_tokens - 1 else None
         last_rows = torch.arange(len(sequences), device=sequences.device)
         states = torch.stack(self.states[:steps], dim=1).float()  # rows, steps, C
         log_probs = torch.stack(self.log_probs[:steps], dim=1)
@@ -95,9 +95,9 @@ class StateRecorder:
             ended = rows < 0
             states = states[rows.clamp(min=0), places].masked_fill(ended[..., None], torch.nan)
             log_probs = log_probs[rows.clamp(min=0), places].masked_fill(ended, torch.nan)
-            scored = scored and steps == num_tokens - 1
+            logits = logits if steps == num_tokens - 1 else None
             last_rows = rows[:, -1].clamp(min=0)
-        last = _log_prob(self._logits[last_rows], sequences[:, -1])[:, None] if scored else log_probs[:, :0]
+        last = log_probs[:, :0] if logits is None else _log_prob(logits[last_rows], sequences[:, -1])[:, None]
         log_probs = torch.cat([log_probs, last], dim=1)
         missing = num_tokens - states.shape[1]
         states = torch.nn.functional.pad(states, (0, 0, 0, missing), value=torch.nan)

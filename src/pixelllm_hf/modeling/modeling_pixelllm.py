@@ -89,7 +89,10 @@ class PixelLLMPreTrainedModel(PreTrainedModel):
         # transformers asks only about modules that own parameters, never about their containers.
         super()._init_weights(module)
         std = self.config.initializer_range
-        if isinstance(module, SamVisionTower):
+        if isinstance(module, nn.Linear):
+            # Flax's default, as in the reference. A fixed 0.02 fades what narrow layers pass on of the image.
+            init.normal_(module.weight, std=module.in_features**-0.5)
+        elif isinstance(module, SamVisionTower):
             init.normal_(module.pos_embed, std=std)
         elif isinstance(module, Eva02VisionTower):
             init.normal_(module.pos_embed, std=std)
@@ -103,7 +106,7 @@ class PixelLLMPreTrainedModel(PreTrainedModel):
         elif isinstance(module, UnitEmbedding):
             init.normal_(module.weight)
         elif isinstance(module, FourierPositions):
-            init.normal_(module.positional_encoding_gaussian_matrix)
+            init.normal_(module.positional_encoding_gaussian_matrix, std=module.scale)
 
 
 class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GenerationMixin):
@@ -474,6 +477,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GenerationMixin):
         sequences = output.sequences
         ends = [] if eos_token_id is None else eos_token_id
         eos = torch.tensor(ends, dtype=torch.long, device=sequences.device).flatten()
+        beams = isinstance(output, GenerateBeamEncoderDecoderOutput)
         is_eos = torch.isin(sequences, eos)
         ended = is_eos.cumsum(1) > 0
         has_place = ~ended
@@ -481,24 +485,31 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GenerationMixin):
         states, log_probs = recorder.gather(sequences, getattr(output, "beam_indices", None))
         cut = has_place[:, -1] & states[:, -1].isnan().any(-1)  # stopped by the length limit
         if cut.any():
-            copies = sequences.shape[0] // encoder_states.shape[0]
-            last = self._state_after_last_token(
-                sequences[cut],
-                encoder_states.repeat_interleave(copies, dim=0)[cut],
-                encoder_mask.repeat_interleave(copies, dim=0)[cut],
-            )
-            states[cut, -1] = last.float()
+            cache = None if beams else getattr(output, "past_key_values", None)
+            states[cut, -1] = self._states_after_last_token(sequences, cut, encoder_states, encoder_mask, cache).float()
             if recorder.on_states is not None:
                 recorder.on_states(states[:, -1])
         coordinates = self.point_head(states).coordinates.masked_fill(~has_place[:, :, None, None], torch.nan)
         log_probs = log_probs.masked_fill(~has_place, torch.nan)
-        beams = isinstance(output, GenerateBeamEncoderDecoderOutput)
         kind = GroundedBeamGenerateOutput if beams else GroundedGenerateOutput
         return kind(**output, coordinates=coordinates, token_log_probs=log_probs)
 
-    def _state_after_last_token(self, sequences: Tensor, encoder_states: Tensor, encoder_mask: Tensor) -> Tensor:
-        """The one state no decoding loop computes: that of a token the length limit left unconsumed. (rows,C)"""
-        return self.language_model.decode(sequences, encoder_states, encoder_mask)[0][:, -1]
+    def _states_after_last_token(
+        self, sequences: Tensor, rows: Tensor, encoder_states: Tensor, encoder_mask: Tensor, cache: Cache | None
+    ) -> Tensor:
+        """The states no decoding loop computes: of tokens that the length limit left unconsumed. (rows.sum(), C)
+
+        One more step where the cache still belongs to these sequences; beams have moved on, they are read again.
+        """
+        copies = len(sequences) // len(encoder_states)
+        encoder_states = encoder_states.repeat_interleave(copies, dim=0)
+        encoder_mask = encoder_mask.repeat_interleave(copies, dim=0)
+        if cache is not None:
+            step = self.language_model.decode(
+                sequences[:, -1:], encoder_states, encoder_mask, past_key_values=cache, use_cache=True
+            )
+            return step[0][rows, -1]
+        return self.language_model.decode(sequences[rows], encoder_states[rows], encoder_mask[rows])[0][:, -1]
 
 
 _OWN_OPTIONS = {
@@ -536,6 +547,8 @@ def _full_encoder_mask(mask: Tensor | None, states: Tensor) -> Tensor:
     if mask is None:
         return _all_valid(states)
     missing = states.shape[1] - mask.shape[1]
+    if missing == 0:
+        return mask.bool()
     if missing < 0:
         raise ValueError(
             f"attention_mask covers {mask.shape[1]} positions but encoder_outputs has only {states.shape[1]}."

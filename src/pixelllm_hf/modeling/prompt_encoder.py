@@ -25,8 +25,9 @@ class FourierPositions(nn.Module):
 
     positional_encoding_gaussian_matrix: Tensor
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, scale: float):
         super().__init__()
+        self.scale = scale
         self.register_buffer("positional_encoding_gaussian_matrix", torch.zeros(2, width // 2), persistent=True)
 
     def forward(self, places_xy: Tensor) -> Tensor:
@@ -48,7 +49,7 @@ class PromptEncoder(nn.Module):
                 "Prompts of fewer points are padded, so 4 does no harm."
             )
         self.max_points = config.max_points
-        self.pe_layer = FourierPositions(config.embed_dim)
+        self.pe_layer = FourierPositions(config.embed_dim, config.position_scale)
         self.point_embeddings = nn.ModuleList(UnitEmbedding(1, config.embed_dim) for _ in range(4))
         self.not_a_point_embed = UnitEmbedding(1, config.embed_dim)
         self.no_mask_embed = UnitEmbedding(1, config.embed_dim)

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
+from .box_coding import box_areas
 from .box_coding import match_boxes
 from .centernet import CenterNetHead
 from .centernet import CenterPredictions
@@ -24,6 +26,7 @@ from .detection_losses import roi_losses
 from .feature_pyramid import SimpleFeaturePyramid
 from .roi_head import STAGE_WEIGHTS
 from .roi_head import RoIHead
+from .roi_head import StagePredictions
 from .roi_head import final_detections
 from .roi_head import sample_boxes
 
@@ -70,7 +73,7 @@ class ProposalHead(nn.Module):
         boxes; with the sizes of the images inside it, all boxes end at their image.
         """
         config, size_hw = self.config, _sizes(image_size_hw, image_map)
-        maps = self.fpn(image_map)
+        maps = self._pyramid(image_map)
         boxes, scores = self._proposals(
             self.proposal_generator(maps), size_hw, config.pre_nms_topk, config.post_nms_topk
         )
@@ -94,36 +97,26 @@ class ProposalHead(nn.Module):
     ) -> ProposalHeadLoss:
         """What detecting gt_boxes costs: image_map (B,h,w,C), gt_boxes (B,M,4) xyxy canvas pixels, zero rows = padding.
 
-        gt_classes (B,M) > 0 marks objects (all boxes with an area by default). The generator draws the boxes that the
-        second stage is trained on. Images that are no detection data have no boxes, and their loss is not for use.
+        gt_classes (B,M): 0 leaves a box out. The generator draws the boxes that the second stage is trained on.
         """
         config, size_hw = self.config, _sizes(image_size_hw, image_map)
         gt_boxes = gt_boxes.float()
-        is_object = (gt_boxes[..., 2:] > gt_boxes[..., :2]).all(-1) if gt_classes is None else gt_classes > 0
-        is_object = is_object.long()
-        maps = self.fpn(image_map)
+        if gt_classes is not None:
+            gt_boxes = gt_boxes.masked_fill((gt_classes <= 0)[..., None], 0.0)
+        gt_boxes = F.pad(gt_boxes, (0, 0, 0, int(gt_boxes.shape[1] == 0)))  # at least one row, if of padding
+        is_object = (box_areas(gt_boxes) > 0).long()
+        maps = self._pyramid(image_map)
         predictions = self.proposal_generator(maps)
         boxes, _ = self._proposals(predictions, size_hw, config.pre_nms_topk_train, config.post_nms_topk_train)
 
         boxes = torch.cat([boxes, gt_boxes], dim=1)
-        thresholds = config.roi_matching_thresholds
-        _, found = match_boxes(boxes, gt_boxes, is_object, iou_threshold=thresholds[0])
+        _, found = match_boxes(boxes, gt_boxes, is_object, iou_threshold=config.roi_matching_thresholds[0])
         index, counted = sample_boxes(found > 0, config.roi_samples, config.roi_positive_fraction, generator)
         boxes = boxes.gather(1, index[..., None].expand(-1, -1, 4))
         stages = self.roi_heads(maps, boxes, size_hw)
 
         parts = proposal_losses(predictions, gt_boxes, config.level_ranges)
-        parts |= {"roi_class": image_map.new_zeros(()), "roi_box": image_map.new_zeros(())}
-        for stage, threshold, weights in zip(stages, thresholds, STAGE_WEIGHTS, strict=False):
-            index, found = match_boxes(stage.boxes, gt_boxes, is_object, iou_threshold=threshold)
-            matched = _take(gt_boxes, index)
-            class_loss, box_loss = roi_losses(
-                stage.class_logits, stage.offsets, stage.boxes, matched, found, counted, weights
-            )
-            parts["roi_class"] = parts["roi_class"] + class_loss / len(stages)
-            parts["roi_box"] = parts["roi_box"] + box_loss / len(stages)
-            # Later stages label anew what the one before has moved: no box is left out for balance.
-            counted = torch.ones_like(counted)
+        parts |= self._stage_losses(stages, gt_boxes, is_object, counted)
         centers = parts["center_positive"] + parts["center_negative"]
         loss = config.center_loss_weight * centers + config.distance_loss_weight * parts["distance"]
         loss = loss + parts["roi_class"] + parts["roi_box"]
@@ -136,13 +129,31 @@ class ProposalHead(nn.Module):
         """
         return match_boxes(proposals, gt_boxes, gt_classes, iou_threshold=self.config.caption_matching_threshold)
 
+    def _stage_losses(
+        self, stages: list[StagePredictions], gt_boxes: Tensor, is_object: Tensor, counted: Tensor
+    ) -> dict[str, Tensor]:
+        """The mean over stages of their class and box losses; counted (B,S): boxes of the first stage that count."""
+        losses = []
+        for k, (stage, threshold) in enumerate(zip(stages, self.config.roi_matching_thresholds, strict=True)):
+            index, found = match_boxes(stage.boxes, gt_boxes, is_object, iou_threshold=threshold)
+            matched = gt_boxes.gather(1, index[..., None].expand(-1, -1, 4))
+            # Later stages label anew what the one before has moved: no box is left out for balance.
+            counts = counted if k == 0 else torch.ones_like(counted)
+            losses.append(
+                roi_losses(stage.class_logits, stage.offsets, stage.boxes, matched, found, counts, STAGE_WEIGHTS[k])
+            )
+        of_class, of_box = zip(*losses, strict=True)
+        return {"roi_class": torch.stack(of_class).mean(), "roi_box": torch.stack(of_box).mean()}
+
+    def _pyramid(self, image_map: Tensor) -> list[Tensor]:
+        # The head may be kept in float32 where the towers are not.
+        return self.fpn(image_map.to(self.proposal_generator.agn_hm.weight.dtype))
+
     def _proposals(
         self, predictions: CenterPredictions, size_hw: Tensor, before: int, after: int
     ) -> tuple[Tensor, Tensor]:
         boxes, scores = candidate_boxes(predictions, before)
-        return select_proposals(
-            boxes, scores, size_hw, iou_threshold=self.config.proposal_nms_threshold, count=after
-        )
+        return select_proposals(boxes, scores, size_hw, iou_threshold=self.config.proposal_nms_threshold, count=after)
 
 
 def _check(config: PixelLLMProposalHeadConfig) -> None:
@@ -173,13 +184,6 @@ def _sizes(image_size_hw: tuple[int, int] | Tensor, image_map: Tensor) -> Tensor
             f"{tuple(sizes.shape)}. Pass the side of the canvas twice or a tensor (images, 2)."
         )
     return sizes.expand(len(image_map), 2)
-
-
-def _take(values: Tensor, index: Tensor) -> Tensor:
-    """values (B,M,4), index (B,S) -> (B,S,4); zeros where there is nothing to take from."""
-    if not values.shape[1]:
-        return values.new_zeros(*index.shape, values.shape[-1])
-    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
 
 
 __all__ = ["ProposalHead", "ProposalHeadLoss", "ProposalHeadOutput"]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.utils.generic import maybe_autocast
 
 from .box_coding import box_areas
 from .torchvision_ops import torchvision_ops
@@ -25,12 +26,14 @@ def roi_align(maps: Sequence[Tensor], boxes: Tensor, strides: Sequence[int], out
     levels = box_levels(boxes, strides)
     ops = torchvision_ops()
     pooled = _with_matrices if ops is None else _Torchvision(ops)
-    features = maps[0].new_zeros(*boxes.shape[:2], output_size, output_size, maps[0].shape[-1])
-    for level, (image_map, stride) in enumerate(zip(maps, strides, strict=True)):
-        mine = levels == level
-        if mine.any():
-            features = features + pooled(image_map, boxes.float() / stride, mine, output_size)
-    return features
+    features = boxes.new_zeros(*boxes.shape[:2], output_size, output_size, maps[0].shape[-1], dtype=torch.float32)
+    # Weights of half precision would move the places that are sampled.
+    with maybe_autocast(boxes.device.type, enabled=False):
+        for level, (image_map, stride) in enumerate(zip(maps, strides, strict=True)):
+            mine = levels == level
+            if mine.any():
+                features = features + pooled(image_map.float(), boxes.float() / stride, mine, output_size)
+    return features.to(maps[0].dtype)
 
 
 def box_levels(boxes: Tensor, strides: Sequence[int]) -> Tensor:
@@ -49,7 +52,6 @@ def _with_matrices(image_map: Tensor, boxes: Tensor, mine: Tensor, output_size: 
     height, width = image_map.shape[1:3]
     rows = _axis_weights(boxes[..., 1], boxes[..., 3], height, output_size)
     columns = _axis_weights(boxes[..., 0], boxes[..., 2], width, output_size) * mine[..., None, None]
-    rows, columns = rows.to(image_map.dtype), columns.to(image_map.dtype)
     # Along the rows for all boxes of an image in one product: (B, R*s, h) @ (B, h, w*C).
     by_row = (rows.flatten(1, 2) @ image_map.flatten(2)).unflatten(-1, (width, -1)).unflatten(1, (-1, output_size))
     return torch.einsum("brqw,brpwc->brpqc", columns, by_row)
@@ -72,14 +74,14 @@ class _Torchvision:
         self.ops = ops
 
     def __call__(self, image_map: Tensor, boxes: Tensor, mine: Tensor, output_size: int) -> Tensor:
-        padded = F.pad(image_map.permute(0, 3, 1, 2).float(), (1, 1, 1, 1))
+        padded = F.pad(image_map.permute(0, 3, 1, 2), (1, 1, 1, 1))
         image = mine.nonzero()[:, :1].to(boxes.dtype)
         rois = torch.cat([image, boxes[mine] + 1], dim=1)
         pooled = self.ops.roi_align(  # type: ignore[attr-defined]
             padded, rois, output_size, spatial_scale=1.0, sampling_ratio=_SAMPLES, aligned=True
         )
         features = image_map.new_zeros(*mine.shape, output_size, output_size, image_map.shape[-1])
-        features[mine] = pooled.permute(0, 2, 3, 1).to(image_map.dtype)
+        features[mine] = pooled.permute(0, 2, 3, 1)
         return features
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +50,7 @@ class BoxHead(nn.Module):
     def init_predictions(self) -> None:
         """The reference's start: undecided, and boxes as they come."""
         for i in range(1, self.depth + 1):
-            layer = self.get_submodule(f"fc{i}")
+            layer: Any = self.get_submodule(f"fc{i}")
             bound = (3 / layer.in_features) ** 0.5
             init.uniform_(layer.weight, -bound, bound)
             init.zeros_(layer.bias)
