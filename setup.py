@@ -13,11 +13,13 @@ assert VERSION is not None
 
 DEMO = ["gradio>=6.0,<7"]
 SAM = ["segment-anything"]
+EVAL = ["pycocoevalcap>=1.2"]  # METEOR's data and, with Java, the official scorers
 DEV = [
     "mypy>=2.0",
     "pycocotools>=2.0.8",
     "pytest>=9.0",
     "ruff>=0.17",
+    "scipy>=1.14",
     "sentencepiece>=0.2",
     "tensorboard>=2.20",
     "types-PyYAML",
@@ -51,7 +53,7 @@ setup(
         "tqdm>=4.67",
         "transformers>=5.23,<6",
     ],
-    extras_require={"demo": DEMO, "sam": SAM, "dev": DEV},
+    extras_require={"demo": DEMO, "sam": SAM, "eval": EVAL, "dev": DEV},
     entry_points={"console_scripts": ["pixelllm=pixelllm_hf.cli:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -65,17 +65,20 @@ def _deviation(name: str, rows: Sequence[tuple[str, list[str], float]], variant:
     )
 
 
+def runnable_variants() -> list[str]:
+    """The variants that can run here, best first."""
+    jar = ["meteor-jar"] if jar_problem() is None else []
+    package = ["meteor-py"] if installed_folder() is not None else []
+    return [*jar, *package, "meteor-approx"]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print one line per variant and set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("golden", type=Path, help="folder with caption_metrics.json and densecap.json")
+    parser.add_argument("--variant", choices=VARIANTS, action="append", help="default: all that can run here")
     args = parser.parse_args(arguments)
-    variants = ["meteor-approx"]
-    if installed_folder() is not None:
-        variants.insert(0, "meteor-py")
-    if jar_problem() is None:
-        variants.insert(0, "meteor-jar")
-    for variant in variants:
+    for variant in args.variant or runnable_variants():
         for d in deviations(args.golden, variant):
             print(
                 f"{d.variant:<42} {d.captions:<14} n={d.count:<4} mean {d.mean:.4f} (jar {d.jar_mean:.4f})  "

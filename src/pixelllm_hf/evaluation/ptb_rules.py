@@ -67,8 +67,9 @@ _RULES: list[tuple[re.Pattern[str], _Action]] = [
     (_pattern(rf"(?P<token>[A-Za-z]*[A-MO-Za-mo-z])(?P<after>[nN]{_APOS}[tT])"), _plain),
     (_pattern(rf"{_APOS}(?:[msdMSD]|re|ve|ll|RE|VE|LL)(?![A-Za-z])"), _plain),
     (_pattern(rf"[nN]{_APOS}[tT](?![A-Za-z])"), _plain),
-    (_pattern(rf"{_APOS}n{_APOS}?(?![A-Za-z.])|[bn]?e{_APOS}er|[lLdDjJ]{_APOS}|dunkin{_APOS}|somethin{_APOS}|ol{_APOS}|{_APOS}em|c{_APOS}mon|"
-              rf"{_APOS}[2-9]0s|{_APOS}till?|{_APOS}cause|o{_APOS}clock|ma{_APOS}am|hawai{_APOS}i|shi{_APOS}ite", re.I),
+    (_pattern(rf"{_APOS}n{_APOS}?(?![A-Za-z.])|[bn]?e{_APOS}er|[ldj]{_APOS}|dunkin{_APOS}|somethin{_APOS}|ol{_APOS}|"
+              rf"{_APOS}em|c{_APOS}mon|{_APOS}[2-9]0s|{_APOS}till?|{_APOS}cause|"
+              rf"o{_APOS}clock|ma{_APOS}am|hawai{_APOS}i|shi{_APOS}ite", re.I),
      _plain),
     (_pattern(rf"{_APOS}\d\d(?=\s|$)"), _plain),
     (_pattern(rf"(?P<token>[yY]{_APOS})(?P<after>{_L})"), _plain),

@@ -34,7 +34,7 @@ def rouge_l(
     Words are separated by single spaces, so an empty caption is one empty word, and two empty captions agree.
 
     >>> rouge_l(["a red bus"], [["a bus"]]).corpus
-    0.8299319727891157
+    0.8299319727891156
     """
     hypotheses, samples = caption_pairs(hypotheses, references)
     scores = np.array([_sample_score(h, sample) for h, sample in zip(hypotheses, samples, strict=True)])

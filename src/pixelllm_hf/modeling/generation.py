@@ -18,6 +18,9 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.generation.utils import GenerateBeamEncoderDecoderOutput, GenerateEncoderDecoderOutput
 
 
+_STEPS_SCORED_AT_ONCE = 16
+
+
 @dataclass
 class GroundedGenerateOutput(GenerateEncoderDecoderOutput):
     """Greedy and sampled captions with a place for every token.
@@ -40,12 +43,16 @@ class GroundedBeamGenerateOutput(GenerateBeamEncoderDecoderOutput):
 
 
 class StateRecorder:
-    """Collects, step by step, the decoder state that has consumed each token and that token's log-probability."""
+    """Collects, step by step, the decoder state that has consumed each token and that token's log-probability.
+
+    Log-probabilities are computed for several steps at once: done step by step they cost as much as the rest of this.
+    """
 
     def __init__(self, on_states: Callable[[Tensor], None] | None = None):
         self.states: list[Tensor] = []  # per step (rows, C)
-        self.log_probs: list[Tensor] = []  # per step (rows,), of the consumed token
         self.on_states = on_states
+        self._log_probs: list[Tensor] = []  # per portion (rows, steps), of the consumed tokens
+        self._unscored: list[tuple[Tensor, Tensor]] = []  # per step scores (rows, V) that its tokens (rows,) came from
         self._tokens: Tensor | None = None  # being consumed, (rows,)
         self._logits: Tensor | None = None  # of the last step, (rows, V)
         self._parents: Tensor | None = None  # the beams that the last step's rows were re-ordered from
@@ -56,21 +63,26 @@ class StateRecorder:
 
     def after_step(self, states: Tensor, logits: Tensor) -> None:
         """states (rows,T,C) and logits (rows,T,V) of the step; only the last position is new."""
-        self.log_probs.append(self._log_prob_of_tokens(logits))
+        assert self._tokens is not None
+        if logits.shape[1] > 1:  # without a cache the whole row was run again
+            self._unscored.append((logits[:, -2], self._tokens))
+        elif self._logits is None:  # BOS came from nothing
+            self._log_probs.append(torch.full((len(logits), 1), torch.nan, device=logits.device))
+        else:
+            scores = self._logits if self._parents is None else self._logits[self._parents]
+            self._unscored.append((scores, self._tokens))
+        if len(self._unscored) == _STEPS_SCORED_AT_ONCE:
+            self._score()
         if self.on_states is not None and self.states:  # the first state has consumed BOS, which has no place
             self.on_states(states[:, -1])
         self.states.append(states[:, -1])
         self._logits, self._parents = logits[:, -1], None
 
-    def _log_prob_of_tokens(self, logits: Tensor) -> Tensor:
-        """How the step before scored the tokens of this one; (rows,), NaN for BOS."""
-        if logits.shape[1] > 1:  # without a cache the whole row was run again
-            scored = logits[:, -2]
-        elif self._logits is None:
-            return torch.full(self._tokens.shape, torch.nan, device=logits.device)
-        else:
-            scored = self._logits if self._parents is None else self._logits[self._parents]
-        return _log_prob(scored, self._tokens)
+    def _score(self) -> None:
+        if self._unscored:
+            scores, tokens = (torch.stack(values, dim=1) for values in zip(*self._unscored, strict=True))
+            self._log_probs.append(_log_prob(scores, tokens))
+            self._unscored.clear()
 
     def reorder(self, parents: Tensor) -> None:
         """parents (rows,): the row that each row of the next step continues."""
@@ -87,7 +99,8 @@ class StateRecorder:
         logits = self._logits if steps == num_tokens - 1 else None
         last_rows = torch.arange(len(sequences), device=sequences.device)
         states = torch.stack(self.states[:steps], dim=1).float()  # rows, steps, C
-        log_probs = torch.stack(self.log_probs[:steps], dim=1)
+        self._score()
+        log_probs = torch.cat(self._log_probs, dim=1)[:, :steps]
         if beam_indices is not None:
             steps = min(steps, beam_indices.shape[1])
             rows = beam_indices[:, :steps].long()
@@ -106,9 +119,9 @@ class StateRecorder:
 
 
 def _log_prob(logits: Tensor, tokens: Tensor) -> Tensor:
-    """logits (rows,V), tokens (rows,) -> (rows,) float32."""
+    """logits (…,V), tokens (…) -> (…) float32."""
     logits = logits.float()
-    return logits.gather(-1, tokens[:, None]).squeeze(-1) - logits.logsumexp(-1)
+    return logits.gather(-1, tokens[..., None]).squeeze(-1) - logits.logsumexp(-1)
 
 
 # A context variable and not an attribute: one model may generate in several threads at once.
