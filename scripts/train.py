@@ -1,7 +1,7 @@
 """Train a PixelLLM on grounded captions, referring expressions and region phrases.
 
 accelerate launch scripts/train.py --config configs/trace_t5_xl.yaml
-python scripts/train.py --config configs/tiny_places.yaml total_steps=50 warmup_steps=5 output_dir=runs/try    # CPU, minutes
+python scripts/train.py --config configs/tiny_places.yaml total_steps=50 output_dir=runs/try    # minutes
 A killed run continues exactly where its newest checkpoint is when the same command is given again.
 """
 

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from pixelllm_hf.evaluation import report
-from pixelllm_hf.evaluation.report import ReportError, metrics_table, read_report, render_card, write_report
+from pixelllm_hf.evaluation.report import (
+    ReportError,
+    learning_curve,
+    metrics_table,
+    read_report,
+    render_card,
+    write_report,
+)
 
 NAN = float("nan")
 EVALUATION: dict[str, Any] = {
@@ -56,16 +63,30 @@ def test_a_slot_that_the_template_lacks_is_an_error():
         render_card(TEMPLATE, {"metrics:refer": "x"})
 
 
-def test_the_command_renders_numbers_and_learning_curve(tmp_path: Path):
+def test_the_command_renders_numbers_and_every_stage_of_the_learning_curve(tmp_path: Path):
     write_report(tmp_path / "trace.json", EVALUATION)
     (tmp_path / "card.md").write_text(TEMPLATE)
-    log = [{"step": 1, "loss": 2.0}, {"step": 500, "object_f1": 0.123456}]
-    (tmp_path / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in log))
-    arguments = ["--template", "card.md", "--evaluation", "trace.json", "--log", "log.jsonl", "--out", "README.md"]
-    paths = [a if a.startswith("--") else str(tmp_path / a) for a in arguments]
-    assert report.main([*paths, "--columns", "step,object_f1"]) == 0
+    logs = {
+        "towers": [{"step": 7, "eval_fused_foreground_accuracy": 0.5, "eval_background_accuracy": 0.25}],
+        "words": [
+            {"step": 1, "loss": 2.0},
+            {"step": 500, "eval_object_f1": 0.123456, "eval_point_in_box": 0.5, "eval_center_error_percent": 3.0},
+        ],
+    }
+    arguments = ["--template", str(tmp_path / "card.md"), "--evaluation", str(tmp_path / "trace.json")]
+    for title, log in logs.items():
+        path = tmp_path / f"{title}.jsonl"
+        path.write_text("".join(json.dumps(record) + "\n" for record in log))
+        arguments += ["--log", f"{title}={path}"]
+    assert report.main([*arguments, "--out", str(tmp_path / "README.md")]) == 0
     card = (tmp_path / "README.md").read_text()
-    assert "7 composed scenes (seed 9)" in card and "| 500 | 0.1235 |" in card and "| 1 |" not in card
+    assert "7 composed scenes (seed 9)" in card and "| 500 | 0.1235 | 0.5 | 3 |" in card and "| 1 |" not in card
+    assert card.index("towers:") < card.index("| 7 | 0.5 | 0.25 |") < card.index("words:")
+
+
+def test_a_log_without_a_learning_curve_is_refused():
+    with pytest.raises(ReportError, match="no record with all of"):
+        learning_curve([{"step": 1, "loss": 2.0}])
 
 
 def test_a_file_that_is_no_evaluation_is_named(tmp_path: Path, capsys):

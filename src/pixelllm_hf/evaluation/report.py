@@ -1,7 +1,7 @@
 """Evaluation numbers as JSON, as a table, and in a model card. Cards are rendered, never typed.
 
 python -m pixelllm_hf.evaluation.report --template model_card.md --evaluation trace.json \\
-    --log runs/tiny/metrics.jsonl --out src/pixelllm_hf/checkpoints/tiny/README.md
+    --log "All parts=runs/tiny/metrics.jsonl" --out src/pixelllm_hf/checkpoints/tiny/README.md
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ METRICS = {
     "center_error_percent": ("centre error of object words, % of the diagonal", "{:.2f}"),
     "point_l1_teacher_forced": ("point L1 of given narratives, in image sides", "{:.4f}"),
 }
-CURVE = "step,eval_object_f1,eval_point_in_box,eval_center_error_percent"
+# Columns of a learning curve; the first whose columns a log has is shown.
+CURVES = (
+    ("step", "eval_object_f1", "eval_point_in_box", "eval_center_error_percent"),
+    ("step", "eval_fused_foreground_accuracy", "eval_background_accuracy"),
+)
 SLOT = re.compile(r"<!-- (?P<name>[\w:-]+) -->.*?<!-- /(?P=name) -->", re.S)
 
 
@@ -88,8 +92,12 @@ def how_made(report: Mapping[str, Any]) -> str:
     return f"Measured on {what} from `generate()` output, {search}; printed by `{report['command']}`."
 
 
-def learning_curve(lines: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Records of a training log that have all the columns, as a markdown table."""
+def learning_curve(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Records of a training log that have all columns of one of `CURVES`, as a markdown table."""
+    known = [curve for curve in CURVES if any(all(column in record for column in curve) for record in lines)]
+    if not known:
+        raise ReportError(f"the log has no record with all of {' or of '.join(', '.join(c) for c in CURVES)}.")
+    columns = known[0]
     rows = ["| " + " | ".join(column.removeprefix("eval_") for column in columns) + " |", "|" + "---|" * len(columns)]
     for record in lines:
         if all(column in record for column in columns):
@@ -124,8 +132,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--template", required=True, type=Path)
     parser.add_argument("--evaluation", required=True, type=Path, action="append", help="JSON of scripts/evaluate.py")
-    parser.add_argument("--log", type=Path, help="training log, one JSON record a line")
-    parser.add_argument("--columns", default=CURVE, help=f"of the log (default: {CURVE})")
+    parser.add_argument(
+        "--log", default=[], action="append", metavar="TITLE=FILE", help="training log, one JSON record a line; repeat"
+    )
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args(arguments)
     try:
@@ -133,9 +142,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in args.evaluation:
             report = read_report(path)
             slots[f"metrics:{report['task']}"] = f"{how_made(report)}\n\n{metrics_table(report)}"
-        if args.log:
-            records = [json.loads(line) for line in args.log.read_text(encoding="utf-8").splitlines()]
-            slots["learning-curve"] = learning_curve(records, args.columns.split(","))
+        curves = []
+        for title, _, path in (log.rpartition("=") for log in args.log):
+            records = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+            curves.append(f"{title}:\n\n{learning_curve(records)}" if title else learning_curve(records))
+        if curves:
+            slots["learning-curve"] = "\n\n".join(curves)
         card = render_card(args.template.read_text(encoding="utf-8"), slots)
         with atomic_text(args.out) as file:
             file.write(card)
