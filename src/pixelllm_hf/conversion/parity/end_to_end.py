@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput
 
 from ...modeling.box_ops import points_to_boxes, select_tokens
@@ -48,9 +49,16 @@ class _ReferenceMasking(PixelLLMForGroundedGeneration):
         mask = _hidden_before_padding(input_ids)
         return inputs | {"decoder_attention_mask": mask[:, :, -inputs["decoder_input_ids"].shape[1] :]}
 
-    def _state_after_last_token(self, sequences: Tensor, encoder_states: Tensor, encoder_mask: Tensor) -> Tensor:
-        mask = _hidden_before_padding(sequences)
-        states, _ = self.language_model.decode(sequences, encoder_states, encoder_mask, decoder_mask=mask)
+    def _states_after_last_token(
+        self, sequences: Tensor, rows: Tensor, encoder_states: Tensor, encoder_mask: Tensor, cache: Cache | None
+    ) -> Tensor:
+        copies = len(sequences) // len(encoder_states)
+        states, _ = self.language_model.decode(
+            sequences[rows],
+            encoder_states.repeat_interleave(copies, dim=0)[rows],
+            encoder_mask.repeat_interleave(copies, dim=0)[rows],
+            decoder_mask=_hidden_before_padding(sequences[rows]),
+        )
         return states[:, -1]
 
 
