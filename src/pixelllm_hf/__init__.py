@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from .modeling.configuration_pixelllm import PixelLLMConfig as PixelLLMConfig
     from .modeling.modeling_pixelllm import PixelLLMForGroundedGeneration as PixelLLMForGroundedGeneration
     from .processing.canvas_transform import CanvasTransform as CanvasTransform
+    from .processing.canvas_transform import xywh_to_xyxy as xywh_to_xyxy
     from .processing.grounded_results import GroundedCaption as GroundedCaption, GroundedWord as GroundedWord
     from .processing.grounded_streamer import GroundedStreamer as GroundedStreamer
     from .processing.image_processing_pixelllm import PixelLLMImageProcessor as PixelLLMImageProcessor
+    from .processing.image_reading import ImageError as ImageError
     from .processing.processing_pixelllm import PixelLLMProcessor as PixelLLMProcessor
+    from .processing.prompt_places import PromptError as PromptError
 
 __version__ = "0.1.0"
 
@@ -32,6 +35,9 @@ _HOMES = {
     "GroundedCaption": ".processing.grounded_results",
     "GroundedStreamer": ".processing.grounded_streamer",
     "GroundedWord": ".processing.grounded_results",
+    "ImageError": ".processing.image_reading",
+    "PromptError": ".processing.prompt_places",
+    "xywh_to_xyxy": ".processing.canvas_transform",
 }
 
 __all__ = ["__version__", "default_checkpoint", *_HOMES]
