@@ -10,6 +10,7 @@ MODES = {
     "beams": {"num_beams": 4, "num_return_sequences": 2},
     "beam sampling": {"num_beams": 3, "do_sample": True},
     "greedy without cache": {"use_cache": False},
+    "greedy with a static cache": {"cache_implementation": "static"},
     "beams without cache": {"num_beams": 3, "use_cache": False},
     "reference beams": {"num_beams": 4, "reference_beam_search": True, "num_return_sequences": 2},
     "reference beams, one candidate a beam": {

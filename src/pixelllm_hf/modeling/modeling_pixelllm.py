@@ -486,6 +486,8 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GenerationMixin):
         cut = has_place[:, -1] & states[:, -1].isnan().any(-1)  # stopped by the length limit
         if cut.any():
             cache = None if beams else getattr(output, "past_key_values", None)
+            if cache is not None and cache.is_compileable:  # a static cache has no room for one token more
+                cache = None
             states[cut, -1] = self._states_after_last_token(sequences, cut, encoder_states, encoder_mask, cache).float()
             if recorder.on_states is not None:
                 recorder.on_states(states[:, -1])
