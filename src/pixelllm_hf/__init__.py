@@ -15,8 +15,7 @@ from . import registration
 if TYPE_CHECKING:
     from .modeling.configuration_pixelllm import PixelLLMConfig as PixelLLMConfig
     from .modeling.modeling_pixelllm import PixelLLMForGroundedGeneration as PixelLLMForGroundedGeneration
-    from .processing.canvas_transform import CanvasTransform as CanvasTransform
-    from .processing.canvas_transform import xywh_to_xyxy as xywh_to_xyxy
+    from .processing.canvas_transform import CanvasTransform as CanvasTransform, xywh_to_xyxy as xywh_to_xyxy
     from .processing.grounded_results import GroundedCaption as GroundedCaption, GroundedWord as GroundedWord
     from .processing.grounded_streamer import GroundedStreamer as GroundedStreamer
     from .processing.image_processing_pixelllm import PixelLLMImageProcessor as PixelLLMImageProcessor
