@@ -270,7 +270,6 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GenerationMixin):
                 no place. text_loss_mask (R,): rows whose text counts (all by default).
             output_coordinates: False leaves the point head out.
         """
-        text_given = attention_mask is not None and encoder_outputs is not None
         if encoder_outputs is None:
             states, mask = self.encode(
                 pixel_values,
@@ -285,7 +284,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GenerationMixin):
             )
         else:
             states = encoder_outputs[0]
-            mask = _full_encoder_mask(attention_mask, states) if text_given else _all_valid(states)
+            mask = _full_encoder_mask(attention_mask, states)
 
         if labels is not None and decoder_input_ids is None:
             decoder_input_ids, decoder_attention_mask = self._decoder_inputs(labels)
