@@ -430,7 +430,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GenerationMixin):
                 logits_processor=processors,
                 streamer=held,
                 encoder_outputs=BaseModelOutput(last_hidden_state=states),
-                attention_mask=mask.long(),
+                attention_mask=mask,  # bool: every step would turn numbers into it again
                 output_coordinates=False,
                 **kwargs,
             )
