@@ -28,6 +28,8 @@ def sources(squares):
         "caption": read_coco_captions(squares.captions, squares.images),
         "refer": read_referring_expressions(squares.refs, squares.instances, squares.images),
         "region": read_visual_genome(squares.regions, squares.image_data, squares.images),
+        "segment": read_referring_expressions(squares.refs, squares.instances, squares.images, task="segment"),
+        "dense": read_visual_genome(squares.regions, squares.image_data, squares.images, task="dense"),
     }
 
 
@@ -67,6 +69,92 @@ def test_a_region_is_asked_by_its_box_on_the_canvas(sources, squares, tokenizer)
     assert bool(batch["point_labels"].isnan().all())
     learned = GroundedCollator(tokenizer, image_size=CANVAS, region_points=True, object_points="all")
     assert not bool(learned(rows_of(sources["region"]))["point_labels"][:, :3].isnan().any())
+
+
+@pytest.mark.parametrize("augmentation", [None, Augmentation((0.5, 1.6)), Augmentation((0.7, 1.0), 1.0)])
+def test_a_mask_lies_on_its_object_in_every_view(sources, tokenizer, augmentation):
+    collate = GroundedCollator(
+        tokenizer, image_size=CANVAS, antialias=False, augmentation={"segment": augmentation or Augmentation()}
+    )
+    rows = rows_of(sources["segment"])
+    batch = collate(rows, [np.random.default_rng([7, i]) for i in range(len(rows))])
+    assert batch["mask_labels"].shape == (4, CANVAS, CANVAS)
+    assert batch["mask_labels"].dtype == torch.uint8
+    assert batch["mask_loss_mask"].tolist() == [1.0] * 4
+    lit = batch["pixel_values"].amax(1) > 110
+    for seen, mask in zip(lit, batch["mask_labels"] > 0, strict=True):
+        assert (seen & mask).sum() / (seen | mask).sum() > 0.85
+
+
+def test_a_segment_batch_is_a_refer_batch_with_masks(sources, tokenizer):
+    collate = GroundedCollator(tokenizer, image_size=CANVAS)
+    batch = collate(rows_of(sources["segment"]))
+    masks = {name: batch.pop(name) for name in ("mask_labels", "mask_loss_mask")}
+    assert bool(masks["mask_labels"].any())
+    assert same(batch, collate(rows_of(sources["refer"])))
+
+
+def test_rows_without_a_mask_in_view_do_not_learn_one(sources, tokenizer):
+    rows = rows_of(sources["segment"])[:3]
+    rows[0]["prompts"][0]["mask"] = None
+    del rows[1]["prompts"][0]["mask"]
+    batch = GroundedCollator(tokenizer, image_size=CANVAS)(rows)
+    assert batch["mask_loss_mask"].tolist() == [0.0, 0.0, 1.0]
+    assert not bool(batch["mask_labels"][:2].any())
+
+
+def test_a_dense_batch_has_objects_and_no_prompts(sources, squares, tokenizer):
+    rows = rows_of(sources["dense"])
+    second = {**rows[0]["prompts"][0], "target": "the yellow square square", "box": [1.0, 2.0, 3.0, 5.0]}
+    rows[0]["prompts"] = [rows[0]["prompts"][0], {**second, "object_box": second["box"]}]
+    batch = GroundedCollator(tokenizer, image_size=CANVAS, max_prompts=9)(rows)
+    assert set(batch) == {
+        *("pixel_values", "pixel_mask", "original_sizes", "input_ids", "attention_mask"),
+        *("object_boxes", "object_labels"),
+    }
+    assert tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True) == ["an object of"] * 4
+    assert batch["object_boxes"].shape == (4, 2, 4)
+    torch.testing.assert_close(batch["object_boxes"][2, 0], torch.tensor(squares.boxes[2]) * CANVAS / 50)
+    assert batch["object_boxes"].any(-1).sum(1).tolist() == [2, 1, 1, 1]
+    labels = batch["object_labels"]
+    assert tokenizer.convert_ids_to_tokens(labels[0, 1].tolist()) == ["▁the", "▁yellow", "▁square", "▁square", "</s>"]
+    assert bool((labels[1:, 1] == -100).all())
+    assert labels[1, 0, 3:].tolist() == [tokenizer.eos_token_id, -100]
+
+
+def test_dense_phrases_learn_their_boxes_where_that_is_wanted(sources, squares, tokenizer):
+    rows = rows_of(sources["dense"])
+    rows[0]["prompts"] = rows[0]["prompts"] * 2
+    collate = GroundedCollator(tokenizer, image_size=CANVAS, max_prompts=2, region_points=True, object_points="all")
+    batch = collate(rows)
+    assert batch["point_labels"].shape == (*batch["object_labels"].shape, 2, 2)
+    placed = ~batch["point_labels"].isnan().flatten(3).any(-1)
+    words = (batch["object_labels"] != -100) & (batch["object_labels"] != tokenizer.eos_token_id)
+    assert torch.equal(placed, words)
+    box = torch.tensor(squares.boxes[2]).reshape(2, 2) / 50
+    torch.testing.assert_close(batch["point_labels"][2, 0, 0], box)
+    plain = GroundedCollator(tokenizer, image_size=CANVAS, max_prompts=2)(rows)
+    assert same(plain, {name: tensor for name, tensor in batch.items() if name != "point_labels"})
+
+
+def test_of_many_objects_the_first_in_view_are_taken(sources, tokenizer):
+    row = rows_of(sources["dense"])[0]
+    boxes = [[4.0 * i, 4.0, 4.0 * i + 4, 8.0] for i in range(10)]
+    row["prompts"] = [{**row["prompts"][0], "box": box, "object_box": box} for box in boxes]
+    collate = GroundedCollator(
+        tokenizer, image_size=CANVAS, max_prompts=4, augmentation={"dense": Augmentation((3.0, 3.0))}
+    )
+    lefts = set()
+    for seed in range(12):
+        found = collate([row], [np.random.default_rng(seed)])["object_boxes"][0]
+        assert bool((found[1:, 0] >= found[:-1, 0]).all())
+        lefts.add(len(found))
+    assert max(lefts) == 4
+
+
+def test_dense_rows_do_not_mix_with_others(sources, tokenizer):
+    with pytest.raises(ValueError, match=r"batch of their own.*\['dense', 'region'\]"):
+        GroundedCollator(tokenizer, image_size=CANVAS)([rows_of(sources["dense"])[0], rows_of(sources["region"])[0]])
 
 
 def test_contexts_end_with_eos_and_are_padded(sources, tokenizer):

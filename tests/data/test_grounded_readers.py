@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
 
 from pixelllm_hf.data.coco_captions import read_coco_captions
-from pixelllm_hf.data.coco_instances import LabelGridCollator, read_coco_instances
+from pixelllm_hf.data.coco_instances import read_coco_instances
 from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES, BadRecordError, ReadReport
-from pixelllm_hf.data.image_transforms import Augmentation
 from pixelllm_hf.data.visual_genome import read_visual_genome
-from pixelllm_hf.processing.mask_codec import encode_rle, polygons_to_mask
 
 
 def test_a_region_s_box_is_the_prompt_and_its_phrase_the_target(squares):
@@ -36,6 +33,26 @@ def test_bad_regions_are_dropped_without_their_neighbours(squares):
     assert report.dropped == {"box without area": 2, "empty text": 1, "missing key": 1, "no regions": 1}
     with pytest.raises(BadRecordError, match=r"bad\.json, record 0 \(image 1\), region 1"):
         read_visual_genome(path, squares.image_data, squares.images)
+
+
+def test_dense_rows_hold_the_regions_to_find(squares):
+    rows = read_visual_genome(squares.regions, squares.image_data, squares.images, task="dense")
+    assert rows.features == GROUNDED_FEATURES
+    assert set(rows["task"][:]) == {"dense"}
+    asked = read_visual_genome(squares.regions, squares.image_data, squares.images)
+    assert rows["prompts"][:] == asked["prompts"][:]
+
+
+def test_wrong_types_in_visual_genome_are_dropped_records(squares):
+    regions, about = (json.loads(path.read_text()) for path in (squares.regions, squares.image_data))
+    regions[0]["id"] = [1]
+    regions[1]["regions"] = "none"
+    about[2]["width"] = "60"
+    del about[3]["image_id"]
+    paths = squares.dump("r.json", regions), squares.dump("i.json", about)
+    report = ReadReport()
+    assert len(read_visual_genome(*paths, squares.images, on_error="skip", report=report)) == 0
+    assert report.dropped == {"malformed record": 2, "malformed size": 1, "missing key": 1, "missing image": 1}
 
 
 def test_a_file_cut_short_is_named(squares):
@@ -66,34 +83,6 @@ def test_objects_come_with_names_boxes_and_masks(squares):
     thing = rows[2]["objects"][0]
     assert category.int2str(thing["category"]) == "blue"
     assert thing["box"] == squares.boxes[2]
-
-
-@pytest.mark.parametrize("form", ["polygon", "compressed", "counts", "box"])
-def test_a_label_grid_shows_the_object_where_it_is(squares, form):
-    content = json.loads(squares.instances.read_text())
-    for annotation, image in zip(content["annotations"], content["images"], strict=True):
-        if form in ("compressed", "counts"):
-            mask = polygons_to_mask(annotation["segmentation"], (image["height"], image["width"]))
-            annotation["segmentation"] = encode_rle(mask, compressed=form == "compressed")
-        elif form == "box":
-            del annotation["segmentation"]
-    rows = read_coco_instances(squares.dump("i.json", content), squares.images)
-    batch = LabelGridCollator(image_size=64, grid_size=16, num_categories=4)(list(rows))
-    lit = batch["pixel_values"].amax(1)[:, 2::4, 2::4] > 100
-    differing = torch.logical_xor(batch["grid_labels"] > 0, lit).flatten(1).sum(1)
-    assert differing.max() <= 5  # one side of the square, whose outline may run through the centres
-    assert batch["grid_labels"][1].unique().tolist() == [-100, 0, 2]
-    assert torch.equal(batch["grid_labels"] == -100, ~batch["pixel_mask"][:, 2::4, 2::4])
-    assert batch["class_labels"].tolist() == torch.eye(4).tolist()
-    expected = torch.tensor(squares.boxes[0]) / torch.tensor([60.0, 40.0, 60.0, 40.0])
-    torch.testing.assert_close(batch["grid_boxes"][0][batch["grid_labels"][0] > 0][0], expected)
-
-
-def test_a_label_grid_is_mirrored_with_its_picture(squares):
-    rows = list(read_coco_instances(squares.instances, squares.images))
-    batch = LabelGridCollator(image_size=64, grid_size=16, num_categories=4, augmentation=Augmentation(flip=1.0))(rows)
-    lit = batch["pixel_values"].amax(1)[:, 2::4, 2::4] > 100
-    assert torch.logical_xor(batch["grid_labels"] > 0, lit).flatten(1).sum(1).max() <= 5
 
 
 def test_a_mask_of_another_size_is_refused(squares):

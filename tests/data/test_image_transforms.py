@@ -11,6 +11,7 @@ from pixelllm_hf.data.image_transforms import (
     crop_boxes,
     flip_boxes,
     pad_image,
+    resize_masks,
     shorter_side_size,
 )
 from pixelllm_hf.processing.canvas_transform import CanvasTransform
@@ -64,3 +65,17 @@ def test_boxes_follow_the_pixels_through_every_view(augmentation):
 def test_an_impossible_augmentation_is_refused(settings):
     with pytest.raises(ValueError, match="augmentation needs"):
         Augmentation(**settings)
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation((0.5, 2.0), 0.5), Augmentation((0.3, 0.9), 1.0)])
+def test_a_mask_on_the_canvas_is_the_resized_mask_cropped_and_padded(augmentation):
+    generator = np.random.default_rng(3)
+    for size_wh in [(90, 60), (61, 97), (5, 3), (200, 200)]:
+        mask = generator.random(size_wh[::-1]) > 0.5
+        for seed in range(4):
+            view = TrainingView.draw(size_wh, 64, augmentation, np.random.default_rng(seed))
+            whole = torch.from_numpy(mask)[None].flip(-1) if view.flipped else torch.from_numpy(mask)[None]
+            whole = resize_masks(whole, view.transform.resized_size_wh[::-1])
+            top, left, height, width = view.window
+            expected, _ = pad_image(whole[:, top : top + height, left : left + width].to(torch.uint8), 64)
+            torch.testing.assert_close(view.mask(mask), expected[0])

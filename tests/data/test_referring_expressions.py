@@ -5,10 +5,12 @@ import json
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES, BadRecordError, ReadReport
 from pixelllm_hf.data.referring_expressions import load_plain_pickle, read_referring_expressions
+from pixelllm_hf.processing.mask_codec import decode_rle, encode_rle, polygons_to_mask
 
 
 class _Runs:
@@ -85,3 +87,92 @@ def test_bad_references_are_dropped_and_counted(squares):
     assert report.dropped == {"missing annotation": 1, "no expressions": 1, "empty text": 1, "missing image": 1}
     with pytest.raises(BadRecordError, match=r"bad\.json, ref 0"):
         read_referring_expressions(path, squares.instances, squares.images)
+
+
+@pytest.mark.parametrize("form", ["polygons", "compressed", "counts"])
+def test_a_mask_comes_as_compressed_run_lengths_whatever_it_was(squares, form):
+    content = json.loads(squares.instances.read_text())
+    masks = []
+    for annotation, image in zip(content["annotations"], content["images"], strict=True):
+        masks.append(polygons_to_mask(annotation["segmentation"], (image["height"], image["width"])))
+        if form != "polygons":
+            annotation["segmentation"] = encode_rle(masks[-1], compressed=form == "compressed")
+    rows = read_referring_expressions(squares.refs, squares.dump("i.json", content), squares.images, task="segment")
+    assert rows.features == GROUNDED_FEATURES
+    assert set(rows["task"][:]) == {"segment"}
+    for row, mask in zip(rows, masks, strict=True):
+        assert isinstance(row["prompts"][0]["mask"]["counts"], str)
+        np.testing.assert_array_equal(decode_rle(row["prompts"][0]["mask"]), mask)
+
+
+def test_localisation_leaves_masks_alone(squares):
+    rows = read_referring_expressions(squares.refs, squares.instances, squares.images)
+    assert [row["prompts"][0]["mask"] for row in rows] == [None] * 4
+
+
+def test_an_object_without_a_mask_keeps_its_expression(squares):
+    content = json.loads(squares.instances.read_text())
+    del content["annotations"][0]["segmentation"]
+    content["annotations"][1]["segmentation"] = []
+    content["annotations"][2]["segmentation"] = {"size": [50, 50], "counts": [2500]}
+    rows = read_referring_expressions(squares.refs, squares.dump("i.json", content), squares.images, task="segment")
+    assert [row["prompts"][0]["mask"] is None for row in rows] == [True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "reason"),
+    [
+        ({"size": [7, 9], "counts": [63]}, "mask of another size"),
+        ({"size": None, "counts": [63]}, "mask of another size"),
+        ({"size": [40, 60], "counts": [63]}, "malformed mask"),
+        ({"size": [40, 60], "counts": [-1, 2401]}, "malformed mask"),
+        ({"size": [40, 60], "counts": "d\n"}, "malformed mask"),
+        ({"size": [40, 60]}, "malformed mask"),
+        ([[1.0, 2.0, 3.0]], "malformed mask"),
+        ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], "malformed mask"),
+        ("polygon", "malformed mask"),
+        (7, "malformed mask"),
+    ],
+)
+def test_a_mask_that_cannot_be_right_is_named_and_counted(squares, segmentation, reason):
+    content = json.loads(squares.instances.read_text())
+    content["annotations"][0]["segmentation"] = segmentation
+    path, report = squares.dump("i.json", content), ReadReport()
+    with pytest.raises(BadRecordError, match=r"refs\.json, ref 0"):
+        read_referring_expressions(squares.refs, path, squares.images, task="segment")
+    rows = read_referring_expressions(
+        squares.refs, path, squares.images, task="segment", on_error="skip", report=report
+    )
+    assert report.dropped == {reason: 1, "no expressions": 1}
+    assert len(rows) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "dropped"),
+    [
+        ({"image_id": [1]}, {"malformed record": 1}),
+        ({"image_id": True}, {"malformed record": 1}),
+        ({"ann_id": {}}, {"malformed record": 1, "no expressions": 1}),
+        ({"sentences": "the red square"}, {"malformed record": 1, "no expressions": 1}),
+        ({"sentences": [7]}, {"malformed text": 1, "no expressions": 1}),
+    ],
+)
+def test_a_reference_of_wrong_types_is_dropped_alone(squares, change, dropped):
+    refs = json.loads(squares.refs.read_text())
+    refs[0].update(change)
+    path, report = squares.dump("bad.json", refs), ReadReport()
+    rows = read_referring_expressions(path, squares.instances, squares.images, on_error="skip", report=report)
+    assert rows["image_id"][:] == ["2", "3", "4"]
+    assert report.dropped == dropped
+    with pytest.raises(BadRecordError, match=r"bad\.json, ref 0"):
+        read_referring_expressions(path, squares.instances, squares.images)
+
+
+def test_references_that_are_no_records_are_refused(squares):
+    with pytest.raises(ValueError, match="must hold a list of dicts"):
+        read_referring_expressions(squares.dump("bad.json", [1, 2]), squares.instances, squares.images)
+
+
+def test_a_task_that_expressions_do_not_serve_is_refused(squares):
+    with pytest.raises(ValueError, match="'refer' or 'segment', but it is 'dense'"):
+        read_referring_expressions(squares.refs, squares.instances, squares.images, task="dense")

@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
+from pixelllm_hf.data.coco_files import CocoFile
 from pixelllm_hf.data.grounded_examples import (
     BadRecordError,
     ImageFolder,
@@ -15,10 +16,10 @@ from pixelllm_hf.data.grounded_examples import (
     ReadReport,
     build_dataset,
     check_on_error,
+    checked_text,
     grounded_prompt,
     required,
 )
-from pixelllm_hf.data.visual_genome import load_json
 
 
 def read_coco_captions(
@@ -39,37 +40,30 @@ def read_coco_captions(
     folder = ImageFolder(images, check=check_images)
 
     def rows(report: ReadReport) -> Iterator[dict[str, Any]]:
-        coco = load_json(annotations, dict)
-        captions: dict[Any, list[str]] = {}
-        for index, annotation in enumerate(coco.get("annotations", [])):
-            where = f"{annotations}, annotation {index}"
+        for image in CocoFile.read(annotations).by_image(report, on_error):
             try:
-                image_id, caption = required(where, annotation, "image_id", "caption")
-                if not str(caption).strip():
-                    raise BadRecordError("empty caption", where, f"the caption is {caption!r}.", "Skip the record.")
-            except BadRecordError as error:
-                report.drop(error, on_error)
-                continue
-            captions.setdefault(image_id, []).append(str(caption).strip())
-        for index, image in enumerate(coco.get("images", [])):
-            where = f"{annotations}, image {index}"
-            try:
-                image_id, width, height = required(where, image, "id", "width", "height")
-                if image_id not in captions:
+                captions = []
+                for where, annotation in image.annotations:
+                    try:
+                        (caption,) = required(where, annotation, "caption")
+                        captions.append(checked_text(where, caption, "the caption"))
+                    except BadRecordError as error:
+                        report.drop(error, on_error)
+                if not captions:
                     raise BadRecordError(
-                        "no captions", where, f"image {image_id!r} has no caption.", "Use on_error='skip'."
+                        "no captions", image.where, f"image {image.id!r} has no caption.", "Use on_error='skip'."
                     )
-                path = folder.find(where, image_id, image.get("file_name"))
+                path = folder.find(image.where, image.id, image.record.get("file_name"))
             except BadRecordError as error:
                 report.drop(error, on_error)
                 continue
             yield {
                 "image": str(path),
-                "image_id": str(image_id),
-                "width": width,
-                "height": height,
+                "image_id": str(image.id),
+                "width": image.size_wh[0],
+                "height": image.size_wh[1],
                 "task": "caption",
-                "prompts": [grounded_prompt(caption) for caption in captions[image_id]],
+                "prompts": [grounded_prompt(caption) for caption in captions],
             }
 
     return build_dataset(rows, streaming=streaming, report=report)

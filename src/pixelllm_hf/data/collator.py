@@ -17,10 +17,11 @@ from pixelllm_hf.data.trace_alignment import (
     valid_utterances,
     whole_pixels,
 )
+from pixelllm_hf.modeling.modeling_pixelllm import IGNORED_LABEL
 from pixelllm_hf.processing.image_reading import read_image
+from pixelllm_hf.processing.mask_codec import decode_rle
 from pixelllm_hf.processing.task_prompts import TASK_PROMPTS
 
-IGNORED_LABEL = -100
 _CROP_ATTEMPTS = 3
 
 Alignment = Literal["rank", "text"]
@@ -33,11 +34,17 @@ class GroundedCollator:
     input_ids, attention_mask, original_sizes) and, per valid prompt (R rows, image-major):
     labels (R, T) with EOS, -100 in the padding; point_labels (R, T, 2, 2), box corners xy in 0..1 of the unpadded
     image, NaN where a token has no place; text_loss_mask (R,) 1.0 where the text counts.
+    Rows of task "segment" add mask_labels (R, S, S) uint8, 1 inside, in canvas pixels, and mask_loss_mask (R,), 0.0
+    where no mask is known or in view.
+    Rows of task "dense" have no prompts: input_ids and attention_mask are (B, L), one context an image, and the objects
+    to find are object_boxes (B, M, 4), xyxy canvas pixels, zero in the padding, and object_labels (B, M, T) with EOS,
+    -100 in the padding. They do not share a batch with other tasks.
 
     Args:
         tokenizer: a fast tokenizer with pad, EOS and character offsets.
         image_size: side of the canvas in pixels. antialias: how pictures are made smaller; both as in the processor.
-        max_prompts: prompts taken per image; more are drawn at random, or the first ones (`prompt_choice`).
+        max_prompts: prompts taken per image; more are drawn at random, or the first ones (`prompt_choice`). Of the
+            objects of a dense row always the first ones in view, as in the reference.
         max_text_tokens: longest text with BOS and EOS; truncation drops EOS, like the reference.
         max_context_tokens: longest context with EOS.
         align: "text" matches utterances to the caption's words, "rank" is the reference's proportional rule.
@@ -47,7 +54,8 @@ class GroundedCollator:
             `task_prompts` unless given.
         object_points: "last" puts an object's box on the last token before EOS, the one that referring reads;
             "all" on every token.
-        region_points: let region phrases learn their object's box too; the reference does not.
+        region_points: let region phrases learn their object's box too, and dense ones (then with point_labels
+            (B, M, T, 2, 2)); the reference does not.
     """
 
     def __init__(
@@ -106,16 +114,27 @@ class GroundedCollator:
             raise ValueError("a batch needs at least one row, but there is none.")
         if generators is None:
             generators = [np.random.default_rng(place) for place in range(len(rows))]
+        tasks = {row["task"] for row in rows}
+        if "dense" in tasks and len(tasks) > 1:
+            raise ValueError(
+                "rows of task 'dense' have no prompts and need a batch of their own, but the tasks of this one are "
+                f"{sorted(tasks)}. Batch the sources separately."
+            )
         examples = [self._example(row, generator) for row, generator in zip(rows, generators, strict=True)]
-        prompts = [prompt for example in examples for prompt in example["prompts"]]
         batch = {
             "pixel_values": torch.stack([example["pixels"] for example in examples]),
             "pixel_mask": torch.stack([example["mask"] for example in examples]),
             "original_sizes": torch.tensor([example["original_size"] for example in examples]),
-            "text_loss_mask": torch.tensor([float(prompt["text_loss"]) for prompt in prompts]),
         }
+        if tasks == {"dense"}:
+            batch |= self._context_tensors([example["prompts"][0]["context"] for example in examples])
+            return batch | self._object_tensors(examples)
+        prompts = [prompt for example in examples for prompt in example["prompts"]]
+        batch["text_loss_mask"] = torch.tensor([float(prompt["text_loss"]) for prompt in prompts])
         batch |= self._prompt_tensors(examples)
         batch |= self._context_tensors([prompt["context"] for prompt in prompts])
+        if "segment" in tasks:
+            batch |= self._mask_tensors(prompts)
         return batch | self._label_tensors(prompts)
 
     # ---------------------------------------------------------------- one image
@@ -127,8 +146,11 @@ class GroundedCollator:
             # An unlucky crop may hold none of the objects asked about; the last attempt shows the whole picture.
             augmentation = augmentation if attempt < _CROP_ATTEMPTS else Augmentation(flip=augmentation.flip)
             view = TrainingView.draw(annotated_wh, self.image_size, augmentation, generator)
-            chosen = self._chosen(row["prompts"], generator)
+            dense = row["task"] == "dense"
+            chosen = row["prompts"] if dense else self._chosen(row["prompts"], generator)
             prompts = [moved for prompt in chosen if (moved := self._moved(prompt, view))]
+            if dense:
+                prompts = prompts[: self.max_prompts]
             if prompts:
                 break
         else:
@@ -139,7 +161,7 @@ class GroundedCollator:
         for prompt in prompts:
             if prompt["context"] is None:
                 prompt["context"] = contexts[int(generator.integers(len(contexts)))]
-            prompt["point_loss"] = prompt["point_loss"] or (self.region_points and row["task"] == "region")
+            prompt["point_loss"] = prompt["point_loss"] or (self.region_points and row["task"] in ("region", "dense"))
         pixels, mask = view.image(read_row_image(row, view, antialias=self.antialias), antialias=self.antialias)
         return {"pixels": pixels, "mask": mask, "original_size": annotated_wh[::-1], "prompts": prompts}
 
@@ -173,20 +195,47 @@ class GroundedCollator:
             mask[index, :count] = True
         return {"prompt_boxes": boxes, "prompt_mask": mask}
 
+    def _mask_tensors(self, prompts: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        labels = torch.zeros(len(prompts), self.image_size, self.image_size, dtype=torch.uint8)
+        for index, prompt in enumerate(prompts):
+            mask = prompt.get("mask")  # rows written by hand or before there were masks lack the key
+            if mask:
+                labels[index] = prompt["view"].mask(decode_rle(mask))
+        return {"mask_labels": labels, "mask_loss_mask": labels.flatten(1).any(1).float()}
+
+    def _object_tensors(self, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        counts = [len(example["prompts"]) for example in examples]
+        present = torch.arange(max(counts)) < torch.tensor(counts)[:, None]
+        objects = [thing for example in examples for thing in example["prompts"]]
+        of_objects = self._label_tensors(objects)
+
+        def by_image(values: Tensor, padding: float) -> Tensor:
+            """(objects, ...) -> (B, M, ...)"""
+            padded = values.new_full((*present.shape, *values.shape[1:]), padding)
+            padded[present] = values
+            return padded
+
+        result = {
+            "object_boxes": by_image(torch.stack([thing["box"] for thing in objects]), 0.0),
+            "object_labels": by_image(of_objects["labels"], IGNORED_LABEL),
+        }
+        if self.region_points:
+            result["point_labels"] = by_image(of_objects["point_labels"], float("nan"))
+        return result
+
     def _context_tensors(self, contexts: Sequence[str]) -> dict[str, Tensor]:
         encoded = self.tokenizer(list(contexts), add_special_tokens=False)["input_ids"]
-        end = self.tokenizer.eos_token_id
-        ids = _padded([(tokens + [end])[: self.max_context_tokens] for tokens in encoded], self.tokenizer.pad_token_id)
-        lengths = torch.tensor([min(len(tokens) + 1, self.max_context_tokens) for tokens in encoded])
+        rows = [self._ended(tokens, self.max_context_tokens) for tokens in encoded]
+        ids = _padded(rows, self.tokenizer.pad_token_id)
+        lengths = torch.tensor([len(row) for row in rows])
         return {"input_ids": ids, "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long()}
 
     def _label_tensors(self, prompts: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         encoded = self.tokenizer(
             [prompt["target"] for prompt in prompts], add_special_tokens=False, return_offsets_mapping=True
         )
-        longest = self.max_text_tokens - 1  # BOS takes one
         end = self.tokenizer.eos_token_id
-        tokens = [(ids + [end])[:longest] for ids in encoded["input_ids"]]
+        tokens = [self._ended(ids, self.max_text_tokens - 1) for ids in encoded["input_ids"]]  # BOS takes one
         labels = _padded(tokens, IGNORED_LABEL)
         points = torch.full((*labels.shape, 2, 2), float("nan"))
         for row, (prompt, ids, offsets) in enumerate(zip(prompts, tokens, encoded["offset_mapping"], strict=True)):
@@ -194,6 +243,10 @@ class GroundedCollator:
                 words = len(ids) - (ids[-1] == end)
                 self._place_tokens(points[row], prompt, offsets[:words], ended=words < len(ids))
         return {"labels": labels, "point_labels": points}
+
+    def _ended(self, tokens: list[int], longest: int) -> list[int]:
+        """The tokens with EOS, which goes first when they are too many, as in the reference."""
+        return (tokens + [self.tokenizer.eos_token_id])[:longest]
 
     def _place_tokens(
         self, points: Tensor, prompt: dict[str, Any], offsets: Sequence[tuple[int, int]], *, ended: bool

@@ -7,6 +7,7 @@ All boxes are xyxy in pixels of the original image (`width` x `height`).
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -31,7 +32,8 @@ GROUNDED_FEATURES = Features(
         "image_id": Value("string"),
         "width": Value("int32"),
         "height": Value("int32"),
-        # "trace", "caption", "refer", "region": names the default context and the augmentation.
+        # "trace", "caption", "refer", "segment", "region", "dense": names the default context, the augmentation and
+        # the tensors. The prompts of a "dense" row are the objects to find in the image.
         "task": Value("string"),
         "prompts": List(
             {
@@ -39,6 +41,8 @@ GROUNDED_FEATURES = Features(
                 "context": Value("string"),  # text prompt; None = one of the task's prompt strings
                 "target": Value("string"),
                 "object_box": _BOX,  # box of the object that the target speaks of; None = unknown
+                # Its compressed COCO run lengths, at the image's size; None = unknown.
+                "mask": {"size": List(Value("int32")), "counts": Value("string")},
                 "utterances": List({"text": Value("string"), "box": _BOX, "center": List(Value("float32"))}),
                 "text_loss": Value("bool"),
                 "point_loss": Value("bool"),
@@ -67,6 +71,7 @@ class ReadReport:
 
     def __init__(self) -> None:
         self.kept = 0
+        self.read: Counter[str] = Counter()  # records in, by kind
         self.dropped: Counter[str] = Counter()
         self.first: dict[str, str] = {}
 
@@ -76,6 +81,11 @@ class ReadReport:
             raise error
         self.dropped[error.reason] += 1
         self.first.setdefault(error.reason, str(error))
+
+    def leave_out(self, reason: str, where: str) -> None:
+        """Count what is no mistake of the file, but nothing for the task: a crowd, a name that fits two objects."""
+        self.dropped[reason] += 1
+        self.first.setdefault(reason, where)
 
     def summary(self) -> str:
         """One line: kept, dropped, and the count and first example of every reason."""
@@ -89,6 +99,7 @@ def grounded_prompt(
     box: list[float] | None = None,
     context: str | None = None,
     object_box: list[float] | None = None,
+    mask: dict[str, Any] | None = None,
     utterances: list[dict[str, Any]] | None = None,
     text_loss: bool = True,
     point_loss: bool = False,
@@ -99,6 +110,7 @@ def grounded_prompt(
         "context": context,
         "target": target,
         "object_box": object_box,
+        "mask": mask,
         "utterances": utterances or [],
         "text_loss": text_loss,
         "point_loss": point_loss,
@@ -120,7 +132,7 @@ def build_dataset(
     report = report if report is not None else ReadReport()
 
     def one_pass() -> Iterator[dict[str, Any]]:
-        report.kept, report.dropped, report.first = 0, Counter(), {}
+        report.kept, report.read, report.dropped, report.first = 0, Counter(), Counter(), {}
         for row in rows(report):
             report.kept += 1
             yield row
@@ -131,7 +143,15 @@ def build_dataset(
         return IterableDataset.from_generator(one_pass, features=features)
     # Not Dataset.from_generator: its cache is keyed by paths, and would outlive a change of the files.
     chunks = [Dataset.from_list(chunk, features=features) for chunk in _chunks(one_pass(), 1000)]
-    return datasets.concatenate_datasets(chunks) if chunks else Dataset.from_list([], features=features)
+    if not chunks:
+        return Dataset.from_dict({name: [] for name in features}, features=features)
+    return datasets.concatenate_datasets(chunks)
+
+
+def check_task(task: str, tasks: tuple[str, ...]) -> None:
+    """Refuse a task that the format has nothing for before any record is read."""
+    if task not in tasks:
+        raise ValueError(f"these records serve the task {' or '.join(map(repr, tasks))}, but it is {task!r}.")
 
 
 def check_on_error(on_error: str) -> None:
@@ -155,12 +175,16 @@ class ImageFolder:
 
     def find(self, where: str, image_id: object, *file_names: str | None) -> Path:
         """First existing of `file_names` and of the usual spellings of `image_id`; `where` names the record."""
-        names = [name for name in file_names if name]
-        # An image listed as "folder/name.jpg", or by its URL, often lies flat in our folder.
-        names += [Path(name).name for name in names] + [pattern.format(id=str(image_id)) for pattern in self._PATTERNS]
+        names = [name for name in file_names if isinstance(name, str) and name and "\0" not in name]
+        # An image listed as "folder/name.jpg", or by its URL, often lies flat in our folder, and COCO's of 2014 under
+        # the shorter names of 2017. Names that lead out of the folder are not followed: files are not ours to trust.
+        inside = [name for name in names if not Path(name).is_absolute() and ".." not in Path(name).parts]
+        flat = [Path(name).name for name in names if Path(name).name not in ("", "..")]
+        names = inside + flat + [name.rsplit("_", 1)[1] for name in flat if name.startswith("COCO_")]
+        names += [pattern.format(id=Path(str(image_id)).name) for pattern in self._PATTERNS]
         for name in names:
             path = self.folder / name
-            if path.is_file():
+            if _is_file(path):
                 if self.check:
                     self._decode(where, path)
                 return path
@@ -190,6 +214,53 @@ class ImageFolder:
                 "unreadable image", where, f"{str(path)!r} cannot be read ({error}).", "Replace the file or skip it."
             ) from error
         return (height, width) if turned else (width, height)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have
+        return False
+
+
+def image_size_wh(where: str, record: object) -> tuple[int, int]:
+    """`width` and `height` of a record, which must be whole numbers above 0."""
+    width, height = required(where, record, "width", "height")
+    for name, side in (("width", width), ("height", height)):
+        if isinstance(side, bool) or not isinstance(side, int | float) or side != side or side < 1 or side != int(side):
+            raise BadRecordError(
+                "malformed size", where, f"{name} must be a whole number above 0, but it is {side!r}.", "Correct it."
+            )
+    return int(width), int(height)
+
+
+def checked_text(where: str, text: object, name: str) -> str:
+    """The text without blanks around it; what is no text, or is empty, is a `BadRecordError`."""
+    if not isinstance(text, str):
+        raise BadRecordError(
+            "malformed text", where, f"{name} must be a string, but it is {text!r:.80}.", "Correct it."
+        )
+    if not text.strip():
+        raise BadRecordError("empty text", where, f"{name} is empty ({text!r}).", "Add the text or skip the record.")
+    return text.strip()
+
+
+def checked_list(where: str, value: object, name: str) -> list[Any]:
+    """`value`, which must be a list."""
+    if not isinstance(value, list):
+        raise BadRecordError(
+            "malformed record", where, f"{name} must be a list, but it is {value!r:.80}.", "Correct the record."
+        )
+    return value
+
+
+def checked_id(where: str, value: object) -> int | str:
+    """`value`, which must be a whole number or a string, as ids are."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise BadRecordError(
+            "malformed record", where, f"an id must be a number or a string, but it is {value!r:.80}.", "Correct it."
+        )
+    return value
 
 
 def checked_xywh(where: str, xywh: object, size_wh: tuple[int, int]) -> list[float]:
@@ -224,6 +295,18 @@ def required(where: str, record: object, *keys: str) -> tuple[Any, ...]:
                 "missing key", where, f"the record has no {key!r} (it has {sorted(map(str, record))}).", "Add the key."
             )
     return tuple(record[key] for key in keys)
+
+
+def load_json(path: str | Path, kind: type) -> Any:
+    """The parsed file, whose outermost value must be a `kind` (list or dict)."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON ({error}). Was it downloaded whole?") from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{path} must hold a {kind.__name__}, but it holds a {type(content).__name__}.")
+    return content
 
 
 def _chunks(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:

@@ -45,7 +45,9 @@ REFERENCE_AUGMENTATION = {
     "trace": Augmentation(),
     "caption": Augmentation(scale=(0.75, 1.25)),
     "refer": Augmentation(scale=(0.75, 1.25)),
+    "segment": Augmentation(scale=(0.75, 1.25)),
     "region": Augmentation(scale=(0.1, 2.0), flip=0.5),
+    "dense": Augmentation(scale=(0.1, 2.0), flip=0.5),
 }
 
 
@@ -138,9 +140,28 @@ class TrainingView:
             boxes_xyxy = flip_boxes(boxes_xyxy, self.transform.image_size_wh[0])
         return crop_boxes(self.transform.to_canvas(boxes_xyxy), self.window)
 
+    def mask(self, mask: np.ndarray) -> Tensor:
+        """(H, W) mask of the original image -> canvas (S, S) uint8, 1 inside and 0 in the padding.
+
+        The nearest pixel's value: the same as mirroring, `resize_masks` and cropping, with no picture in between.
+        """
+        top, left, height, width = self.window
+        rows = _nearest(mask.shape[0], self.transform.resized_size_wh[1], top, height)
+        columns = _nearest(mask.shape[1], self.transform.resized_size_wh[0], left, width)
+        if self.flipped:
+            columns = mask.shape[1] - 1 - columns
+        on_canvas = np.zeros((self.transform.canvas, self.transform.canvas), np.uint8)
+        on_canvas[:height, :width] = mask[np.ix_(rows, columns)] != 0
+        return torch.from_numpy(on_canvas)
+
     def relative_boxes(self, boxes_xyxy: Tensor) -> Tensor:
         """(..., 4) in original pixels -> in 0..1 of the unpadded picture, clipped to it."""
         return self.boxes(boxes_xyxy) / boxes_xyxy.new_tensor(self.size_wh * 2)
+
+
+def _nearest(size: int, resized: int, start: int, count: int) -> np.ndarray:
+    """The pixels of a side of `size` under those numbered `start`, ... of the side resized, by their centres."""
+    return (2 * np.arange(start, start + count) + 1) * size // (2 * resized)
 
 
 def pad_image(image: Tensor, canvas: int) -> tuple[Tensor, Tensor]:

@@ -60,6 +60,7 @@ def read_localized_narratives(
                 for number, line in enumerate(lines, 1):
                     if not line.strip():
                         continue
+                    report.read["narratives"] += 1
                     try:
                         yield _row(f"{file}, line {number}", line, folder, known, unordered_times)
                     except BadRecordError as error:

@@ -6,14 +6,14 @@ anything: only plain containers and scalars are admitted.
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from datasets import Dataset, IterableDataset
 
+from pixelllm_hf.data.coco_files import CocoFile
 from pixelllm_hf.data.grounded_examples import (
     BadRecordError,
     ImageFolder,
@@ -21,12 +21,17 @@ from pixelllm_hf.data.grounded_examples import (
     ReadReport,
     build_dataset,
     check_on_error,
+    check_task,
+    checked_id,
+    checked_list,
+    checked_text,
     checked_xywh,
-    grounded_prompt,
+    image_size_wh,
+    load_json,
     required,
 )
-from pixelllm_hf.data.visual_genome import load_json
-from pixelllm_hf.processing.task_prompts import task_prompt
+from pixelllm_hf.data.named_objects import expression_prompt
+from pixelllm_hf.data.object_masks import checked_mask
 
 
 def read_referring_expressions(
@@ -35,29 +40,39 @@ def read_referring_expressions(
     images: str | Path,
     *,
     split: str | None = None,
+    task: Literal["refer", "segment"] = "refer",
     streaming: bool = False,
     on_error: OnError = "raise",
     check_images: bool = False,
     report: ReadReport | None = None,
 ) -> Dataset | IterableDataset:
-    """Rows of task "refer", one per image: the expression is both question ("where is " + it) and decoder text.
+    """Rows of task "refer" or "segment", one per image.
 
+    The expression is both question ("where is " + it) and decoder text.
     refs: UNC's refs file, pickle or the same content as JSON. instances: the COCO instances it points into.
     split: keep one of the file's splits ("train", "val", "testA", ...); None keeps all.
+    task: "segment" adds the object's mask, where the instances have one.
     check_images: decode every image while reading, so that damaged files are bad records too.
     As in the reference there is no text loss; the object's box is what is learned.
     """
     check_on_error(on_error)
+    check_task(task, ("refer", "segment"))
     folder = ImageFolder(images, check=check_images)
 
     def rows(report: ReadReport) -> Iterator[dict[str, Any]]:
-        coco = load_json(instances, dict)
-        image_records = {image["id"]: image for image in coco["images"]}
-        boxes = {annotation["id"]: annotation for annotation in coco["annotations"]}
+        coco = CocoFile.read(instances)
+        image_records = {image["id"]: image for image in coco.images if isinstance(image, dict) and "id" in image}
+        objects = {thing["id"]: thing for thing in coco.annotations if isinstance(thing, dict) and "id" in thing}
         records = [(index, ref) for index, ref in enumerate(load_refs(refs)) if split in (None, ref.get("split"))]
+        report.read["references"] = len(records)
         by_image: dict[Any, list[tuple[int, dict[str, Any]]]] = {}
         for index, ref in records:
-            by_image.setdefault(ref.get("image_id"), []).append((index, ref))
+            where = f"{refs}, ref {index}"
+            try:
+                (image_id,) = required(where, ref, "image_id")
+                by_image.setdefault(checked_id(where, image_id), []).append((index, ref))
+            except BadRecordError as error:
+                report.drop(error, on_error)
         for image_id, members in by_image.items():
             where = f"{refs}, image {image_id}"
             try:
@@ -66,9 +81,10 @@ def read_referring_expressions(
                         "missing image", where, f"{instances} has no image {image_id!r}.", "Pass the matching file."
                     )
                 record = image_records[image_id]
-                width, height, file_name = required(where, record, "width", "height", "file_name")
+                (file_name,) = required(where, record, "file_name")
+                width, height = image_size_wh(where, record)
                 path = folder.find(where, image_id, file_name)
-                prompts = _prompts(str(refs), members, boxes, (width, height), on_error, report)
+                prompts = _prompts(str(refs), members, objects, (width, height), task == "segment", on_error, report)
                 if not prompts:
                     raise BadRecordError("no expressions", where, "no usable expression is left.", "Skip the image.")
             except BadRecordError as error:
@@ -79,7 +95,7 @@ def read_referring_expressions(
                 "image_id": str(image_id),
                 "width": width,
                 "height": height,
-                "task": "refer",
+                "task": task,
                 "prompts": prompts,
             }
 
@@ -88,9 +104,7 @@ def read_referring_expressions(
 
 def load_refs(path: str | Path) -> list[dict[str, Any]]:
     """The records of a refs file: JSON by its suffix, else a pickle of plain containers (see `load_plain_pickle`)."""
-    if Path(path).suffix == ".json":
-        return load_json(path, list)
-    content = load_plain_pickle(path)
+    content = load_json(path, list) if Path(path).suffix == ".json" else load_plain_pickle(path)
     if not isinstance(content, list) or not all(isinstance(ref, dict) for ref in content):
         raise ValueError(f"{path} must hold a list of dicts, as UNC's refs files do.")
     return content
@@ -132,32 +146,31 @@ def _prompts(
     refs: list[tuple[int, dict[str, Any]]],
     annotations: dict[Any, dict[str, Any]],
     size_wh: tuple[int, int],
+    with_masks: bool,
     on_error: OnError,
     report: ReadReport,
 ) -> list[dict[str, Any]]:
-    question = task_prompt("refer")
     prompts = []
     for index, ref in refs:
         where = f"{file}, ref {index}"
         try:
             annotation_id, sentences = required(where, ref, "ann_id", "sentences")
-            if annotation_id not in annotations:
+            if checked_id(where, annotation_id) not in annotations:
                 raise BadRecordError(
                     "missing annotation", where, f"annotation {annotation_id!r} is unknown.", "Pass its instances file."
                 )
-            box = checked_xywh(where, annotations[annotation_id].get("bbox"), size_wh)
+            checked_list(where, sentences, "sentences")
+            annotation = annotations[annotation_id]
+            box = checked_xywh(where, annotation.get("bbox"), size_wh)
+            mask = checked_mask(where, annotation.get("segmentation"), size_wh) if with_masks else None
         except BadRecordError as error:
             report.drop(error, on_error)
             continue
         for sentence in sentences:
-            text = str(sentence.get("sent") or sentence.get("raw") or "").strip()
-            if not text:
-                empty = BadRecordError("empty text", where, f"an expression is empty: {json.dumps(sentence)[:80]}.", "")
-                report.drop(empty, on_error)
-                continue
-            prompts.append(
-                grounded_prompt(
-                    text, context=question.prompt(text, "refer"), object_box=box, text_loss=False, point_loss=True
-                )
-            )
+            report.read["expressions"] += 1
+            try:
+                said = (sentence.get("sent") or sentence.get("raw") or "") if isinstance(sentence, dict) else sentence
+                prompts.append(expression_prompt(checked_text(where, said, "an expression"), box, mask))
+            except BadRecordError as error:
+                report.drop(error, on_error)
     return prompts

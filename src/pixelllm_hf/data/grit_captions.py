@@ -1,0 +1,73 @@
+"""GRiT's dense captions (COCO layout, a caption per box) -> grounded rows (spec section 11.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from datasets import Dataset, IterableDataset
+
+from pixelllm_hf.data.coco_files import CocoFile
+from pixelllm_hf.data.grounded_examples import (
+    BadRecordError,
+    ImageFolder,
+    OnError,
+    ReadReport,
+    build_dataset,
+    check_on_error,
+    check_task,
+    checked_text,
+    checked_xywh,
+    required,
+)
+from pixelllm_hf.data.named_objects import NamedObject, object_prompts
+
+
+def read_grit_captions(
+    annotations: str | Path,
+    images: str | Path,
+    *,
+    task: Literal["dense", "region"] = "dense",
+    streaming: bool = False,
+    on_error: OnError = "raise",
+    check_images: bool = False,
+    report: ReadReport | None = None,
+) -> Dataset | IterableDataset:
+    """Rows of `task`, one per image: its boxes with their captions, in the file's order.
+
+    A bad annotation is dropped from its image; an image left without any is dropped too (both are counted).
+    """
+    check_on_error(on_error)
+    check_task(task, ("dense", "region"))
+    folder = ImageFolder(images, check=check_images)
+
+    def rows(report: ReadReport) -> Iterator[dict[str, Any]]:
+        for image in CocoFile.read(annotations).by_image(report, on_error):
+            try:
+                path = folder.find(image.where, image.id, image.record.get("file_name"))
+                objects = []
+                for where, record in image.annotations:
+                    try:
+                        box, caption = required(where, record, "bbox", "caption")
+                        text = checked_text(where, caption, "caption")
+                        objects.append(NamedObject(where, text, checked_xywh(where, box, image.size_wh)))
+                    except BadRecordError as error:
+                        report.drop(error, on_error)
+                if not objects:
+                    raise BadRecordError(
+                        "no regions", image.where, f"image {image.id!r} has no usable caption.", "Skip the image."
+                    )
+            except BadRecordError as error:
+                report.drop(error, on_error)
+                continue
+            yield {
+                "image": str(path),
+                "image_id": str(image.id),
+                "width": image.size_wh[0],
+                "height": image.size_wh[1],
+                "task": task,
+                "prompts": object_prompts(objects, task, report, on_error),
+            }
+
+    return build_dataset(rows, streaming=streaming, report=report)

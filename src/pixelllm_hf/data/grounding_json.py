@@ -1,0 +1,152 @@
+"""Referring expressions in MDETR's and UNINEXT's JSON -> grounded rows (spec section 11.2).
+
+Both are COCO files in which an image record stands for a sentence, or a few, about the image: the same picture comes
+many times under different ids. MDETR has one `caption` and the objects it speaks of, each with the characters that
+name it; UNINEXT has `expressions` of one object.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from datasets import Dataset, IterableDataset
+
+from pixelllm_hf.data.coco_files import CocoFile, CocoImage
+from pixelllm_hf.data.grounded_examples import (
+    BadRecordError,
+    ImageFolder,
+    OnError,
+    ReadReport,
+    build_dataset,
+    check_on_error,
+    check_task,
+    checked_list,
+    checked_text,
+    checked_xywh,
+    required,
+)
+from pixelllm_hf.data.named_objects import expression_prompt
+from pixelllm_hf.data.object_masks import checked_mask
+
+
+def read_grounding_json(
+    annotations: str | Path,
+    images: str | Path,
+    *,
+    task: Literal["refer", "segment"] = "refer",
+    streaming: bool = False,
+    on_error: OnError = "raise",
+    check_images: bool = False,
+    report: ReadReport | None = None,
+) -> Dataset | IterableDataset:
+    """Rows of `task`, one per picture, with all expressions that the file has about it.
+
+    A caption about one object is its expression. Of a caption about several, each takes the words that name it
+    (`tokens_positive`, from the first character to the last, as in the reference).
+    task: "segment" adds the objects' masks, where the file has them.
+    """
+    check_on_error(on_error)
+    check_task(task, ("refer", "segment"))
+    folder = ImageFolder(images, check=check_images)
+
+    def rows(report: ReadReport) -> Iterator[dict[str, Any]]:
+        coco = CocoFile.read(annotations)
+        pictures: dict[str, list[CocoImage]] = {}
+        for image in coco.by_image(report, on_error):
+            try:
+                (file_name,) = required(image.where, image.record, "file_name")
+                pictures.setdefault(checked_text(image.where, file_name, "file_name"), []).append(image)
+            except BadRecordError as error:
+                report.drop(error, on_error)
+        for file_name, members in pictures.items():
+            first = members[0]
+            image_id = _picture_id(first.record, file_name)
+            try:
+                path = folder.find(first.where, image_id, file_name)
+                prompts = []
+                for image in members:
+                    if image.size_wh != first.size_wh:
+                        problem = f"{file_name!r} is {image.size_wh} here and {first.size_wh} in {first.where}."
+                        report.drop(BadRecordError("two sizes", image.where, problem, "Correct one."), on_error)
+                        continue
+                    prompts += _prompts(image, task == "segment", on_error, report)
+                if not prompts:
+                    raise BadRecordError(
+                        "no expressions", first.where, f"no usable expression about {file_name!r} is left.", "Skip it."
+                    )
+            except BadRecordError as error:
+                report.drop(error, on_error)
+                continue
+            yield {
+                "image": str(path),
+                "image_id": image_id,
+                "width": first.size_wh[0],
+                "height": first.size_wh[1],
+                "task": task,
+                "prompts": prompts,
+            }
+
+    return build_dataset(rows, streaming=streaming, report=report)
+
+
+def _prompts(image: CocoImage, with_masks: bool, on_error: OnError, report: ReadReport) -> list[dict[str, Any]]:
+    prompts = []
+    for where, annotation in image.annotations:
+        try:
+            (bbox,) = required(where, annotation, "bbox")
+            box = checked_xywh(where, bbox, image.size_wh)
+            mask = checked_mask(where, annotation.get("segmentation"), image.size_wh) if with_masks else None
+            expressions = _expressions(where, image, annotation)
+        except BadRecordError as error:
+            report.drop(error, on_error)
+            continue
+        for expression in expressions:
+            try:
+                prompts.append(expression_prompt(checked_text(where, expression, "the expression"), box, mask))
+            except BadRecordError as error:
+                report.drop(error, on_error)
+    return prompts
+
+
+def _expressions(where: str, image: CocoImage, annotation: dict[str, Any]) -> list[Any]:
+    """What the image record says of this object."""
+    if "expressions" in image.record:
+        if len(image.annotations) > 1:
+            raise BadRecordError(
+                "ambiguous expression",
+                where,
+                f"the expressions of {image.where} are about one of its {len(image.annotations)} objects.",
+                "Give every object an image record of its own.",
+            )
+        return checked_list(image.where, image.record["expressions"], "expressions")
+    (caption,) = required(image.where, image.record, "caption")
+    if len(image.annotations) == 1:
+        return [caption]
+    caption = checked_text(image.where, caption, "caption")
+    (spans,) = required(where, annotation, "tokens_positive")
+    try:
+        start, end = min(int(a) for a, _ in spans), max(int(b) for _, b in spans)
+    except (TypeError, ValueError) as error:
+        raise BadRecordError(
+            "malformed span",
+            where,
+            f"tokens_positive must be [[start, end], ...] in the caption, but it is {spans!r:.80}.",
+            "Correct it.",
+        ) from error
+    if not 0 <= start < end <= len(image.record["caption"]):
+        raise BadRecordError(
+            "malformed span", where, f"characters {start}..{end} are not in the caption {caption!r:.80}.", "Correct it."
+        )
+    return [image.record["caption"][start:end]]
+
+
+def _picture_id(record: dict[str, Any], file_name: str) -> str:
+    """The picture's own id: the file's `id` numbers sentences."""
+    for key in ("original_id", "original_img_id"):
+        if isinstance(record.get(key), int | str):
+            return str(record[key])
+    digits = re.search(r"(\d+)$", Path(file_name).stem)
+    return str(int(digits[1])) if digits else Path(file_name).stem

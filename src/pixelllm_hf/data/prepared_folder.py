@@ -1,0 +1,205 @@
+"""A folder of grounded rows in parquet shards with the images inside: what `load_dataset` and a Hub repository serve.
+
+README.md                    the dataset card; names the shards
+preparation.json             settings, counts in and out by reason, one entry per finished shard
+data/train-00000.parquet ... rows in the reader's order, image files as they were
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, IterableDataset, Value, load_dataset
+
+from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES, ReadReport
+from pixelllm_hf.files import atomic_text
+
+CARD, STATE, SHARDS = "README.md", "preparation.json", "data"
+VERSION = 1
+# Tasks, and those whose rows hold all that they need.
+_SERVED_BY = {"refer": "segment", "region": "dense", "dense": "region"}
+
+
+class PreparedFolderError(ValueError):
+    """The folder does not hold what is asked for."""
+
+
+@dataclass
+class PreparedFolder:
+    """The folder's record of itself, preparation.json.
+
+    settings: what the rows come from. shards: by file name, the rows, bytes and prompts in it, what it dropped and a
+    digest of the records it was made from. counts: of the whole folder, once it is finished.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    shards: dict[str, dict[str, Any]] = field(default_factory=dict)
+    counts: dict[str, Any] | None = None
+
+    @classmethod
+    def load(cls, folder: str | Path) -> PreparedFolder:
+        """Of a folder that has one."""
+        path = Path(folder) / STATE
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{str(folder)!r} is no prepared data set: it has no {STATE}. Make one with scripts/prepare_dataset.py."
+            )
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["version"] != VERSION:
+                raise ValueError(f"version {content['version']}, not {VERSION}")
+            return cls(Path(folder), content["settings"], content["shards"], content["counts"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise PreparedFolderError(f"{str(path)!r} cannot be used ({error}). Prepare into a new folder.") from error
+
+    @classmethod
+    def begin(cls, folder: str | Path, settings: dict[str, Any]) -> PreparedFolder:
+        """Of a new folder, or of one that was begun with the same settings."""
+        folder = Path(folder)
+        settings = json.loads(json.dumps(settings))  # as it is read back
+        for left in folder.glob(f".{Path(STATE).stem}.*.tmp.json"):  # of a killed run
+            left.unlink(missing_ok=True)
+        if not (folder / STATE).is_file():
+            if folder.is_dir() and any(folder.iterdir()):
+                raise PreparedFolderError(
+                    f"{str(folder)!r} is not empty and holds no earlier preparation. Name another folder."
+                )
+            folder.mkdir(parents=True, exist_ok=True)
+            state = cls(folder, settings)
+            state.save()
+            return state
+        state = cls.load(folder)
+        names = {*settings, *state.settings}
+        different = sorted(name for name in names if settings.get(name) != state.settings.get(name))
+        if different and not state.shards:  # nothing was written under the others
+            state.settings = settings
+            state.save()
+        elif different:
+            there, now = ({name: one.get(name) for name in different} for one in (state.settings, settings))
+            raise PreparedFolderError(
+                f"{str(folder)!r} was begun with other settings, {there}, and not {now}. Name another folder, or "
+                "delete this one."
+            )
+        return state
+
+    def save(self) -> None:
+        """Write it down; a reader sees the old record or the new one."""
+        content = {"version": VERSION, "settings": self.settings, "counts": self.counts, "shards": self.shards}
+        with atomic_text(self.folder / STATE) as file:
+            json.dump(content, file, indent=1, ensure_ascii=False)
+
+    def finish(self, report: ReadReport) -> None:
+        """Add up what the reader (`report`) and the shards counted, and write it down with the dataset card."""
+        dropped, first = Counter(report.dropped), dict(report.first)
+        for shard in self.shards.values():
+            dropped.update(shard["dropped"])
+            first = {**shard["first_dropped"], **first}
+        self.counts = {
+            "read": dict(report.read),
+            "rows": sum(shard["rows"] for shard in self.shards.values()),
+            "prompts": sum(shard["prompts"] for shard in self.shards.values()),
+            "dropped": dict(sorted(dropped.items())),
+            "first_dropped": dict(sorted(first.items())),
+        }
+        self.save()
+        with atomic_text(self.folder / CARD) as file:
+            file.write(self._card())
+
+    def table(self) -> str:
+        """Counts in and out, one a line."""
+        counts = self.counts or {}
+        lines = [f"{number:>9} {name} in" for name, number in counts["read"].items()]
+        lines.append(f"{counts['rows']:>9} rows out with {counts['prompts']} prompts, {len(self.shards)} shard(s)")
+        by_number = sorted(counts["dropped"].items(), key=lambda pair: (-pair[1], pair[0]))
+        lines += [f"{number:>9} dropped: {why} (first: {counts['first_dropped'][why]})" for why, number in by_number]
+        return "\n".join(lines)
+
+    def summary(self) -> str:
+        """One line: kept and dropped."""
+        counts = self.counts or {}
+        return f"kept {counts['rows']}, dropped {sum(counts['dropped'].values())} when it was prepared"
+
+    def _card(self) -> str:
+        split = self.settings["split"]
+        return f"""---
+configs:
+- config_name: default
+  data_files:
+  - split: {split}
+    path: {SHARDS}/{split}-*.parquet
+---
+
+Grounded rows made by pixelllm_hf from annotations in the layout `{self.settings.get("format")}`, read as task
+`{self.settings.get("task")}`. What was kept, what was dropped and why is in `{STATE}`:
+
+```
+{self.table()}
+```
+
+```python
+from datasets import load_dataset
+
+rows = load_dataset("<this repository or folder>", split="{split}", streaming=True)
+```
+
+A row is an image with prompts. Boxes are x0, y0, x1, y1 in pixels of the image, masks are COCO run lengths. The
+licences of images and annotations are those of their sources: name them here before sharing.
+"""
+
+
+def read_prepared(
+    folder: str | Path,
+    *,
+    task: str | None = None,
+    split: str | None = None,
+    streaming: bool = False,
+    cache_dir: str | Path | None = None,
+) -> Dataset | IterableDataset:
+    """The rows of a prepared folder. An unfinished preparation is refused.
+
+    task: read "region" rows as "dense" ones and the other way round, or "segment" rows as "refer".
+    split: the one that the folder was prepared as; there is no other in it.
+    cache_dir: where `datasets` keeps the uncompressed copy that it maps into memory; by default its own place.
+    """
+    state = PreparedFolder.load(folder)
+    own, stored = state.settings["split"], state.settings.get("task")
+    if state.counts is None:
+        raise PreparedFolderError(f"the preparation of {str(folder)!r} was interrupted. Run it again to finish it.")
+    if split not in (None, own):
+        raise PreparedFolderError(f"{str(folder)!r} holds the split {own!r}, not {split!r}. Leave it out.")
+    if task not in (None, stored) and _SERVED_BY.get(str(task)) != stored:
+        raise PreparedFolderError(
+            f"{str(folder)!r} holds rows of task {stored!r}, which do not serve {task!r}. Prepare it for that task."
+        )
+    files = [state.folder / name for name in sorted(state.shards)]
+    for file in files:
+        if not file.is_file():
+            raise PreparedFolderError(f"{str(folder)!r} has lost {file.name!r}. Run the preparation again.")
+    rows = load_dataset(
+        "parquet",
+        data_files={own: [str(file) for file in files]},
+        split=own,
+        features=GROUNDED_FEATURES,
+        streaming=streaming,
+        cache_dir=str(cache_dir) if cache_dir else None,
+    )
+    if task in (None, stored):
+        return rows
+    if streaming:
+        return rows.map(_Retask(str(task)), features=GROUNDED_FEATURES)
+    # A new column beside the others; `map` would copy all images.
+    column = rows.remove_columns("task").add_column("task", [task] * len(rows), feature=Value("string"))
+    return column.select_columns(list(GROUNDED_FEATURES))
+
+
+@dataclass(frozen=True)
+class _Retask:
+    task: str
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"task": self.task}
