@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pixelllm_hf.conversion.parity.golden import Golden
-from pixelllm_hf.modeling.box_ops import points_to_boxes, select_tokens
+from pixelllm_hf.modeling.box_ops import boxes_of_words, last_words, points_to_boxes, select_tokens
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pixelllm" / "point_predictor.safetensors"
 WORDS = torch.tensor([0, 7, 8, 9, 1, 0, 0])  # BOS, three words, EOS, padding
@@ -75,3 +75,17 @@ def test_tokens_without_a_place_do_not_spoil_the_box():
 def test_a_row_that_keeps_nothing_gives_a_box_turned_inside_out():
     left, top, right, bottom = points_to_boxes(torch.rand(3, 2, 2), torch.zeros(3, dtype=torch.bool))
     assert left > right and top > bottom
+
+
+def test_the_last_word_stands_before_the_end_and_is_never_bos():
+    tokens = torch.tensor([[0, 7, 8, 1, 0], [0, 1, 0, 0, 0], [0, 7, 8, 9, 10], [0, 7, 1, 1, 0]])
+    assert last_words(tokens, 1).nonzero().tolist() == [[0, 2], [3, 1]]
+    assert last_words(tokens, [8, 1]).nonzero().tolist() == [[0, 1], [2, 1], [3, 1]]
+
+
+def test_a_row_that_keeps_no_place_has_no_box():
+    points = torch.tensor([[[[0.2, 0.3], [0.6, 0.5]]], [[[torch.nan] * 2] * 2], [[[0.1, 0.1], [0.2, 0.2]]]])
+    keep = torch.tensor([[True], [True], [False]])
+    boxes = boxes_of_words(points, keep)
+    torch.testing.assert_close(boxes[0], torch.tensor([0.2, 0.3, 0.6, 0.5]))
+    assert boxes[1:].isnan().all()

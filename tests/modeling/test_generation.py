@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from transformers.generation.streamers import BaseStreamer
@@ -159,3 +161,18 @@ def test_a_streamer_is_told_every_place_in_order(small_model, small_inputs):
 def test_a_batch_without_any_prompt_is_refused(small_model, small_inputs):
     with pytest.raises(ValueError, match="at least one valid prompt"):
         small_model.generate(**{**small_inputs, "prompt_mask": torch.zeros(2, 2, dtype=torch.bool)})
+
+
+@torch.no_grad()
+def test_captions_cut_by_the_limit_have_places_under_a_training_librarys_mixed_precision(small_model, small_inputs):
+    # accelerate runs `forward` alone in bfloat16, so that keys and values are kept in it, but nothing else is.
+    plain = small_model.forward
+
+    @functools.wraps(plain)
+    def forward(*args, **kwargs):
+        with torch.autocast("cpu", torch.bfloat16):
+            return plain(*args, **kwargs)
+
+    small_model.forward = forward
+    out = small_model.generate(**small_inputs, max_new_tokens=4, min_new_tokens=4)
+    assert out.coordinates[:, 1:].isfinite().all()

@@ -110,7 +110,7 @@ def test_a_head_learns_to_find_the_objects_of_three_images():
         for x1, y1, x2, y2 in (of_image / 16).round().int().tolist():
             image[y1:y2, x1:x2] += torch.randn(12)
     optimizer = torch.optim.Adam(head.parameters(), lr=4e-3)
-    for _ in range(60):
+    for _ in range(80):
         optimizer.zero_grad()
         head.losses(maps, (160, 160), boxes).loss.backward()
         optimizer.step()

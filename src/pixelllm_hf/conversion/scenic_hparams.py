@@ -43,6 +43,7 @@ _T5_SIZES = {
     },
 }
 _PREFIX_DECODER_NAME = "git"
+_NONE = "none"
 _LORA_MODULES = ("q", "k", "v", "o")
 
 
@@ -330,11 +331,21 @@ def pixelllm_config(hparams: Hparams) -> PixelLLMConfig:
                 **model.get("text_decoder_args", {}),
             }
         )
+    masks, boxes = None, None
+    if model.get("mask_decoder_name", _NONE) != _NONE:
+        adapter, decoder = model.get("mask_adapter_args", {}), model.get("mask_decoder_args", {})
+        masks = mask_head_config(adapter, decoder, _only_prompt(hparams.get("two_way")))
+    if model.get("box_decoder_name", _NONE) != _NONE:
+        boxes = proposal_head_config({**hparams, **model, **model.get("box_decoder_args", {})})
     return PixelLLMConfig(
         vision_config=PixelLLMVisionConfig(image_size=canvas_hw[0], eva02_config=eva02, sam_config=sam),
         prompt_config=prompt,
         text_config=text,
         point_head_config=point_head_config(model.get("point_predictor_args", {})),
+        mask_head_config=masks,
+        proposal_head_config=boxes,
+        mask_loss_weight=model.get("mask_loss_weight", 1.0),
+        detection_loss_weight=model.get("det_loss_weight", 1.0),
         point_loss_weight=model.get("point_loss_weight", 0.1),
         text_loss_weight=model.get("text_loss_weight", 1.0),
         label_smoothing=model.get("label_smooth", 0.1),

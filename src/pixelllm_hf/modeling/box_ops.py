@@ -37,6 +37,31 @@ def select_tokens(tokens: Tensor, ignore: str, bos: int, eos: int, pad: int) -> 
     return ~keep if negate else keep
 
 
+def last_words(tokens: Tensor, eos: int | list[int]) -> Tensor:
+    """The token before EOS, whose points make a referred object's box: tokens (R,T), the first BOS -> (R,T) bool.
+
+    Nothing is selected in a row without EOS or without a word before it.
+
+    >>> last_words(torch.tensor([[0, 7, 8, 1, 0], [0, 1, 0, 0, 0]]), 1).int().tolist()
+    [[0, 0, 1, 0, 0], [0, 0, 0, 0, 0]]
+    """
+    ends = is_one_of(tokens, [eos] if isinstance(eos, int) else eos)
+    before_end = torch.cat([ends[:, 1:], torch.zeros_like(ends[:, :1])], dim=1) & ~ends
+    before_end[:, 0] = False  # BOS has no place
+    return before_end
+
+
+def is_one_of(tokens: Tensor, ids: list[int]) -> Tensor:
+    """tokens (…) -> (…) bool."""
+    return torch.isin(tokens, torch.tensor(ids, dtype=tokens.dtype, device=tokens.device))
+
+
+def boxes_of_words(points: Tensor, keep: Tensor) -> Tensor:
+    """`points_to_boxes` with NaN, and no box turned inside out, where a row keeps no point that is a number."""
+    has_box = (keep[..., None] & points.isfinite().all(-1)).flatten(-2).any(-1, keepdim=True)
+    return points_to_boxes(points, keep).masked_fill(~has_box, torch.nan)
+
+
 def points_to_boxes(points: Tensor, keep: Tensor) -> Tensor:
     """Smallest box around the points of the kept tokens: points (…,T,P,2) xy, keep (…,T) bool -> (…,4) xyxy.
 

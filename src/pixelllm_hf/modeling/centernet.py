@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import initialization as init
 
 from .box_coding import clip_boxes
 from .configuration_pixelllm import PixelLLMProposalHeadConfig
 from .nms import first_survivors
 from .nms import greedy_nms
+from .starting_layers import StartingConv2d
 
 
 @dataclass
@@ -41,28 +41,16 @@ class CenterNetHead(nn.Module):
         fan_in, width = config.pyramid_channels, config.tower_channels
         for _ in range(config.num_tower_layers):
             layers += [
-                nn.Conv2d(fan_in, width, kernel_size=3, padding=1),
+                StartingConv2d(fan_in, width, std=0.01),
                 nn.GroupNorm(config.tower_groups, width, eps=1e-6),
                 nn.ReLU(),
             ]
             fan_in = width
         self.bbox_tower = nn.Sequential(*layers)
-        self.bbox_pred = nn.Conv2d(fan_in, 4, kernel_size=3, padding=1)
-        self.agn_hm = nn.Conv2d(fan_in, 1, kernel_size=3, padding=1)
+        # The reference's start: everywhere a rare object of 16 x 16 strides.
+        self.bbox_pred = StartingConv2d(fan_in, 4, std=0.01, bias=8.0)
+        self.agn_hm = StartingConv2d(fan_in, 1, std=0.01, bias=-4.6)  # sigmoid(-4.6) = 0.01
         self.scales = nn.ParameterList(nn.Parameter(torch.ones(1)) for _ in self.strides)
-        self.init_predictions()
-
-    @torch.no_grad()
-    def init_predictions(self) -> None:
-        """The reference's start: everywhere a rare object of 16 x 16 strides."""
-        for module in (*self.bbox_tower, self.bbox_pred, self.agn_hm):
-            if isinstance(module, nn.Conv2d):
-                init.normal_(module.weight, std=0.01)
-                init.zeros_(module.bias)
-        init.constant_(self.bbox_pred.bias, 8.0)
-        init.constant_(self.agn_hm.bias, -4.6)  # sigmoid(-4.6) = 0.01
-        for scale in self.scales:
-            init.ones_(scale)
 
     def forward(self, maps: Sequence[Tensor]) -> CenterPredictions:
         """maps (B,h_l,w_l,C), the finest first; predictions are float32 whatever the maps are."""

@@ -6,6 +6,11 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .configuration_presets import bert_sizes
+from .configuration_presets import for_tests_sizes
+from .configuration_presets import t5_xl_sizes
+from .configuration_presets import tiny_sizes
+
 # Pixel statistics on the 0..255 scale (spec section 1).
 SAM_MEAN = [123.675, 116.28, 103.53]
 SAM_STD = [58.395, 57.12, 57.375]
@@ -181,8 +186,9 @@ class PixelLLMMaskHeadConfig(PreTrainedConfig):
         attention_downsample_rate: their cross-attention works at `hidden_size / attention_downsample_rate`.
         num_multimask_outputs: masks that the decoder can propose besides its single one.
         head_hidden_size, head_layers: of the MLPs that make each mask's filter and predict its overlap.
-        text_length: decoder tokens that the adapter reads. It reads padding too, so captions are padded to this
-            length, or a mask would depend on its neighbours' captions; longer captions are read whole.
+        text_length, prompt_length: tokens that captions (BOS counted) and text prompts are padded to where masks are
+            made. The adapter reads padding too, and what padding says depends on how much of it there is: without one
+            length a mask would depend on its neighbours' texts. Longer texts are read whole.
         layer_norm_eps: of the projections and the upscaling.
         transformer_layer_norm_eps: of the two-way transformers.
     """
@@ -200,6 +206,7 @@ class PixelLLMMaskHeadConfig(PreTrainedConfig):
     head_hidden_size: int = 256
     head_layers: int = 3
     text_length: int = 40
+    prompt_length: int = 40
     layer_norm_eps: float = 1e-6
     transformer_layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
@@ -305,8 +312,11 @@ class PixelLLMConfig(PreTrainedConfig):
 
     Args:
         vision_config, prompt_config, text_config, point_head_config: the parts; each a config, a dict or None.
+        mask_head_config, proposal_head_config: heads that a model may lack. None means that it does; `{}` is the
+            official size.
         label_smoothing: of the text loss.
-        text_loss_weight, point_loss_weight: weights of the parts in the total (the point loss is in canvas pixels).
+        text_loss_weight, point_loss_weight, mask_loss_weight, detection_loss_weight: weights of the parts in the total
+            (the point loss is in canvas pixels).
     """
 
     model_type = "pixelllm"
@@ -319,15 +329,21 @@ class PixelLLMConfig(PreTrainedConfig):
             init_kwargs={"decoder_start_token_id": 0},
         ),
         "point_head_config": SubConfigSpec(config_class=PixelLLMPointHeadConfig),
+        "mask_head_config": SubConfigSpec(config_class=PixelLLMMaskHeadConfig, optional=True),
+        "proposal_head_config": SubConfigSpec(config_class=PixelLLMProposalHeadConfig, optional=True),
     }
 
     vision_config: dict | PreTrainedConfig | None = None
     prompt_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
     point_head_config: dict | PreTrainedConfig | None = None
+    mask_head_config: dict | PreTrainedConfig | None = None
+    proposal_head_config: dict | PreTrainedConfig | None = None
     label_smoothing: float = 0.1
     text_loss_weight: float = 1.0
     point_loss_weight: float = 0.1
+    mask_loss_weight: float = 1.0
+    detection_loss_weight: float = 1.0
     initializer_range: float = 0.02
     is_encoder_decoder: bool = True
     tie_word_embeddings: bool = True
@@ -336,6 +352,9 @@ class PixelLLMConfig(PreTrainedConfig):
         if isinstance(self.text_config, dict) and self.text_config.get("model_type") == PREFIX_DECODER:
             # Remote code registers nothing: transformers' own look-up by model_type would not find it there.
             self.text_config = PixelLLMPrefixDecoderConfig(**self.text_config)
+        if self._auto_class is None:
+            # A class of the package, not of code beside weights: it neither needs such code nor saves it.
+            kwargs = {name: value for name, value in kwargs.items() if name not in ("auto_map", "custom_pipelines")}
         super().__post_init__(**kwargs)
 
     @property
@@ -345,116 +364,27 @@ class PixelLLMConfig(PreTrainedConfig):
 
     @classmethod
     def t5_xl(cls, **overrides: Any) -> "PixelLLMConfig":
-        """The released recipe: EVA02-L and SAM ViT-H at 384, Flan-T5-XL (spec sections 2 to 6)."""
-        sizes = dict(
-            vision_config={"sam_config": {"frozen": True}},
-            text_config=_t5(
-                vocab_size=32128, d_model=2048, d_kv=64, d_ff=5120, num_layers=24, num_heads=32, dropout_rate=0.1
-            ),
-        )
-        return cls(**(sizes | overrides))
+        """The released recipe: EVA02-L and SAM ViT-H at 384, Flan-T5-XL (spec sections 2 to 6).
+
+        Its stages differ in their heads: `t5_xl(mask_head_config={})` has that of referring segmentation at its
+        official size, `t5_xl(proposal_head_config={})` that of dense captioning.
+        """
+        return cls(**(t5_xl_sizes() | overrides))
 
     @classmethod
     def bert(cls, **overrides: Any) -> "PixelLLMConfig":
-        """The released recipe with the GIT-style text head in the place of T5 (spec section 5.2)."""
-        sizes = dict(vision_config={"sam_config": {"frozen": True}}, text_config=PixelLLMPrefixDecoderConfig())
-        return cls(**(sizes | overrides))
+        """The released recipe with the GIT-style text head in the place of T5 (section 5.2). Heads as in `t5_xl`."""
+        return cls(**(bert_sizes() | overrides))
 
     @classmethod
     def tiny(cls, **overrides: Any) -> "PixelLLMConfig":
-        """The embedded model: the same parts at a size that trains on two CPU cores."""
-        sizes = dict(
-            vision_config={
-                "image_size": 160,
-                "eva02_config": dict(
-                    hidden_size=192,
-                    num_hidden_layers=4,
-                    num_attention_heads=6,
-                    intermediate_size=512,
-                    patch_size=16,
-                    pretrain_image_size=160,
-                    drop_path_rate=0.0,
-                ),
-                "sam_config": dict(
-                    hidden_size=192,
-                    num_hidden_layers=4,
-                    num_attention_heads=6,
-                    patch_size=16,
-                    window_size=5,
-                    global_attn_indexes=(1, 3),
-                    output_channels=128,
-                    pretrain_image_size=160,
-                    drop_path_rate=0.0,
-                ),
-            },
-            prompt_config=dict(
-                embed_dim=128,
-                position_scale=0.35,
-                hidden_size=192,
-                num_hidden_layers=2,
-                num_attention_heads=6,
-                intermediate_size=512,
-                attention_downsample_rate=1,
-                output_dim=192,
-            ),
-            text_config=_t5(
-                vocab_size=1024, d_model=192, d_kv=32, d_ff=512, num_layers=3, num_heads=6, dropout_rate=0.0
-            ),
-            point_head_config=dict(hidden_size=192),
-        )
-        return cls(**(sizes | overrides))
+        """The embedded model: the same parts, both heads among them, at a size that trains on two CPU cores."""
+        return cls(**(tiny_sizes() | overrides))
 
     @classmethod
     def for_tests(cls, **overrides: Any) -> "PixelLLMConfig":
-        """A model of a few thousand weights that builds and runs in milliseconds; it knows nothing."""
-        sizes = dict(
-            vision_config={
-                "image_size": 64,
-                "eva02_config": dict(
-                    hidden_size=24,
-                    num_hidden_layers=2,
-                    num_attention_heads=2,
-                    intermediate_size=32,
-                    patch_size=14,
-                    pretrain_image_size=42,
-                    drop_path_rate=0.0,
-                ),
-                "sam_config": dict(
-                    hidden_size=24,
-                    num_hidden_layers=2,
-                    num_attention_heads=2,
-                    window_size=3,
-                    global_attn_indexes=(1,),
-                    output_channels=16,
-                    pretrain_image_size=128,
-                    drop_path_rate=0.0,
-                ),
-            },
-            prompt_config=dict(
-                embed_dim=16,
-                hidden_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                intermediate_size=48,
-                num_tokens=6,
-                output_dim=24,
-            ),
-            text_config=_t5(vocab_size=99, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, dropout_rate=0.0),
-            point_head_config=dict(hidden_size=24),
-        )
-        return cls(**(sizes | overrides))
-
-
-def _t5(**sizes: Any) -> dict[str, Any]:
-    """A T5 v1.1 / Flan-T5 text config: gated GELU, BOS and padding share id 0, EOS is 1."""
-    return {
-        "model_type": "t5",
-        "feed_forward_proj": "gated-gelu",
-        "decoder_start_token_id": 0,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
-        **sizes,
-    }
+        """A model of a few thousand weights, with every head, that runs in milliseconds; it knows nothing."""
+        return cls(**(for_tests_sizes() | overrides))
 
 
 __all__ = [

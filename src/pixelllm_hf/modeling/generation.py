@@ -28,10 +28,23 @@ class GroundedGenerateOutput(GenerateEncoderDecoderOutput):
     sequences (R,T) int64; coordinates (R,T,P,2) float32 xy, 0..1 of the unpadded image, entry t belongs to
     sequences[:, t], NaN for BOS, EOS and padding; token_log_probs (R,T) float32, the model's own log-probability of
     sequences[:, t] before any warping, NaN where there is no location.
+    Where asked for: boxes (R,4) float32 xyxy, 0..1 of the unpadded image, of what the answer is about, NaN if it has no
+    word or no end; masks (R,4h,4w) float32 logits over the whole canvas, > 0 inside, and mask_scores (R,), the overlap
+    that the model promises; both NaN without a box.
+    Of detections: prompt_boxes (B,N,4) canvas pixels, prompt_mask (B,N) which of them exist (the R rows, image-major)
+    and detection_scores (B,N), best first. sequences_scores (R,), log-probabilities of the captions, if scores count
+    them (`multiply_caption_score`).
     """
 
     coordinates: Tensor | None = None
     token_log_probs: Tensor | None = None
+    boxes: Tensor | None = None
+    masks: Tensor | None = None
+    mask_scores: Tensor | None = None
+    prompt_boxes: Tensor | None = None
+    prompt_mask: Tensor | None = None
+    detection_scores: Tensor | None = None
+    sequences_scores: Tensor | None = None
 
 
 @dataclass
@@ -40,6 +53,12 @@ class GroundedBeamGenerateOutput(GenerateBeamEncoderDecoderOutput):
 
     coordinates: Tensor | None = None
     token_log_probs: Tensor | None = None
+    boxes: Tensor | None = None
+    masks: Tensor | None = None
+    mask_scores: Tensor | None = None
+    prompt_boxes: Tensor | None = None
+    prompt_mask: Tensor | None = None
+    detection_scores: Tensor | None = None
 
 
 class StateRecorder:
@@ -49,12 +68,12 @@ class StateRecorder:
     """
 
     def __init__(self, on_states: Callable[[Tensor], None] | None = None):
-        self.states: list[Tensor] = []  # per step (rows, C)
+        self.states: list[Tensor] = []  # per step (rows, 1, C)
         self.on_states = on_states
         self._log_probs: list[Tensor] = []  # per portion (rows, steps), of the consumed tokens
-        self._unscored: list[tuple[Tensor, Tensor]] = []  # per step scores (rows, V) that its tokens (rows,) came from
+        self._unscored: list[tuple[Tensor, Tensor]] = []  # per step scores (rows, 1, V) of its tokens (rows,)
         self._tokens: Tensor | None = None  # being consumed, (rows,)
-        self._logits: Tensor | None = None  # of the last step, (rows, V)
+        self._logits: Tensor | None = None  # of the last step, (rows, 1, V)
         self._parents: Tensor | None = None  # the beams that the last step's rows were re-ordered from
 
     def before_step(self, tokens: Tensor) -> None:
@@ -65,7 +84,7 @@ class StateRecorder:
         """states (rows,T,C) and logits (rows,T,V) of the step; only the last position is new."""
         assert self._tokens is not None
         if logits.shape[1] > 1:  # without a cache the whole row was run again
-            self._unscored.append((logits[:, -2], self._tokens))
+            self._unscored.append((logits[:, -2:-1], self._tokens))
         elif self._logits is None:  # BOS came from nothing
             self._log_probs.append(torch.full((len(logits), 1), torch.nan, device=logits.device))
         else:
@@ -75,13 +94,13 @@ class StateRecorder:
             self._score()
         if self.on_states is not None and self.states:  # the first state has consumed BOS, which has no place
             self.on_states(states[:, -1])
-        self.states.append(states[:, -1])
-        self._logits, self._parents = logits[:, -1], None
+        self.states.append(_newest(states))
+        self._logits, self._parents = _newest(logits), None
 
     def _score(self) -> None:
         if self._unscored:
-            scores, tokens = (torch.stack(values, dim=1) for values in zip(*self._unscored, strict=True))
-            self._log_probs.append(_log_prob(scores, tokens))
+            scores, tokens = zip(*self._unscored, strict=True)
+            self._log_probs.append(log_probs_of(torch.cat(scores, dim=1), torch.stack(tokens, dim=1)))
             self._unscored.clear()
 
     def reorder(self, parents: Tensor) -> None:
@@ -98,7 +117,7 @@ class StateRecorder:
         steps = min(len(self.states), num_tokens)
         logits = self._logits if steps == num_tokens - 1 else None
         last_rows = torch.arange(len(sequences), device=sequences.device)
-        states = torch.stack(self.states[:steps], dim=1).float()  # rows, steps, C
+        states = torch.cat(self.states[:steps], dim=1).float()  # rows, steps, C
         self._score()
         log_probs = torch.cat(self._log_probs, dim=1)[:, :steps]
         if beam_indices is not None:
@@ -110,7 +129,7 @@ class StateRecorder:
             log_probs = log_probs[rows.clamp(min=0), places].masked_fill(ended, torch.nan)
             logits = logits if steps == num_tokens - 1 else None
             last_rows = rows[:, -1].clamp(min=0)
-        last = log_probs[:, :0] if logits is None else _log_prob(logits[last_rows], sequences[:, -1])[:, None]
+        last = log_probs[:, :0] if logits is None else log_probs_of(logits[last_rows], sequences[:, -1:])
         log_probs = torch.cat([log_probs, last], dim=1)
         missing = num_tokens - states.shape[1]
         states = torch.nn.functional.pad(states, (0, 0, 0, missing), value=torch.nan)
@@ -118,7 +137,12 @@ class StateRecorder:
         return states, torch.nn.functional.pad(log_probs, (0, missing), value=torch.nan)
 
 
-def _log_prob(logits: Tensor, tokens: Tensor) -> Tensor:
+def _newest(values: Tensor) -> Tensor:
+    """(rows,T,…) -> (rows,1,…). With a cache there is only one, and even a slice costs something at every step."""
+    return values if values.shape[1] == 1 else values[:, -1:]
+
+
+def log_probs_of(logits: Tensor, tokens: Tensor) -> Tensor:
     """logits (…,V), tokens (…) -> (…) float32."""
     logits = logits.float()
     return logits.gather(-1, tokens[..., None]).squeeze(-1) - logits.logsumexp(-1)

@@ -19,16 +19,35 @@ class T5PrefixLanguageModel(nn.Module):
     one state per consumed token) and `logits`.
     """
 
-    def __init__(self, config: T5Config):
+    def __init__(self, config: T5Config, *, masked_states_count: bool = False):
+        """masked_states_count: something reads the states of masked positions, and may be trained through them."""
         super().__init__()
         self.config = config
         self.body = T5Model(config)
         # Untied, and no d**-0.5 rescale of the states before it (spec section 5.1).
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.masked_states_count = masked_states_count
+        self._evaluation_attention: str | None = None
+        self.train(self.training)
 
     @property
     def width(self) -> int:
         return self.config.d_model
+
+    def train(self, mode: bool = True) -> T5PrefixLanguageModel:
+        """Where masked states count, training takes plain attention whatever evaluation takes.
+
+        Fused kernels keep the log of a row's summed scores for the way back, which next to `MASKED_SCORE` forgets how
+        many scores there were: the gradient of a query that sees nothing would be off by that number.
+        """
+        super().train(mode)
+        if self.masked_states_count and mode and self._evaluation_attention is None:
+            self._evaluation_attention = self.body.config._attn_implementation
+            self.body.set_attn_implementation("eager")
+        elif not mode and self._evaluation_attention is not None:
+            self.body.set_attn_implementation(self._evaluation_attention)
+            self._evaluation_attention = None
+        return self
 
     def get_input_embeddings(self) -> nn.Module:
         return self.body.get_input_embeddings()
@@ -74,7 +93,7 @@ class T5PrefixLanguageModel(nn.Module):
 
         State t has consumed token t and predicts token t+1. decoder_mask (R,T) marks the positions that take part;
         as in the reference the others get uniform attention over everything (spec sections 5.1 and 14.5), which only
-        the mask adapter ever sees. A mask of four dimensions is used as it is.
+        the mask head ever sees. A mask of four dimensions is used as it is.
         """
         self_mask, cross_mask = decoder_mask, encoder_mask
         if decoder_mask is not None and decoder_mask.ndim == 2:

@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
+from .configuration_pixelllm import PixelLLMConfig
 from .configuration_pixelllm import PixelLLMMaskHeadConfig
+from .prompt_encoder import UnitEmbedding
 from .two_way_transformer import TwoWayTransformer
 
 BOX_TOKENS = 2  # top-left and bottom-right corner
 # Without gradients rows go through the decoder in portions, so that memory does not grow with their number.
 ROWS_AT_ONCE = 64
-PIXELS_AT_ONCE = 1 << 24
 
 
 @dataclass
@@ -73,7 +74,7 @@ class MaskAdapter(nn.Module):
     def __init__(self, config: PixelLLMMaskHeadConfig, visual_width: int, text_width: int):
         super().__init__()
         width, eps = config.hidden_size, config.layer_norm_eps
-        self.output_tokens = nn.Embedding(BOX_TOKENS, width)
+        self.output_tokens = UnitEmbedding(BOX_TOKENS, width)
         self.alpha = nn.Parameter(torch.zeros(BOX_TOKENS, width))
         self.visual_projection_mlp = NormedProjection(visual_width, width, eps)
         self.textual_projection_mlp = NormedProjection(text_width, width, eps)
@@ -99,8 +100,8 @@ class SamMaskDecoder(nn.Module):
         super().__init__()
         width, hidden, depth = config.hidden_size, config.head_hidden_size, config.head_layers
         num_masks = config.num_multimask_outputs + 1
-        self.iou_token = nn.Embedding(1, width)
-        self.mask_tokens = nn.Embedding(num_masks, width)
+        self.iou_token = UnitEmbedding(1, width)
+        self.mask_tokens = UnitEmbedding(num_masks, width)
         self.transformer = _transformer(config, config.decoder_layers)
         self.output_upscaling = nn.Sequential(
             nn.ConvTranspose2d(width, width // 4, kernel_size=2, stride=2),
@@ -130,12 +131,7 @@ class SamMaskDecoder(nn.Module):
         image_map (B,h,w,C) SAM's, image_pe (h,w,C), dense (1,C), sparse (R,S,C), image_of_row (R,) index of the image
         of each row. What does not depend on the prompt is computed once per image.
         """
-        if image_map.shape[-1] != sparse.shape[-1] or sparse.shape[-1] != self.iou_token.embedding_dim:
-            raise ValueError(
-                "the mask decoder, SAM's map and the prompt encoder must have one width, but they have "
-                f"{self.iou_token.embedding_dim}, {image_map.shape[-1]} and {sparse.shape[-1]}. Set hidden_size of "
-                "mask_head_config, output_channels of sam_config and embed_dim of prompt_config alike."
-            )
+        _check_widths(self.iou_token.embedding_dim, image_map.shape[-1], sparse.shape[-1])
         images = image_map + dense.to(image_map.dtype)
         positions = image_pe.flatten(0, 1)[None].to(image_map.dtype)
         rows = len(sparse)
@@ -190,33 +186,19 @@ class MaskHead(nn.Module):
         return self.decoder(image_map, image_pe, dense, sparse, image_of_row, multimask_output=multimask_output)
 
 
-def masks_on_image(
-    logits: Tensor, *, canvas_size: int, resized_size_hw: tuple[int, int], image_size_hw: tuple[int, int]
-) -> Tensor:
-    """Masks of one image at its original size: logits (R,h,w) over the whole canvas -> (R,H,W) bool.
+def check_one_width(config: PixelLLMConfig) -> None:
+    """Raise unless what meets in the mask decoder has one width."""
+    of_map, of_prompt = config.vision_config.sam_config.output_channels, config.prompt_config.embed_dim
+    _check_widths(config.mask_head_config.hidden_size, of_map, of_prompt)
 
-    resized_size_hw is the part of the canvas that the picture fills, from its top left; image_size_hw is (H,W). The
-    part is cropped in whole cells, rounded down, stretched bilinearly and cut at 0, as the reference does.
 
-    >>> masks_on_image(torch.ones(2, 8, 8), canvas_size=32, resized_size_hw=(16, 32), image_size_hw=(3, 6)).shape
-    torch.Size([2, 3, 6])
-    """
-    if logits.ndim != 3:
+def _check_widths(of_decoder: int, of_map: int, of_prompt: int) -> None:
+    if not of_decoder == of_map == of_prompt:
         raise ValueError(
-            f"logits must be (masks, height, width) of one image, but the shape is {tuple(logits.shape)}. "
-            "Take `MaskHeadOutput.best()` and call once per image."
+            "the mask decoder, SAM's map and the prompt encoder must have one width, but they have "
+            f"{of_decoder}, {of_map} and {of_prompt}. Set hidden_size of mask_head_config, output_channels of "
+            "sam_config and embed_dim of prompt_config alike."
         )
-    rows, cols = (
-        max(1, side * cells // canvas_size) for side, cells in zip(resized_size_hw, logits.shape[1:], strict=True)
-    )
-    valid = logits[:, None, :rows, :cols].float()
-    masks = torch.empty(len(logits), *image_size_hw, dtype=torch.bool, device=logits.device)
-    step = max(1, PIXELS_AT_ONCE // max(1, image_size_hw[0] * image_size_hw[1]))
-    for start in range(0, len(logits), step):
-        # No antialiasing on the way down either: the reference resizes with OpenCV.
-        stretched = F.interpolate(valid[start : start + step], size=image_size_hw, mode="bilinear", align_corners=False)
-        masks[start : start + step] = stretched[:, 0] > 0
-    return masks
 
 
 def _transformer(config: PixelLLMMaskHeadConfig, depth: int) -> TwoWayTransformer:
@@ -230,4 +212,4 @@ def _transformer(config: PixelLLMMaskHeadConfig, depth: int) -> TwoWayTransforme
     )
 
 
-__all__ = ["MaskAdapter", "MaskHead", "MaskHeadOutput", "SamMaskDecoder", "masks_on_image"]
+__all__ = ["MaskAdapter", "MaskHead", "MaskHeadOutput", "SamMaskDecoder", "check_one_width"]

@@ -2,58 +2,51 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
-from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.generation import GenerationMixin
-from transformers.generation.streamers import BaseStreamer
-from transformers.generation.utils import GenerateBeamEncoderDecoderOutput
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
+from .box_ops import boxes_of_words
+from .box_ops import last_words
 from .configuration_pixelllm import PREFIX_DECODER
 from .configuration_pixelllm import PixelLLMConfig
 from .distinct_prompts import distinct_prompts
-from .generation import GroundedBeamGenerateOutput
-from .generation import GroundedGenerateOutput
-from .generation import HeldEndStreamer
-from .generation import NoImmediateRepetition
-from .generation import StateRecorder
-from .generation import current_recorder
-from .generation import recording
+from .grounded_generation import GroundedGenerationMixin
+from .grounded_generation import full_encoder_mask
+from .grounded_generation import lacks_head
 from .language_prefix_decoder import PrefixDecoderLanguageModel
 from .language_t5 import T5PrefixLanguageModel
 from .losses import point_loss
 from .losses import text_loss
+from .mask_head import MaskHead
+from .mask_head import MaskHeadOutput
+from .mask_head import check_one_width
+from .mask_losses import mask_loss
 from .point_head import PointHead
-from .prompt_encoder import FourierPositions
+from .pretrained_pixelllm import PixelLLMPreTrainedModel
 from .prompt_encoder import PromptEncoder
-from .prompt_encoder import UnitEmbedding
 from .prompt_feature_extractor import PromptFeatureExtractor
-from .reference_beam_search import reference_beam_search
-from .vision_eva02 import Eva02Attention
-from .vision_eva02 import Eva02VisionTower
-from .vision_sam import SamAttention
-from .vision_sam import SamVisionTower
+from .prompt_rows import check_rows
+from .proposal_head import ProposalHead
+from .proposed_prompts import IGNORED_LABEL
+from .proposed_prompts import propose_prompts
 from .vision_towers import VisionFeatures
 from .vision_towers import VisionTowers
 from .vision_towers import valid_size_hw
-
-IGNORED_LABEL = -100
 
 
 @dataclass
 class PixelLLMOutput(ModelOutput):
     """What one forward pass gives.
 
-    loss: weighted total, if labels were given; loss_parts: its unweighted parts by name.
+    loss: weighted total, if labels were given; loss_parts: its unweighted parts by name ("text", "point", "mask",
+    "detection").
     logits (R,T,V); decoder_states (R,T,C): state t has consumed decoder token t; coordinates (R,T,P,2) float32, xy,
     0..1 of the unpadded image, entry t belongs to decoder token t (entry 0, of BOS, means nothing).
     With labels T is one more than the labels': decoder tokens are BOS and the labels.
@@ -69,51 +62,12 @@ class PixelLLMOutput(ModelOutput):
     encoder_attention_mask: Tensor | None = None
 
 
-class PixelLLMPreTrainedModel(PreTrainedModel):
-    """Weight initialisation and what transformers needs to know about every PixelLLM."""
-
-    config_class = PixelLLMConfig
-    config: PixelLLMConfig
-    base_model_prefix = ""
-    main_input_name = "pixel_values"
-    input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_cache_class = True
-    _no_split_modules = ["SamBlock", "Eva02Block", "T5Block", "PrefixDecoderLayer"]
-    # Half precision costs several pixels, so places are computed in float32 whatever the rest runs in.
-    _keep_in_fp32_modules_strict = ["point_head", "prompt_encoder"]
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        # transformers asks only about modules that own parameters, never about their containers.
-        super()._init_weights(module)
-        std = self.config.initializer_range
-        if isinstance(module, nn.Linear):
-            # Flax's default, as in the reference. A fixed 0.02 fades what narrow layers pass on of the image.
-            init.normal_(module.weight, std=module.in_features**-0.5)
-        elif isinstance(module, SamVisionTower):
-            init.normal_(module.pos_embed, std=std)
-        elif isinstance(module, Eva02VisionTower):
-            init.normal_(module.pos_embed, std=std)
-            init.normal_(module.cls_token, std=std)
-        elif isinstance(module, SamAttention):
-            init.zeros_(module.rel_pos_h)
-            init.zeros_(module.rel_pos_w)
-        elif isinstance(module, Eva02Attention):
-            init.zeros_(module.q_bias)
-            init.zeros_(module.v_bias)
-        elif isinstance(module, UnitEmbedding):
-            init.normal_(module.weight)
-        elif isinstance(module, FourierPositions):
-            init.normal_(module.positional_encoding_gaussian_matrix, std=module.scale)
-
-
-class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GenerationMixin):
+class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationMixin):
     """Captions, answers and expressions with a pixel location for every token.
 
     Data flows one way: vision towers -> fused map (once per image) -> prompt tokens -> prompt feature extractor ->
-    language model -> point head. R rows are the valid prompts of all images, image-major.
+    language model -> point head -> mask head. Where no place is asked about, the proposal head finds the places. R rows
+    are the valid prompts of all images, image-major. The mask and proposal heads are None in models that lack them.
     """
 
     # transformers collects these from children that are pretrained models themselves; T5 sits one level deeper.
@@ -135,12 +89,20 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GenerationMixin):
             self.visual_projection = nn.Identity()  # this family projects visual tokens itself
             self._tied_weights_keys = {}
         else:
-            self.language_model = T5PrefixLanguageModel(config.text_config)
+            reads_padding = config.mask_head_config is not None
+            self.language_model = T5PrefixLanguageModel(config.text_config, masked_states_count=reads_padding)
             self.visual_projection = nn.Sequential(
                 nn.Linear(visual_width, self.language_model.width), nn.LayerNorm(self.language_model.width, eps=1e-5)
             )
         width = self.language_model.width
         self.point_head = PointHead(config.point_head_config, width)
+        self.mask_head, self.proposal_head = None, None
+        if config.mask_head_config is not None:
+            check_one_width(config)
+            seen_width = width if config.text_config.model_type != PREFIX_DECODER else visual_width
+            self.mask_head = MaskHead(config.mask_head_config, seen_width, width)
+        if config.proposal_head_config is not None:
+            self.proposal_head = ProposalHead(config.proposal_head_config, config.vision_config.feature_channels)
         self.post_init()
         if self.generation_config is not None:
             self.generation_config.return_dict_in_generate = True
@@ -223,13 +185,55 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GenerationMixin):
         visual = self.get_visual_tokens(
             image_features, pixel_mask, prompt_boxes, prompt_points, prompt_point_labels, prompt_mask
         )
-        if input_ids is not None and input_ids.shape[0] != visual.shape[0]:
-            raise ValueError(
-                f"input_ids must have one row per valid prompt, image after image, but there are {visual.shape[0]} "
-                f"prompts and {input_ids.shape[0]} rows."
-            )
-        embeddings, mask = self.language_model.embed_prompt(visual, input_ids, attention_mask)
+        return self.encode_prompts(visual, input_ids, attention_mask)
+
+    def encode_prompts(
+        self,
+        visual_tokens: Tensor,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *,
+        length: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """visual_tokens (R,V,C) of `get_visual_tokens` and text (R,L) -> encoder states (R,S,C) and their mask (R,S).
+
+        Text is padded to `length` tokens where it is shorter.
+        """
+        if input_ids is not None:
+            check_rows(len(input_ids), len(visual_tokens))
+        if input_ids is not None and (missing := length - input_ids.shape[1]) > 0:
+            pad = self.config.text_config.pad_token_id
+            if attention_mask is None:
+                attention_mask = input_ids != pad
+            input_ids, attention_mask = F.pad(input_ids, (0, missing), value=pad), F.pad(attention_mask, (0, missing))
+        embeddings, mask = self.language_model.embed_prompt(visual_tokens, input_ids, attention_mask)
         return self.language_model.encode(embeddings, mask), mask
+
+    def predict_masks(
+        self,
+        image_features: VisionFeatures,
+        visual_tokens: Tensor,
+        text_states: Tensor,
+        boxes: Tensor,
+        image_of_row: Tensor,
+    ) -> MaskHeadOutput:
+        """A mask for every row: visual_tokens (R,V,C), text_states (R,T,C) of all tokens and padding, boxes (R,4) xyxy
+        canvas pixels, image_of_row (R,) -> logits (R,1,4h,4w) over SAM's map (B,h,w,C) and the promised overlap (R,1).
+
+        The states must come from a pass whose decoder_attention_mask leaves EOS and padding out (spec section 5.1).
+        """
+        if self.mask_head is None:
+            raise ValueError(lacks_head("mask", "makes no masks"))
+        image_map, side = image_features.sam, self.config.image_size
+        return self.mask_head(
+            image_map,
+            self.prompt_encoder.dense_positions(image_map.shape[1], image_map.shape[2]),
+            self.prompt_encoder.no_mask,
+            self.prompt_encoder.embed_boxes(boxes, image_size_hw=(side, side)),
+            visual_tokens,
+            text_states,
+            image_of_row,
+        )
 
     def forward(
         self,
@@ -249,6 +253,10 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         point_labels: Tensor | None = None,
         text_loss_mask: Tensor | None = None,
+        mask_labels: Tensor | None = None,
+        mask_loss_mask: Tensor | None = None,
+        object_boxes: Tensor | None = None,
+        object_labels: Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         output_coordinates: bool = True,
@@ -268,29 +276,59 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GenerationMixin):
             labels: (R,T) tokens to predict, -100 ignored; the decoder then consumes BOS and the labels.
             point_labels: (R,T,P,2) places of the labels' tokens, xy, 0..1 of the unpadded image; NaN or all zero:
                 no place. text_loss_mask (R,): rows whose text counts (all by default).
+            mask_labels: (R,S,S) what the labels refer to, > 0 inside, on the canvas; mask_loss_mask (R,): rows that
+                have a mask (all by default).
+            object_boxes: (B,M,4) xyxy canvas pixels of all objects, zero rows for padding; object_labels (B,M,T) their
+                captions as labels. The proposal head finds them and its proposals become the prompts: no prompt and no
+                labels are given beside them, input_ids (B,L) has one row per image, point_labels are (B,M,T,P,2).
             output_coordinates: False leaves the point head out.
         """
+        parts: dict[str, Tensor] = {}
+        visual = None
         if encoder_outputs is None:
-            states, mask = self.encode(
-                pixel_values,
-                pixel_mask,
-                prompt_boxes,
-                prompt_points,
-                prompt_point_labels,
-                prompt_mask,
-                input_ids,
-                attention_mask,
-                image_features,
+            if image_features is None:
+                if pixel_values is None:
+                    raise ValueError("expected pixel_values, image_features or encoder_outputs, but got none of them.")
+                image_features = self.get_image_features(pixel_values, pixel_mask)
+            if object_boxes is not None:
+                if self.proposal_head is None:
+                    raise ValueError(lacks_head("proposal", "detects no objects"))
+                found = propose_prompts(
+                    self.proposal_head,
+                    image_features.fused,
+                    object_boxes,
+                    object_labels,
+                    point_labels,
+                    image_size=self.config.image_size,
+                )
+                parts["detection"], prompt_boxes, prompt_mask = found.loss, found.boxes, found.prompt_mask
+                labels, point_labels = found.labels, found.point_labels
+                input_ids, attention_mask = (
+                    None if text is None else text[prompt_mask.nonzero()[:, 0]] for text in (input_ids, attention_mask)
+                )
+            visual = self.get_visual_tokens(
+                image_features, pixel_mask, prompt_boxes, prompt_points, prompt_point_labels, prompt_mask
             )
+            length = 0 if mask_labels is None else self._mask_config().prompt_length
+            states, mask = self.encode_prompts(visual, input_ids, attention_mask, length=length)
         else:
             states = encoder_outputs[0]
-            mask = _full_encoder_mask(attention_mask, states)
+            mask = full_encoder_mask(attention_mask, states)
 
         if labels is not None and decoder_input_ids is None:
             decoder_input_ids, decoder_attention_mask = self._decoder_inputs(labels)
         if decoder_input_ids is None:
             raise ValueError("expected labels or decoder_input_ids to decode, but got neither.")
-        decoder_states, cache = self.language_model.decode(
+        num_tokens = decoder_input_ids.shape[1]
+        if mask_labels is not None:
+            if labels is None or visual is None:
+                raise ValueError(
+                    "mask_labels need labels, whose last word gives the box, and pixel_values or image_features; "
+                    f"labels is {'missing' if labels is None else 'there'} and the image is "
+                    f"{'missing' if visual is None else 'there'}. Pass both."
+                )
+            decoder_input_ids, decoder_attention_mask = self.padded_for_masks(decoder_input_ids, decoder_attention_mask)
+        text_states, cache = self.language_model.decode(
             decoder_input_ids,
             states,
             mask,
@@ -298,19 +336,35 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             use_cache=bool(use_cache) and labels is None,
         )
+        decoder_input_ids, decoder_states = decoder_input_ids[:, :num_tokens], text_states[:, :num_tokens]
         logits = self.language_model.logits(decoder_states)
         coordinates = self.point_head(decoder_states).coordinates if output_coordinates else None
 
-        loss, parts = None, None
+        loss = None
         if labels is not None:
-            parts = self._loss_parts(
-                decoder_input_ids, logits, coordinates, labels, point_labels, text_loss_mask, pixel_mask, prompt_mask
+            sizes_wh = self.row_sizes_wh(pixel_mask, prompt_mask, len(labels))
+            parts["text"] = text_loss(
+                logits,
+                decoder_input_ids,
+                text_loss_mask,
+                label_smoothing=self.config.label_smoothing,
+                eos_token_id=self.config.text_config.eos_token_id,
             )
-            weights = {"text": self.config.text_loss_weight, "point": self.config.point_loss_weight}
-            loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
+            if coordinates is None and (point_labels is not None or mask_labels is not None):
+                raise ValueError("point_labels and mask_labels need output_coordinates=True, but it is False.")
+            if point_labels is not None:
+                parts["point"] = self._point_loss(coordinates, labels, point_labels, sizes_wh)
+            if mask_labels is not None:
+                words = last_words(decoder_input_ids, self.config.text_config.eos_token_id)
+                boxes = boxes_of_words(coordinates.detach(), words) * sizes_wh.repeat(1, 2)
+                image_of_row = self.image_of_row(prompt_mask, len(image_features.sam), len(labels))
+                parts["mask"] = self._mask_loss(
+                    image_features, visual, text_states, boxes, image_of_row, mask_labels, mask_loss_mask, pixel_mask
+                )
+            loss = torch.stack([self._loss_weight(name) * part for name, part in parts.items()]).sum()
         output = PixelLLMOutput(
             loss=loss,
-            loss_parts=parts,
+            loss_parts=parts or None,
             logits=logits,
             coordinates=coordinates,
             decoder_states=decoder_states,
@@ -321,6 +375,31 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GenerationMixin):
         return_dict = self.config.return_dict if return_dict is None else return_dict
         return output if return_dict else output.to_tuple()
 
+    def padded_for_masks(self, tokens: Tensor, takes_part: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """tokens (R,T), the first BOS -> (R,T') as long as the mask head reads, and which of them take part (R,T').
+
+        EOS and padding take no part: they see everything alike, as in the reference.
+        """
+        text, missing = self.config.text_config, self._mask_config().text_length - tokens.shape[1]
+        if takes_part is None:
+            takes_part = (tokens != text.pad_token_id) & ((tokens == text.eos_token_id).cumsum(1) == 0)
+            takes_part[:, 0] = True  # BOS may have the id of padding
+        missing = max(missing, 0)
+        return F.pad(tokens, (0, missing), value=text.pad_token_id), F.pad(takes_part, (0, missing))
+
+    def row_sizes_wh(self, pixel_mask: Tensor | None, prompt_mask: Tensor | None, rows: int) -> Tensor:
+        """(R,2) width and height in canvas pixels of the unpadded image that each row belongs to."""
+        if pixel_mask is None:
+            return torch.full((rows, 2), float(self.config.image_size), device=self.device)
+        sizes = valid_size_hw(pixel_mask).flip(-1).float()
+        return sizes[self.image_of_row(prompt_mask, len(sizes), rows)]
+
+    def image_of_row(self, prompt_mask: Tensor | None, images: int, rows: int) -> Tensor:
+        """(R,) the image that each row belongs to; without prompt_mask all images have as many prompts."""
+        if prompt_mask is not None:
+            return prompt_mask.nonzero()[:, 0]
+        return torch.arange(images, device=self.device).repeat_interleave(rows // images)
+
     def _decoder_inputs(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """labels (R,T) -> decoder tokens (R,T+1): BOS and the labels; mask of the positions before EOS."""
         text = self.config.text_config
@@ -329,207 +408,51 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GenerationMixin):
         takes_part = (labels != IGNORED_LABEL) & (labels != text.eos_token_id)
         return tokens, torch.cat([torch.ones_like(start, dtype=torch.bool), takes_part], dim=1)
 
-    def _loss_parts(
+    def _loss_weight(self, name: str) -> float:
+        return getattr(self.config, f"{name}_loss_weight")
+
+    def _point_loss(self, coordinates: Tensor, labels: Tensor, point_labels: Tensor, sizes_wh: Tensor) -> Tensor:
+        scale = sizes_wh[:, None, None, :]  # R,1,1,2 canvas pixels
+        valid = torch.isfinite(point_labels).flatten(2).all(-1) & (labels != IGNORED_LABEL)
+        return point_loss(coordinates[:, 1:] * scale, point_labels.nan_to_num(0.0).float() * scale, valid)
+
+    def _mask_loss(
         self,
-        tokens: Tensor,
-        logits: Tensor,
-        coordinates: Tensor | None,
-        labels: Tensor,
-        point_labels: Tensor | None,
-        text_loss_mask: Tensor | None,
+        image_features: VisionFeatures,
+        visual_tokens: Tensor,
+        text_states: Tensor,
+        boxes: Tensor,
+        image_of_row: Tensor,
+        mask_labels: Tensor,
+        mask_loss_mask: Tensor | None,
         pixel_mask: Tensor | None,
-        prompt_mask: Tensor | None,
-    ) -> dict[str, Tensor]:
-        parts = {
-            "text": text_loss(
-                logits,
-                tokens,
-                text_loss_mask,
-                label_smoothing=self.config.label_smoothing,
-                eos_token_id=self.config.text_config.eos_token_id,
-            )
-        }
-        if point_labels is not None:
-            if coordinates is None:
-                raise ValueError("point_labels need output_coordinates=True, but it is False.")
-            scale = self._row_sizes_wh(pixel_mask, prompt_mask, labels)[:, None, None, :]  # R,1,1,2 canvas pixels
-            target = point_labels.nan_to_num(0.0).float()
-            valid = torch.isfinite(point_labels).flatten(2).all(-1) & (labels != IGNORED_LABEL)
-            parts["point"] = point_loss(coordinates[:, 1:] * scale, target * scale, valid)
-        return parts
-
-    def _row_sizes_wh(self, pixel_mask: Tensor | None, prompt_mask: Tensor | None, labels: Tensor) -> Tensor:
-        """(R,2) width and height in canvas pixels of the unpadded image that each row belongs to."""
-        side = self.config.image_size
-        if pixel_mask is None:
-            return torch.full((labels.shape[0], 2), float(side), device=labels.device)
-        sizes = valid_size_hw(pixel_mask).flip(-1).float()
-        if prompt_mask is None:
-            return sizes.repeat_interleave(labels.shape[0] // sizes.shape[0], dim=0)
-        return sizes.repeat_interleave(prompt_mask.bool().sum(1), dim=0)
-
-    # --- generation -------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def generate(
-        self,
-        inputs: Tensor | None = None,
-        generation_config: GenerationConfig | None = None,
-        logits_processor: LogitsProcessorList | None = None,
-        streamer: BaseStreamer | None = None,
-        **kwargs: Any,
-    ) -> GroundedGenerateOutput | GroundedBeamGenerateOutput | Tensor:
-        """transformers' `generate` with a place for every token, in the same pass.
-
-        Takes what the processor returns and every option of `GenerationConfig`; greedy, sampling and beam search.
-        Options of our own, as keywords or entries of the generation config:
-            no_immediate_repetition: the reference's greedy rule.
-            reference_beam_search: the reference's beam search instead of transformers' (see its module), with
-                reference_beam_alpha (0.6) and reference_per_node_beam (candidates a beam: 2, or 1 when referring).
-        A streamer that has `put_location(points (rows,P,2))` is told each token's place as soon as it is known.
-
-        Returns `GroundedGenerateOutput` / `GroundedBeamGenerateOutput`, or with return_dict_in_generate=False the
-        sequences alone. Rows: R prompts times num_return_sequences.
-        """
-        if inputs is not None:
-            kwargs["pixel_values"] = inputs
-        if kwargs.get("assistant_model") is not None:
-            raise ValueError("assisted generation keeps no state per token; leave assistant_model out.")
-        resolved, _ = self._prepare_generation_config(generation_config, **kwargs)
-        if generation_config is None:
-            kwargs["return_dict_in_generate"] = True
-        else:
-            generation_config = copy.deepcopy(generation_config)
-            generation_config.return_dict_in_generate = True
-        own = {name: kwargs.pop(name, getattr(resolved, name, default)) for name, default in _OWN_OPTIONS.items()}
-        prompt = {name: kwargs.pop(name, None) for name in _PROMPT_NAMES}
-        kwargs.pop("original_sizes", None)
-        encoder_outputs = kwargs.pop("encoder_outputs", None)
-        if encoder_outputs is None:
-            states, mask = self.encode(**prompt)
-        else:
-            states = encoder_outputs[0]
-            mask = _full_encoder_mask(prompt["attention_mask"], states)
-
-        processors = LogitsProcessorList(logits_processor or [])
-        if own["no_immediate_repetition"]:
-            processors.append(NoImmediateRepetition())
-        if own["reference_beam_search"]:
-            kwargs["custom_generate"] = partial(
-                reference_beam_search,
-                alpha=own["reference_beam_alpha"],
-                per_node_beam=own["reference_per_node_beam"],
-            )
-
-        places_stream = hasattr(streamer, "put_location")
-        recorder = StateRecorder((lambda s: streamer.put_location(self._places(s))) if places_stream else None)
-        held = HeldEndStreamer(streamer) if streamer is not None else None
-        with recording(recorder):
-            output = super().generate(
-                generation_config=generation_config,
-                logits_processor=processors,
-                streamer=held,
-                encoder_outputs=BaseModelOutput(last_hidden_state=states),
-                attention_mask=mask,  # bool: every step would turn numbers into it again
-                output_coordinates=False,
-                **kwargs,
-            )
-        output = self._with_places(output, recorder, states, mask, resolved.eos_token_id)
-        if held is not None:
-            held.release()
-        return output if resolved.return_dict_in_generate else output.sequences
-
-    def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        recorder = current_recorder()
-        if recorder is not None:
-            recorder.before_step(input_ids[:, -1])
-        return super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
-
-    def _update_model_kwargs_for_generation(
-        self, outputs: ModelOutput, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> dict[str, Any]:
-        recorder = current_recorder()
-        if recorder is not None:
-            recorder.after_step(outputs.decoder_states, outputs.logits)
-        return super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
-
-    def _reorder_cache(self, past_key_values: Cache, beam_idx: Tensor) -> Cache:
-        recorder = current_recorder()
-        if recorder is not None:
-            recorder.reorder(beam_idx)
-        past_key_values.reorder_cache(beam_idx)
-        return past_key_values
-
-    def _places(self, states: Tensor) -> Tensor:
-        """states (rows,C) -> (rows,P,2), 0..1 of the unpadded image."""
-        return self.point_head(states[:, None]).coordinates[:, 0]
-
-    def _with_places(
-        self,
-        output: ModelOutput,
-        recorder: StateRecorder,
-        encoder_states: Tensor,
-        encoder_mask: Tensor,
-        eos_token_id: int | list[int] | None,
-    ) -> GroundedGenerateOutput | GroundedBeamGenerateOutput:
-        """Sort the recorded states along the final sequences and read the places from them."""
-        sequences = output.sequences
-        ends = [] if eos_token_id is None else eos_token_id
-        eos = torch.tensor(ends, dtype=torch.long, device=sequences.device).flatten()
-        beams = isinstance(output, GenerateBeamEncoderDecoderOutput)
-        is_eos = torch.isin(sequences, eos)
-        ended = is_eos.cumsum(1) > 0
-        has_place = ~ended
-        has_place[:, 0] = False  # BOS
-        states, log_probs = recorder.gather(sequences, getattr(output, "beam_indices", None))
-        cut = has_place[:, -1] & states[:, -1].isnan().any(-1)  # stopped by the length limit
-        if cut.any():
-            cache = None if beams else getattr(output, "past_key_values", None)
-            if cache is not None and cache.is_compileable:  # a static cache has no room for one token more
-                cache = None
-            states[cut, -1] = self._states_after_last_token(sequences, cut, encoder_states, encoder_mask, cache).float()
-            if recorder.on_states is not None:
-                recorder.on_states(states[:, -1])
-        coordinates = self.point_head(states).coordinates.masked_fill(~has_place[:, :, None, None], torch.nan)
-        log_probs = log_probs.masked_fill(~has_place, torch.nan)
-        kind = GroundedBeamGenerateOutput if beams else GroundedGenerateOutput
-        return kind(**output, coordinates=coordinates, token_log_probs=log_probs)
-
-    def _states_after_last_token(
-        self, sequences: Tensor, rows: Tensor, encoder_states: Tensor, encoder_mask: Tensor, cache: Cache | None
     ) -> Tensor:
-        """The states no decoding loop computes: of tokens that the length limit left unconsumed. (rows.sum(), C)
-
-        One more step where the cache still belongs to these sequences; beams have moved on, they are read again.
-        """
-        copies = len(sequences) // len(encoder_states)
-        encoder_states = encoder_states.repeat_interleave(copies, dim=0)
-        encoder_mask = encoder_mask.repeat_interleave(copies, dim=0)
-        if cache is not None:
-            step = self.language_model.decode(
-                sequences[:, -1:], encoder_states, encoder_mask, past_key_values=cache, use_cache=True
+        """The masks of the rows that have one and that were given a box (R,4), canvas pixels."""
+        rows, side = len(boxes), self.config.image_size
+        if tuple(mask_labels.shape) != (rows, side, side):
+            raise ValueError(
+                f"mask_labels must be ({rows}, {side}, {side}), a mask on the canvas for each valid prompt, but the "
+                f"shape is {tuple(mask_labels.shape)}. Give masks in the order of the prompts, image after image."
             )
-            return step[0][rows, -1]
-        return self.language_model.decode(sequences[rows], encoder_states[rows], encoder_mask[rows])[0][:, -1]
+        keep = boxes.isfinite().all(-1)
+        if mask_loss_mask is not None:
+            keep = keep & (mask_loss_mask > 0)
+        image_of_row = image_of_row[keep]
+        predicted = self.predict_masks(
+            image_features, visual_tokens[keep], text_states[keep], boxes[keep], image_of_row
+        )
+        parts = mask_loss(
+            predicted.logits,
+            predicted.iou_predictions,
+            mask_labels[keep],
+            pixel_mask=None if pixel_mask is None else pixel_mask[image_of_row],
+        )
+        return torch.stack(list(parts.values())).sum()
 
-
-_OWN_OPTIONS = {
-    "no_immediate_repetition": False,
-    "reference_beam_search": False,
-    "reference_beam_alpha": 0.6,
-    "reference_per_node_beam": 2,
-}
-_PROMPT_NAMES = (
-    "pixel_values",
-    "pixel_mask",
-    "prompt_boxes",
-    "prompt_points",
-    "prompt_point_labels",
-    "prompt_mask",
-    "input_ids",
-    "attention_mask",
-    "image_features",
-)
+    def _mask_config(self) -> Any:
+        if self.config.mask_head_config is None:
+            raise ValueError(lacks_head("mask", "makes no masks"))
+        return self.config.mask_head_config
 
 
 def _whole_image_boxes(pixel_mask: Tensor | None, fused: Tensor, side: int) -> Tensor:
@@ -537,24 +460,6 @@ def _whole_image_boxes(pixel_mask: Tensor | None, fused: Tensor, side: int) -> T
     boxes = torch.zeros(fused.shape[0], 1, 4, device=fused.device)
     boxes[:, 0, 2:] = float(side) if pixel_mask is None else valid_size_hw(pixel_mask).flip(-1).float()
     return boxes
-
-
-def _all_valid(states: Tensor) -> Tensor:
-    return torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-
-
-def _full_encoder_mask(mask: Tensor | None, states: Tensor) -> Tensor:
-    """A mask of the text alone is extended by the visual tokens before it, which are always valid. (R,S)"""
-    if mask is None:
-        return _all_valid(states)
-    missing = states.shape[1] - mask.shape[1]
-    if missing == 0:
-        return mask.bool()
-    if missing < 0:
-        raise ValueError(
-            f"attention_mask covers {mask.shape[1]} positions but encoder_outputs has only {states.shape[1]}."
-        )
-    return torch.cat([mask.new_ones(mask.shape[0], missing), mask], dim=1).bool()
 
 
 __all__ = ["PixelLLMForGroundedGeneration", "PixelLLMOutput", "PixelLLMPreTrainedModel"]

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import initialization as init
 
 from .box_coding import clip_boxes
 from .box_coding import decode_boxes
@@ -18,6 +16,7 @@ from .configuration_pixelllm import PixelLLMProposalHeadConfig
 from .nms import first_survivors
 from .nms import greedy_nms
 from .roi_align import roi_align
+from .starting_layers import StartingLinear
 
 # Offsets of later stages are smaller, so each stage scales its own.
 STAGE_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
@@ -41,22 +40,10 @@ class BoxHead(nn.Module):
         widths = [config.roi_size**2 * config.pyramid_channels, *config.roi_hidden_sizes]
         self.depth = len(widths) - 1
         for i, (fan_in, fan_out) in enumerate(pairwise(widths), start=1):
-            self.add_module(f"fc{i}", nn.Linear(fan_in, fan_out))
-        self.cls_score = nn.Linear(widths[-1], 2)
-        self.bbox_pred = nn.Linear(widths[-1], 4)
-        self.init_predictions()
-
-    @torch.no_grad()
-    def init_predictions(self) -> None:
-        """The reference's start: undecided, and boxes as they come."""
-        for i in range(1, self.depth + 1):
-            layer: Any = self.get_submodule(f"fc{i}")
-            bound = (3 / layer.in_features) ** 0.5
-            init.uniform_(layer.weight, -bound, bound)
-            init.zeros_(layer.bias)
-        for layer, std in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):
-            init.normal_(layer.weight, std=std)
-            init.zeros_(layer.bias)
+            self.add_module(f"fc{i}", StartingLinear(fan_in, fan_out, std=fan_in**-0.5))
+        # The reference's start: undecided, and boxes as they come.
+        self.cls_score = StartingLinear(widths[-1], 2, std=0.01)
+        self.bbox_pred = StartingLinear(widths[-1], 4, std=0.001)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """features (B,R,s,s,C) -> class logits (B,R,2) background and object, offsets (B,R,4), both float32."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...modeling.centernet import CenterPredictions, candidate_boxes, cell_centers, select_proposals
 from ...modeling.configuration_pixelllm import PixelLLMProposalHeadConfig
 from ...modeling.detection_losses import center_targets, distance_loss, heatmap_losses
-from ...modeling.proposal_head import ProposalHead
+from ...modeling.proposal_head import ProposalHead, ProposalHeadLoss
 from ...modeling.roi_align import roi_align
 from ..scenic import convert_module, restore_module
 from ..scenic_hparams import proposal_head_config
@@ -111,22 +111,35 @@ def _training(golden: Golden, head: ProposalHead, computed: Computed) -> None:
     image, size_hw, gt_boxes = inputs["image_embeddings"], inputs["image_shape_hw"], inputs["gt_boxes"]
     gt_classes = inputs["gt_classes"].long()
     head.train()
+    output, values = training_values(head, image, size_hw, gt_boxes, gt_classes)
+    assert output.loss is not None and output.proposals is not None
+    index, classes = head.match_captions(output.proposals, gt_boxes, gt_classes)
+    computed.add(values | {"matched_idx": index, "matched_class": classes, "total_loss": output.loss}, "train/")
+
+    output.loss.backward()
+    gradients = {name: p.grad for name, p in head.named_parameters() if p.grad is not None}
+    computed.add(restore_module("box_decoder", golden.params, gradients), "train/grad/")
+
+
+def training_values(
+    head: ProposalHead, image: Tensor, size_hw: Any, gt_boxes: Tensor, gt_classes: Tensor
+) -> tuple[ProposalHeadLoss, dict[str, Any]]:
+    """The head's losses, and what the reference reports of one training step."""
     output = head.losses(image, size_hw, gt_boxes, gt_classes)
-    assert output.loss is not None and output.loss_parts is not None and output.proposals is not None
+    assert output.loss_parts is not None and output.proposals is not None
     parts, proposals = output.loss_parts, output.proposals
-    index, classes = head.match_captions(proposals, gt_boxes, gt_classes)
+    _, classes = head.match_captions(proposals, gt_boxes, gt_classes)
     with torch.no_grad():
         maps = head.fpn(image)
         numbers = _center_losses(head.proposal_generator(maps), gt_boxes, head.config)
-        (stage,) = head.roi_heads(maps, proposals, size_hw)
+        sizes = torch.as_tensor(size_hw, dtype=torch.float32).expand(len(image), 2)
+        (stage,) = head.roi_heads(maps, proposals, sizes)
     # Of the one stage the threshold is that of captions, so what is matched for these is what was trained on.
     is_box = (proposals[..., 2:] > proposals[..., :2]).all(-1)
     is_object = (classes > 0) & is_box
     right = is_object & (stage.class_logits.argmax(-1) == classes)
-    values = {
+    return output, {
         "last_proposals": proposals,
-        "matched_idx": index,
-        "matched_class": classes,
         "pos_loss": parts["center_positive"],
         "neg_loss": parts["center_negative"],
         "reg_loss": parts["distance"],
@@ -138,13 +151,7 @@ def _training(golden: Golden, head: ProposalHead, computed: Computed) -> None:
         "stage0_num_valid_proposals": is_box.sum() / len(proposals),
         "stage0_num_positives_per_img_scalar": is_object.sum() / len(proposals),
         "stage0_foreground_accuracy_scalar": right.sum() / (is_object.sum() + 1e-4),
-        "total_loss": output.loss,
     }
-    computed.add(values, "train/")
-
-    output.loss.backward()
-    gradients = {name: p.grad for name, p in head.named_parameters() if p.grad is not None}
-    computed.add(restore_module("box_decoder", golden.params, gradients), "train/grad/")
 
 
 def proposal_losses(golden: Golden) -> dict[str, Tensor]:
@@ -182,4 +189,4 @@ def _center_losses(
     }
 
 
-__all__ = ["box_decoder", "proposal_losses"]
+__all__ = ["box_decoder", "proposal_losses", "training_values"]

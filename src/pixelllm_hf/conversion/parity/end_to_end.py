@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput
 
 from ...modeling.box_ops import points_to_boxes, select_tokens
-from ...modeling.language_t5 import MASKED_SCORE
 from ...modeling.mask_head import MaskHeadOutput
 from ...modeling.mask_losses import mask_loss
-from ...modeling.modeling_pixelllm import IGNORED_LABEL, PixelLLMForGroundedGeneration
+from ...modeling.modeling_pixelllm import IGNORED_LABEL
 from ...modeling.vision_towers import VisionFeatures, valid_size_hw
-from ..scenic import OPTIONAL_GROUPS, convert_pixelllm, restore_pixelllm
-from ..scenic_hparams import ScenicLora, mask_head_config, pixelllm_config
+from ..scenic import restore_pixelllm
 from .golden import Computed, Golden
 from .heads import takes_part
-from .masks import LOSS_NAMES, official_mask_head, sum_of
+from .masks import LOSS_NAMES, sum_of
+from .official_model import decoding_options, filled, greedy_score, official_model, without_repeated_end
 
 _NEVER = -1e6  # scores below are of beam slots that the reference never filled
 
 
 def e2e_refer(golden: Golden) -> Computed:
-    """The model with its mask head beside it."""
+    """Features, answers, masks, losses and gradients of the referring model."""
     run, computed = _Run(golden), Computed()
     with torch.no_grad():
         run.features(computed)
@@ -37,55 +34,13 @@ def e2e_refer(golden: Golden) -> Computed:
     return computed
 
 
-class _ReferenceMasking(PixelLLMForGroundedGeneration):
-    """Decodes with the one mask of the reference that ours leaves out.
-
-    The reference lets nobody look at a token whose next one is padding (spec section 5.1). In a caption that is its end
-    alone, which nobody looks at anyway; but random weights also write the padding id in the middle of a caption.
-    """
-
-    def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
-        mask = _hidden_before_padding(input_ids)
-        return inputs | {"decoder_attention_mask": mask[:, :, -inputs["decoder_input_ids"].shape[1] :]}
-
-    def _states_after_last_token(
-        self, sequences: Tensor, rows: Tensor, encoder_states: Tensor, encoder_mask: Tensor, cache: Cache | None
-    ) -> Tensor:
-        copies = len(sequences) // len(encoder_states)
-        states, _ = self.language_model.decode(
-            sequences[rows],
-            encoder_states.repeat_interleave(copies, dim=0)[rows],
-            encoder_mask.repeat_interleave(copies, dim=0)[rows],
-            decoder_mask=_hidden_before_padding(sequences[rows]),
-        )
-        return states[:, -1]
-
-
-def _hidden_before_padding(tokens: Tensor) -> Tensor:
-    """tokens (R,T) so far -> additive mask (R,1,T,T): causal, and blind to tokens that padding follows."""
-    seen = torch.cat([tokens[:, 1:] > 0, torch.ones_like(tokens[:, :1], dtype=torch.bool)], dim=1)
-    length = tokens.shape[1]
-    keep = torch.ones(length, length, dtype=torch.bool).tril() & seen[:, None, None, :]
-    return torch.zeros(keep.shape).masked_fill(~keep, MASKED_SCORE)
-
-
 class _Run:
     """The model of one golden file and its inputs, every prompt taken as valid: R = B * N rows, image-major."""
 
     def __init__(self, golden: Golden):
-        from peft import inject_adapter_in_model
-
         self.golden = golden
         self.hparams: dict[str, Any] = golden.hparams["model"]
-        model: Any = _ReferenceMasking(pixelllm_config(golden.hparams))
-        if lora := ScenicLora.from_hparams(self.hparams["text_decoder_args"]):
-            model = inject_adapter_in_model(lora.peft_config(), model)
-        model.load_state_dict(convert_pixelllm(golden.params, skip_groups=OPTIONAL_GROUPS))
-        self.model = model.eval()
-        two_way = {name: golden.hparams["two_way"][name] for name in ("num_heads", "mlp_dim")}
-        masks = mask_head_config(self.hparams["mask_adapter_args"], self.hparams["mask_decoder_args"], two_way)
-        self.mask_head = official_mask_head(masks, golden.params, model.config.text_config.d_model)
+        self.model: Any = official_model(golden)
 
         inputs = golden.inputs
         self.images, self.prompts = inputs["prompt_boxes"].shape[:2]
@@ -146,36 +101,18 @@ class _Run:
         length = below["text_tokens"].shape[-1]
         states, mask = self.encoded
         eos = self.hparams["end_token_id"]
-        options: dict[str, Any] = {"no_immediate_repetition": True}
-        if match := re.fullmatch(r"beam(\d+)", name):
-            beams = int(match[1])
-            # The released recipes: 4 beams of 2 candidates for captions, 3 beams of 1 for referring.
-            per_node = 1 if beams == 3 else 2
-            options = {
-                "num_beams": beams,
-                "num_return_sequences": beams,
-                "reference_beam_search": True,
-                "reference_per_node_beam": per_node,
-            }
+        # The released recipes: 4 beams of 2 candidates for captions, 3 beams of 1 for referring.
+        options = decoding_options(self.golden, name, per_node_beam=1 if name == "beam3" else 2)
         output = self.model.generate(
-            encoder_outputs=BaseModelOutput(last_hidden_state=states),
-            attention_mask=mask.long(),
-            # The reference never writes the last place of its buffer, which it fills with EOS.
-            max_length=length - 1,
-            do_sample=False,
-            decoder_start_token_id=self.hparams["begin_token_id"],
-            eos_token_id=eos,
-            pad_token_id=0,
-            output_scores=True,
-            **options,
+            encoder_outputs=BaseModelOutput(last_hidden_state=states), attention_mask=mask.long(), **options
         )
         sequences, coordinates = self._ascending(output.sequences, slots), self._ascending(output.coordinates, slots)
-        padded = _filled(sequences, length, eos)
-        scores = _greedy_score(output, eos)[:, None] if slots == 1 else self._ascending(output.sequences_scores, slots)
+        padded = filled(sequences, length, eos)
+        scores = greedy_score(output, eos)[:, None] if slots == 1 else self._ascending(output.sequences_scores, slots)
         values = {"beam_text_tokens": padded, "beam_log_probs": scores, "text_tokens": padded[:, -1]}
         values["log_probs"] = scores[:, -1]
 
-        second_tokens = _without_repeated_end(padded[:, -1], eos)
+        second_tokens = without_repeated_end(padded[:, -1], eos)
         second = self._second_pass(second_tokens)
         # Places come from the one pass of generate() where it gives any: at words, not at BOS, EOS and padding. A token
         # that padding follows sees everything alike in the second pass, which one pass cannot know beforehand.
@@ -186,13 +123,14 @@ class _Run:
         places = places * self.scale
         values |= {"second_pass_tokens": second_tokens, "text_feats": second.decoder_states, "point_coords": places}
         computed.add({key: self._by_image(value) for key, value in values.items()}, f"decode/{name}/")
-        filled = below["beam_log_probs"] > _NEVER
-        computed.valid[f"decode/{name}/beam_log_probs"] = filled
-        computed.valid[f"decode/{name}/beam_text_tokens"] = filled[..., None]
+        was_filled = below["beam_log_probs"] > _NEVER
+        computed.valid[f"decode/{name}/beam_log_probs"] = was_filled
+        computed.valid[f"decode/{name}/beam_text_tokens"] = was_filled[..., None]
 
     def training(self, computed: Computed) -> None:
         """Losses and gradients: of text and points through the model's own `forward(labels=…)`, of masks after it.
 
+        One image of the file is a trace: its masks are those of boxes around all words, which `forward` never makes.
         Boxes reach the mask decoder without gradient, but it also reads the text states and everything below them.
         """
         inputs = self.golden.inputs
@@ -207,10 +145,7 @@ class _Run:
         target = torch.where(is_trace[:, None, None, None], inputs["gt_points"].flatten(0, 1), corners) / self.scale
         target = target.masked_fill(~(keep & is_object[:, None])[..., None, None], torch.nan)
 
-        self.model.requires_grad_(True)
-        # Fused kernels keep the log of a row's summed scores for the way back, which next to MASKED_SCORE forgets how
-        # many scores there were: the gradient of a query that sees nothing is off by that number. Masks read such rows.
-        self.model.language_model.body.set_attn_implementation("eager")
+        self.model.requires_grad_(True).train()
         maps = self.model.get_image_features(**self.pixels, pixel_mask=self.pixel_mask)
         output = self.model(
             image_features=maps,
@@ -248,24 +183,12 @@ class _Run:
         computed.valid["train/detection_masks"] = has_text[..., None, None]
 
         total.backward()
-        parameters = {f"mask_head.{name}": p for name, p in self.mask_head.named_parameters()}
-        parameters |= dict(self.model.named_parameters())
-        gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+        gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
         computed.add(restore_pixelllm(self.golden.params, gradients), "train/grad/")
 
     def _masks(self, maps: VisionFeatures, visual: Tensor, states: Tensor, boxes: Tensor) -> MaskHeadOutput:
         """Boxes (R,4) canvas pixels, and what the language model saw and said of them -> masks."""
-        assert maps.sam is not None
-        encoder, side = self.model.prompt_encoder, self.model.config.image_size
-        return self.mask_head(
-            maps.sam,
-            encoder.dense_positions(maps.sam.shape[1], maps.sam.shape[2]),
-            encoder.no_mask,
-            encoder.embed_boxes(boxes, image_size_hw=(side, side)),
-            visual,
-            states,
-            self.where["prompt_mask"].nonzero()[:, 0],
-        )
+        return self.model.predict_masks(maps, visual, states, boxes, self.where["prompt_mask"].nonzero()[:, 0])
 
     def _second_pass(self, tokens: Tensor) -> Any:
         """tokens (R,T), first BOS -> `PixelLLMOutput` of all of them, with the reference's masks."""
@@ -286,28 +209,6 @@ class _Run:
     def _ascending(self, rows: Tensor, slots: int) -> Tensor:
         """(R*k,…), best first, -> (R,k,…), best last as in the reference."""
         return rows.unflatten(0, (-1, slots)).flip(1)
-
-
-def _filled(sequences: Tensor, length: int, eos: int) -> Tensor:
-    """The reference's buffer of `length` tokens: EOS again and again after the end."""
-    ended = (sequences == eos).cumsum(-1) > 0
-    sequences = sequences.masked_fill(ended, eos)
-    return torch.nn.functional.pad(sequences, (0, length - sequences.shape[-1]), value=eos)
-
-
-def _without_repeated_end(tokens: Tensor, eos: int) -> Tensor:
-    """Zeros after the first EOS: what the reference's second pass reads (spec section 9)."""
-    return tokens.masked_fill((tokens == eos).cumsum(-1) > 1, 0)
-
-
-def _greedy_score(output: Any, eos: int) -> Tensor:
-    """The reference's score of a greedy caption: mean log-probability over its tokens, EOS left out of the count."""
-    sequences = output.sequences
-    log_probs = torch.stack([score.float().log_softmax(-1) for score in output.scores], dim=1)  # R,T-1,V
-    picked = log_probs.gather(-1, sequences[:, 1:, None]).squeeze(-1)
-    ended_before = ((sequences[:, :-1] == eos).cumsum(-1)) > 0
-    words = ((sequences == eos).cumsum(-1) == 0).sum(-1) - 1
-    return picked.masked_fill(ended_before, 0.0).sum(-1) / words.clamp(min=1)
 
 
 __all__ = ["e2e_refer"]

@@ -1,0 +1,83 @@
+"""Detections as the prompts of `generate()`, and their scores once captions are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .detection_rescoring import rescore_with_beams
+
+
+@dataclass
+class Detections:
+    """boxes (B,N,4) xyxy canvas pixels, mask (B,N) which of them exist, scores (B,N), best first, 0 where none is."""
+
+    boxes: Tensor
+    mask: Tensor
+    scores: Tensor
+
+    def of_each_prompt(self, of_image: Tensor, name: str) -> Tensor:
+        """What is given once per image, (B,…), for every detection: (R,…)."""
+        if len(of_image) != len(self.mask):
+            raise ValueError(
+                f"with detect_objects {name} must have one row per image, but there are {len(self.mask)} images and "
+                f"{len(of_image)} rows. The model repeats the row for every object that it finds."
+            )
+        return of_image[self.mask.nonzero()[:, 0]]
+
+
+def rescored(output: Any, detections: Detections, count: int) -> tuple[Any, Detections]:
+    """The best pairs of a detection and one of its captions, at most `count` an image (spec section 8, "Rescoring").
+
+    output has one or more rows per detection and `sequences_scores` (R*k,), the log-probabilities of their captions.
+    Its rows are put into the order of the new scores; a detection comes up again with each caption that is kept.
+    """
+    mask, log_probs = detections.mask, output.sequences_scores
+    copies = len(log_probs) // max(int(mask.sum()), 1)
+    of_pairs = log_probs.new_zeros(*mask.shape, copies)
+    of_pairs[mask] = log_probs.unflatten(0, (-1, copies))
+    scores, prompt, beam = rescore_with_beams(detections.scores, of_pairs, min(count, mask.shape[1] * copies))
+    exists = mask.gather(1, prompt)
+    kept = int(exists.sum(1).max())  # pairs of nothing have the score 0 and come last
+    scores, prompt, beam, exists = (values[:, :kept] for values in (scores, prompt, beam, exists))
+
+    first_row = (mask.flatten().cumsum(0) - 1).view_as(mask) * copies
+    rows = (first_row.gather(1, prompt) + beam)[exists]
+    boxes = detections.boxes.gather(1, prompt[..., None].expand(-1, -1, 4))
+    number = len(log_probs)
+    kind = type(output)
+    output = kind(**{name: value[rows] for name, value in output.items() if _is_answer(name, value, number)})
+    return output, Detections(boxes, exists, scores)
+
+
+def joined(outputs: list[Any], pad_token_id: int) -> Any:
+    """Answers of portions as one: what has a row per answer, padded to the longest; the rest belongs to its portion."""
+    parts: dict[str, Tensor] = {}
+    for name, first in outputs[0].items():
+        if not _is_answer(name, first, len(outputs[0].sequences)):
+            continue
+        values = [output[name] for output in outputs]
+        if name in ("sequences", "coordinates", "token_log_probs"):
+            longest = max(value.shape[1] for value in values)
+            filler = pad_token_id if name == "sequences" else torch.nan
+            values = [_longer(value, longest, filler) for value in values]
+        parts[name] = torch.cat(values)
+    return type(outputs[0])(**parts)
+
+
+def _is_answer(name: str, value: Any, number: int) -> bool:
+    """Whether an entry of the output has a row per answer that means something without the search it came from."""
+    return name != "beam_indices" and isinstance(value, Tensor) and value.ndim > 0 and len(value) == number
+
+
+def _longer(values: Tensor, length: int, filler: float) -> Tensor:
+    """values (R,T,…) -> (R,length,…)."""
+    after = (0, 0) * (values.ndim - 2)
+    return F.pad(values, (*after, 0, length - values.shape[1]), value=filler)
+
+
+__all__ = ["Detections", "joined", "rescored"]

@@ -1,0 +1,466 @@
+"""`generate()`: transformers' own with places, and with boxes, masks and detections where they are asked for."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
+from transformers.generation.streamers import BaseStreamer
+from transformers.generation.utils import GenerateBeamEncoderDecoderOutput
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import ModelOutput
+
+from .box_ops import boxes_of_words
+from .box_ops import is_one_of
+from .box_ops import last_words
+from .detections import Detections
+from .detections import joined
+from .detections import rescored
+from .generation import GroundedBeamGenerateOutput
+from .generation import GroundedGenerateOutput
+from .generation import HeldEndStreamer
+from .generation import NoImmediateRepetition
+from .generation import StateRecorder
+from .generation import current_recorder
+from .generation import log_probs_of
+from .generation import recording
+from .prompt_rows import PromptRows
+from .reference_beam_search import reference_beam_search
+
+GroundedOutput = GroundedGenerateOutput | GroundedBeamGenerateOutput
+
+
+_OWN_OPTIONS: dict[str, Any] = {
+    "output_boxes": None,
+    "output_masks": False,
+    "detect_objects": False,
+    "prompts_at_once": 64,
+    "no_immediate_repetition": False,
+    "reference_beam_search": False,
+    "reference_beam_alpha": 0.6,
+    "reference_per_node_beam": 2,
+}
+_PROMPT_NAMES = ("prompt_boxes", "prompt_points", "prompt_point_labels", "prompt_mask")
+_INPUT_NAMES = (
+    *_PROMPT_NAMES,
+    "pixel_values",
+    "pixel_mask",
+    "input_ids",
+    "attention_mask",
+    "query_ids",
+    "image_features",
+    "encoder_outputs",
+)
+_PER_STEP_OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
+
+
+@dataclass
+class _Call:
+    """What one call of `generate()` wants: its config, resolved and as given, and everything else it came with."""
+
+    config: GenerationConfig
+    given_config: GenerationConfig | None
+    logits_processor: LogitsProcessorList | None
+    streamer: BaseStreamer | None
+    own: dict[str, Any]
+    options: dict[str, Any]
+    boxes: bool = False
+    masks: bool = False
+    rescores: bool = False
+
+
+class GroundedGenerationMixin(GenerationMixin):
+    """`generate()` of a model that has `get_visual_tokens`, `encode_prompts`, a language model and heads."""
+
+    config: Any
+    language_model: Any
+    point_head: Any
+    mask_head: Any
+    proposal_head: Any
+    get_image_features: Any
+    get_visual_tokens: Any
+    encode_prompts: Any
+    padded_for_masks: Any
+    predict_masks: Any
+    image_of_row: Any
+    row_sizes_wh: Any
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        streamer: BaseStreamer | None = None,
+        **kwargs: Any,
+    ) -> GroundedOutput | Tensor:
+        """transformers' `generate` with a place for every token, in the same pass.
+
+        Takes what the processor returns and every option of `GenerationConfig`; greedy, sampling and beam search.
+        Options of our own, as keywords or entries of the generation config; flags may be tensors:
+            query_ids: (R,T) the answer itself, an expression and EOS, right-padded: nothing is searched, the places of
+                the given words are read (the official rule of referring). Decoding options mean nothing then.
+            output_boxes: the box of what each answer is about, from the points of its last word; by default where
+                query_ids or output_masks are given.
+            output_masks: its mask, too.
+            detect_objects: no prompt is given; the model finds the objects and captions each. input_ids (B,L).
+            prompts_at_once: more prompts are encoded and decoded in portions of this many (64), for bounded memory.
+            no_immediate_repetition: the reference's greedy rule.
+            reference_beam_search: the reference's beam search instead of transformers' (see its module), with
+                reference_beam_alpha (0.6) and reference_per_node_beam (candidates a beam: 2, or 1 when referring).
+        A streamer that has `put_location(points (rows,P,2))` is told each token's place as soon as it is known.
+
+        Returns `GroundedGenerateOutput` / `GroundedBeamGenerateOutput`, or with return_dict_in_generate=False the
+        sequences alone. Rows: R prompts times num_return_sequences.
+        """
+        if inputs is not None:
+            kwargs["pixel_values"] = inputs
+        if kwargs.get("assistant_model") is not None:
+            raise ValueError("assisted generation keeps no state per token; leave assistant_model out.")
+        resolved, _ = self._prepare_generation_config(generation_config, **kwargs)
+        own = {name: kwargs.pop(name, getattr(resolved, name, default)) for name, default in _OWN_OPTIONS.items()}
+        given = {name: kwargs.pop(name, None) for name in _INPUT_NAMES}
+        kwargs.pop("original_sizes", None)
+        call = _Call(resolved, generation_config, logits_processor, streamer, own, kwargs)
+        call.masks = bool(own["output_masks"])
+        boxes = given["query_ids"] is not None if own["output_boxes"] is None else bool(own["output_boxes"])
+        call.boxes = call.masks or boxes
+        rows, detections = self._prompt_rows(given, detect=bool(own["detect_objects"]))
+        if call.masks and rows.encoder_states is not None:
+            raise ValueError("output_masks needs the image: pass pixel_values or image_features, not encoder_outputs.")
+        if call.masks and self.mask_head is None:
+            raise ValueError(lacks_head("mask", "makes no masks"))
+        if detections is not None and self.proposal_head.config.multiply_caption_score:
+            call.rescores = True
+            if (resolved.num_beams or 1) > 1:
+                kwargs |= {"num_return_sequences": resolved.num_beams, "output_scores": True}
+
+        if detections is not None and not len(rows):
+            output = self._nothing(rows, call)
+        else:
+            output = self._in_portions(rows, call)
+        if detections is not None:
+            if call.rescores and len(rows):
+                output, detections = rescored(output, detections, self.proposal_head.config.max_detections)
+            output["prompt_boxes"], output["prompt_mask"] = detections.boxes, detections.mask
+            output["detection_scores"] = detections.scores
+        return output if resolved.return_dict_in_generate else output.sequences
+
+    def _prompt_rows(self, given: dict[str, Any], *, detect: bool) -> tuple[PromptRows, Detections | None]:
+        """The prompts of the call: given ones, or the objects that are found."""
+        text = {name: given[name] for name in ("input_ids", "attention_mask", "query_ids")}
+        if given["encoder_outputs"] is not None:
+            if detect:
+                raise ValueError("detect_objects needs the image: pass pixel_values, not encoder_outputs.")
+            states = given["encoder_outputs"][0]
+            text |= {"input_ids": None, "attention_mask": full_encoder_mask(text["attention_mask"], states)}
+            return PromptRows(encoder_states=states, **text), None
+        places = {name.removeprefix("prompt_"): given[name] for name in _PROMPT_NAMES}
+        if detect and self.proposal_head is None:
+            raise ValueError(lacks_head("proposal", "detects no objects"))
+        if detect and (named := [f"prompt_{name}" for name, value in places.items() if value is not None]):
+            raise ValueError(
+                f"with detect_objects the model finds the places itself, but {', '.join(named)} came too. "
+                "Leave out either."
+            )
+        features = given["image_features"]
+        if features is None:
+            if given["pixel_values"] is None:
+                raise ValueError("expected pixel_values, image_features or encoder_outputs, but got none of them.")
+            features = self.get_image_features(given["pixel_values"], given["pixel_mask"])
+        detections = None
+        if detect:
+            detections = self._detect(features.fused)
+            places |= {"boxes": detections.boxes, "mask": detections.mask}
+            for name in ("input_ids", "attention_mask"):
+                text[name] = None if text[name] is None else detections.of_each_prompt(text[name], name)
+        return PromptRows(image_features=features, pixel_mask=given["pixel_mask"], **places, **text), detections
+
+    def _detect(self, fused: Tensor) -> Detections:
+        """The objects of every image, best first. Slots of the reference that hold no object are left out."""
+        side = self.config.image_size  # as in the reference, where boxes may reach into the padding
+        found = self.proposal_head(fused, (side, side))
+        number = int(found.num_detections.max())
+        boxes, scores = found.boxes[:, :number], found.scores[:, :number]
+        exists = scores > 0
+        return Detections(boxes.masked_fill(~exists[..., None], 0.0), exists, scores.clamp(min=0))
+
+    def _nothing(self, rows: PromptRows, call: _Call) -> GroundedOutput:
+        """The answers to no prompts."""
+        if call.streamer is not None:
+            call.streamer.end()
+        sequences = torch.full((0, 1), _start_id(call.config, self.config), device=rows.prompt_mask.device)
+        width = self.point_head.points_per_token
+        output = GroundedGenerateOutput(
+            sequences=sequences,
+            coordinates=sequences.new_zeros(0, 1, width, 2, dtype=torch.float32),
+            token_log_probs=sequences.new_zeros(0, 1, dtype=torch.float32),
+        )
+        if call.boxes:
+            output["boxes"] = sequences.new_zeros(0, 4, dtype=torch.float32)
+        if call.masks:
+            height, width = (4 * cells for cells in rows.image_features.sam.shape[1:3])
+            output["masks"] = sequences.new_zeros(0, height, width, dtype=torch.float32)
+            output["mask_scores"] = sequences.new_zeros(0, dtype=torch.float32)
+        return output
+
+    def _in_portions(self, rows: PromptRows, call: _Call) -> GroundedOutput:
+        number, size = len(rows), int(call.own["prompts_at_once"])
+        if size < 1:
+            raise ValueError(f"prompts_at_once must be at least 1, but it is {size}. 64 suits most machines.")
+        if number <= size:
+            return self._answer(rows, call)
+        per_step = [name for name in _PER_STEP_OUTPUTS if getattr(call.config, name, None)]
+        if call.streamer is not None or per_step:
+            what = "a streamer" if call.streamer is not None else ", ".join(per_step)
+            raise ValueError(
+                f"{what} can follow one portion of prompts, but there are {number} prompts and prompts_at_once is "
+                f"{size}. Raise prompts_at_once or leave it out."
+            )
+        answers = [self._answer(portion, call) for portion in rows.portions(size)]
+        return joined(answers, self.config.text_config.pad_token_id)
+
+    def _answer(self, rows: PromptRows, call: _Call) -> GroundedOutput:
+        """Everything that is wanted of one portion."""
+        visual, text_states = None, None
+        if rows.encoder_states is not None:
+            states, mask = rows.encoder_states, rows.attention_mask
+        else:
+            visual = self.get_visual_tokens(
+                rows.image_features, rows.pixel_mask, rows.boxes, rows.points, rows.point_labels, rows.mask
+            )
+            length = self.config.mask_head_config.prompt_length if call.masks else 0
+            states, mask = self.encode_prompts(visual, rows.input_ids, rows.attention_mask, length=length)
+        if rows.query_ids is not None:
+            output, text_states = self._follow(rows.query_ids, states, mask, call)
+        else:
+            output = self._write(states, mask, call)
+        if call.boxes:
+            words = last_words(output.sequences, _eos_ids(call.config, self.config))
+            output["boxes"] = boxes_of_words(output.coordinates, words)
+        if call.masks:
+            copies = len(output.sequences) // len(states)
+            visual, states, mask = (value.repeat_interleave(copies, dim=0) for value in (visual, states, mask))
+            if text_states is None:
+                text_states = self._masked_pass(output.sequences, output.coordinates, states, mask)
+            output["masks"], output["mask_scores"] = self._masks(rows, visual, text_states, output.boxes)
+        return output
+
+    def _masked_pass(self, sequences: Tensor, coordinates: Tensor, states: Tensor, mask: Tensor) -> Tensor:
+        """The reference's second pass, whose states of EOS and padding the mask head reads: (R,T,C)."""
+        takes_part = coordinates.isfinite().flatten(2).all(-1)
+        takes_part[:, 0] = True  # BOS
+        tokens, takes_part = self.padded_for_masks(sequences, takes_part)
+        return self.language_model.decode(tokens, states, mask, decoder_mask=takes_part)[0]
+
+    def _masks(
+        self, rows: PromptRows, visual_tokens: Tensor, text_states: Tensor, boxes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """boxes (R,4) 0..1 of the unpadded image -> logits (R,4h,4w) and promised overlap (R,); NaN without a box."""
+        images, copies = rows.prompt_mask.nonzero()[:, 0], len(boxes) // len(rows)
+        images = images.repeat_interleave(copies)
+        sizes = self.row_sizes_wh(rows.pixel_mask, rows.prompt_mask, len(rows)).repeat_interleave(copies, dim=0)
+        known = boxes.isfinite().all(-1)
+        canvas_boxes = boxes.nan_to_num(0.0) * sizes.repeat(1, 2)
+        masks, promised = self.predict_masks(
+            rows.image_features, visual_tokens, text_states, canvas_boxes, images
+        ).best()
+        masks = masks.float().masked_fill(~known[:, None, None], torch.nan)
+        return masks, promised.float().masked_fill(~known, torch.nan)
+
+    def _follow(
+        self, query_ids: Tensor, states: Tensor, mask: Tensor, call: _Call
+    ) -> tuple[GroundedGenerateOutput, Tensor]:
+        """The given answer read in one pass, and its states (R,T,C), padding's among them where masks are wanted."""
+        if call.streamer is not None:
+            raise ValueError("a streamer shows words as they are written, but query_ids are given. Leave out either.")
+        start = query_ids.new_full((len(query_ids), 1), _start_id(call.config, self.config))
+        sequences = torch.cat([start, query_ids], dim=1)
+        ended = is_one_of(sequences, _eos_ids(call.config, self.config)).cumsum(1) > 0
+        has_place = ~ended & (sequences != self.config.text_config.pad_token_id)
+        has_place[:, 0] = False  # BOS
+        tokens, takes_part = sequences, None
+        if call.masks:
+            takes_part = has_place.clone()
+            takes_part[:, 0] = True
+            tokens, takes_part = self.padded_for_masks(sequences, takes_part)
+        text_states = self.language_model.decode(tokens, states, mask, decoder_mask=takes_part)[0]
+        of_words = text_states[:, : sequences.shape[1]]
+        log_probs = log_probs_of(self.language_model.logits(of_words[:, :-1]), sequences[:, 1:])
+        log_probs = torch.nn.functional.pad(log_probs, (1, 0))
+        output = GroundedGenerateOutput(
+            sequences=sequences,
+            coordinates=self.point_head(of_words).coordinates.masked_fill(~has_place[:, :, None, None], torch.nan),
+            token_log_probs=log_probs.masked_fill(~has_place, torch.nan),
+            sequences_scores=_caption_scores(log_probs, has_place, ended) if call.rescores else None,
+        )
+        return output, text_states
+
+    def _write(self, states: Tensor, mask: Tensor, call: _Call) -> GroundedOutput:
+        """Search or sample the answers with transformers, keeping the state of every token."""
+        options, own, config = dict(call.options), call.own, call.given_config
+        if config is None:
+            options["return_dict_in_generate"] = True
+        else:
+            config = copy.deepcopy(config)
+            config.return_dict_in_generate = True
+        processors = LogitsProcessorList(call.logits_processor or [])
+        if own["no_immediate_repetition"]:
+            processors.append(NoImmediateRepetition())
+        if own["reference_beam_search"]:
+            options["custom_generate"] = partial(
+                reference_beam_search,
+                alpha=own["reference_beam_alpha"],
+                per_node_beam=own["reference_per_node_beam"],
+            )
+        streamer = call.streamer
+        places_stream = hasattr(streamer, "put_location")
+        recorder = StateRecorder((lambda s: streamer.put_location(self._places(s))) if places_stream else None)
+        held = HeldEndStreamer(streamer) if streamer is not None else None
+        with recording(recorder):
+            output = super().generate(
+                generation_config=config,
+                logits_processor=processors,
+                streamer=held,
+                encoder_outputs=BaseModelOutput(last_hidden_state=states),
+                attention_mask=mask,  # bool: every step would turn numbers into it again
+                output_coordinates=False,
+                **options,
+            )
+        output = self._with_places(output, recorder, states, mask, call)
+        if held is not None:
+            held.release()
+        return output
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        recorder = current_recorder()
+        if recorder is not None:
+            recorder.before_step(input_ids[:, -1])
+        return super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+
+    def _update_model_kwargs_for_generation(
+        self, outputs: ModelOutput, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        recorder = current_recorder()
+        if recorder is not None:
+            recorder.after_step(outputs.decoder_states, outputs.logits)
+        return super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
+
+    def _reorder_cache(self, past_key_values: Cache, beam_idx: Tensor) -> Cache:
+        recorder = current_recorder()
+        if recorder is not None:
+            recorder.reorder(beam_idx)
+        past_key_values.reorder_cache(beam_idx)
+        return past_key_values
+
+    def _places(self, states: Tensor) -> Tensor:
+        """states (rows,C) -> (rows,P,2), 0..1 of the unpadded image."""
+        return self.point_head(states[:, None]).coordinates[:, 0]
+
+    def _with_places(
+        self,
+        output: ModelOutput,
+        recorder: StateRecorder,
+        encoder_states: Tensor,
+        encoder_mask: Tensor,
+        call: _Call,
+    ) -> GroundedOutput:
+        """Sort the recorded states along the final sequences and read the places from them."""
+        sequences = output.sequences
+        beams = isinstance(output, GenerateBeamEncoderDecoderOutput)
+        ended = is_one_of(sequences, _eos_ids(call.config, self.config)).cumsum(1) > 0
+        has_place = ~ended
+        has_place[:, 0] = False  # BOS
+        states, log_probs = recorder.gather(sequences, getattr(output, "beam_indices", None))
+        cut = has_place[:, -1] & states[:, -1].isnan().any(-1)  # stopped by the length limit
+        if cut.any():
+            cache = None if beams else getattr(output, "past_key_values", None)
+            if cache is not None and not _can_go_on(cache, encoder_states):
+                cache = None
+            states[cut, -1] = self._states_after_last_token(sequences, cut, encoder_states, encoder_mask, cache).float()
+            if recorder.on_states is not None:
+                recorder.on_states(states[:, -1])
+        coordinates = self.point_head(states).coordinates.masked_fill(~has_place[:, :, None, None], torch.nan)
+        if call.rescores and not beams:
+            output["sequences_scores"] = _caption_scores(log_probs, has_place, ended)
+        log_probs = log_probs.masked_fill(~has_place, torch.nan)
+        kind = GroundedBeamGenerateOutput if beams else GroundedGenerateOutput
+        return kind(**output, coordinates=coordinates, token_log_probs=log_probs)
+
+    def _states_after_last_token(
+        self, sequences: Tensor, rows: Tensor, encoder_states: Tensor, encoder_mask: Tensor, cache: Cache | None
+    ) -> Tensor:
+        """The states no decoding loop computes: of tokens that the length limit left unconsumed. (rows.sum(), C)
+
+        One more step where the cache still belongs to these sequences; beams have moved on, they are read again.
+        """
+        copies = len(sequences) // len(encoder_states)
+        encoder_states = encoder_states.repeat_interleave(copies, dim=0)
+        encoder_mask = encoder_mask.repeat_interleave(copies, dim=0)
+        if cache is not None:
+            step = self.language_model.decode(
+                sequences[:, -1:], encoder_states, encoder_mask, past_key_values=cache, use_cache=True
+            )
+            return step[0][rows, -1]
+        return self.language_model.decode(sequences[rows], encoder_states[rows], encoder_mask[rows])[0][:, -1]
+
+
+def _can_go_on(cache: Cache, encoder_states: Tensor) -> bool:
+    """Whether one token more can be consumed with the cache of a finished decoding.
+
+    A static cache has no room. Where a training library runs `forward` alone in mixed precision, keys and values were
+    kept in another one than the states are in.
+    """
+    layers = getattr(cache, "self_attention_cache", cache).layers
+    return not cache.is_compileable and layers[0].keys.dtype == encoder_states.dtype
+
+
+def lacks_head(head: str, consequence: str) -> str:
+    """What to say to someone who asks a model for what its config gives it no head for."""
+    return (
+        f"this model has no {head} head, so it {consequence} ({head}_head_config is None). Load a checkpoint that has "
+        f"one, or give {head}_head_config a value in this one's config and train the new head."
+    )
+
+
+def full_encoder_mask(mask: Tensor | None, states: Tensor) -> Tensor:
+    """A mask of the text alone is extended by the visual tokens before it, which are always valid. (R,S)"""
+    if mask is None:
+        return torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+    missing = states.shape[1] - mask.shape[1]
+    if missing == 0:
+        return mask.bool()
+    if missing < 0:
+        raise ValueError(
+            f"attention_mask covers {mask.shape[1]} positions but encoder_outputs has only {states.shape[1]}."
+        )
+    return torch.cat([mask.new_ones(mask.shape[0], missing), mask], dim=1).bool()
+
+
+def _eos_ids(config: GenerationConfig, model_config: Any) -> list[int]:
+    ids = config.eos_token_id if config.eos_token_id is not None else model_config.text_config.eos_token_id
+    return torch.as_tensor(ids).flatten().tolist()
+
+
+def _start_id(config: GenerationConfig, model_config: Any) -> int:
+    start = config.decoder_start_token_id
+    return model_config.text_config.decoder_start_token_id if start is None else start
+
+
+def _caption_scores(log_probs: Tensor, has_place: Tensor, ended: Tensor) -> Tensor:
+    """The reference's score of a greedy caption: log-probability of its words and EOS over the number of words.
+
+    log_probs (R,T), has_place (R,T) words, ended (R,T) from EOS on -> (R,).
+    """
+    counts = has_place | (ended & (ended.cumsum(1) == 1))
+    return log_probs.masked_fill(~counts, 0.0).sum(1) / has_place.sum(1).clamp(min=1)
+
+
+__all__ = ["GroundedGenerationMixin", "full_encoder_mask", "lacks_head"]

@@ -1,0 +1,75 @@
+"""What every PixelLLM shares: how weights start, and what transformers needs to know."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+
+from .configuration_pixelllm import PixelLLMConfig
+from .mask_head import ChannelNorm
+from .mask_head import MaskAdapter
+from .prompt_encoder import FourierPositions
+from .prompt_encoder import UnitEmbedding
+from .starting_layers import StartingConv2d
+from .starting_layers import StartingLinear
+from .vision_eva02 import Eva02Attention
+from .vision_eva02 import Eva02VisionTower
+from .vision_sam import SamAttention
+from .vision_sam import SamVisionTower
+
+
+class PixelLLMPreTrainedModel(PreTrainedModel):
+    """Weight initialisation and what transformers needs to know about every PixelLLM."""
+
+    config_class = PixelLLMConfig
+    config: PixelLLMConfig
+    base_model_prefix = ""
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_cache_class = True
+    _no_split_modules = ["SamBlock", "Eva02Block", "T5Block", "PrefixDecoderLayer"]
+    # Half precision costs several pixels, so places are computed in float32 whatever the rest runs in.
+    _keep_in_fp32_modules_strict = ["point_head", "prompt_encoder", "proposal_head"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # transformers asks only about modules that own parameters, never about their containers.
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, (StartingConv2d, StartingLinear)):
+            module.start()
+        elif isinstance(module, nn.ConvTranspose2d):  # here always as wide a kernel as a step: one cell makes a pixel
+            init.normal_(module.weight, std=module.in_channels**-0.5)
+        elif isinstance(module, nn.Linear):
+            # Flax's default, as in the reference. A fixed 0.02 fades what narrow layers pass on of the image.
+            init.normal_(module.weight, std=module.in_features**-0.5)
+        elif isinstance(module, SamVisionTower):
+            init.normal_(module.pos_embed, std=std)
+        elif isinstance(module, Eva02VisionTower):
+            init.normal_(module.pos_embed, std=std)
+            init.normal_(module.cls_token, std=std)
+        elif isinstance(module, SamAttention):
+            init.zeros_(module.rel_pos_h)
+            init.zeros_(module.rel_pos_w)
+        elif isinstance(module, Eva02Attention):
+            init.zeros_(module.q_bias)
+            init.zeros_(module.v_bias)
+        elif isinstance(module, MaskAdapter):
+            init.zeros_(module.alpha)
+        elif isinstance(module, ChannelNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.ParameterList):  # the scales of the detector's levels
+            for scale in module:
+                init.ones_(scale)
+        elif isinstance(module, UnitEmbedding):
+            init.normal_(module.weight)
+        elif isinstance(module, FourierPositions):
+            init.normal_(module.positional_encoding_gaussian_matrix, std=module.scale)
+
+
+__all__ = ["PixelLLMPreTrainedModel"]

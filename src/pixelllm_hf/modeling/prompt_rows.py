@@ -1,0 +1,94 @@
+"""The prompts of one `generate()` call, and portions of them for bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from .vision_towers import VisionFeatures
+
+
+@dataclass
+class PromptRows:
+    """R valid prompts of B images, image-major.
+
+    boxes (B,N,4), points (B,N,K,2), point_labels (B,N,K) canvas pixels, mask (B,N) which of them exist, as in
+    `get_visual_tokens`; input_ids, attention_mask (R,L); query_ids (R,T). Or encoder_states (R,S,…) with the encoder's
+    mask (R,S) as attention_mask, in the place of images and prompts.
+    """
+
+    image_features: VisionFeatures | None = None
+    pixel_mask: Tensor | None = None
+    boxes: Tensor | None = None
+    points: Tensor | None = None
+    point_labels: Tensor | None = None
+    mask: Tensor | None = None
+    input_ids: Tensor | None = None
+    attention_mask: Tensor | None = None
+    query_ids: Tensor | None = None
+    encoder_states: Tensor | None = None
+    number: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        states = self.encoder_states
+        self.number = int(self.prompt_mask.sum()) if states is None else len(states)
+        for name in ("input_ids", "query_ids"):
+            rows = getattr(self, name)
+            if rows is not None and self.number:  # no prompts at all are refused later, or were detected
+                check_rows(len(rows), self.number, name)
+
+    def __len__(self) -> int:
+        return self.number
+
+    @property
+    def prompt_mask(self) -> Tensor:
+        """Which prompts exist, (B,N); without any the whole of each image is its one prompt."""
+        if self.mask is not None:
+            return self.mask.bool()
+        assert self.image_features is not None and self.image_features.fused is not None
+        fused = self.image_features.fused
+        given = self.boxes if self.boxes is not None else self.points
+        prompts = 1 if given is None else given.shape[1]
+        return torch.ones(len(fused), prompts, dtype=torch.bool, device=fused.device)
+
+    def portions(self, size: int) -> Iterator[PromptRows]:
+        """The same rows, `size` at a time, with no other images than theirs."""
+        for start in range(0, self.number, size):
+            yield self._rows(start, min(start + size, self.number))
+
+    def _rows(self, start: int, stop: int) -> PromptRows:
+        text = {
+            name: None if value is None else value[start:stop]
+            for name in ("input_ids", "attention_mask", "query_ids", "encoder_states")
+            for value in [getattr(self, name)]
+        }
+        if self.encoder_states is not None:
+            return replace(self, **text)
+        whole = self.prompt_mask
+        chosen = whole.nonzero()[start:stop]
+        images = slice(int(chosen[0, 0]), int(chosen[-1, 0]) + 1)
+        mask = torch.zeros_like(whole)
+        mask[chosen[:, 0], chosen[:, 1]] = True
+        assert self.image_features is not None
+        features = VisionFeatures(**{name: value[images] for name, value in self.image_features.items()})
+        places = {
+            name: None if value is None else value[images]
+            for name in ("pixel_mask", "boxes", "points", "point_labels")
+            for value in [getattr(self, name)]
+        }
+        return PromptRows(image_features=features, mask=mask[images], **places, **text)
+
+
+def check_rows(given: int, prompts: int, name: str = "input_ids") -> None:
+    """Raise unless there is one row of text for each valid prompt."""
+    if given != prompts:
+        raise ValueError(
+            f"{name} must have one row per valid prompt, image after image, but there are {prompts} prompts and "
+            f"{given} rows. Repeat the text for every prompt of its image."
+        )
+
+
+__all__ = ["PromptRows", "check_rows"]
