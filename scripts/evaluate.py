@@ -1,28 +1,46 @@
 """Measure a model: print a table with intervals, write the numbers as JSON.
 
-python scripts/evaluate.py --task trace --model tiny                          # 500 held-out scenes, composed here
+python scripts/evaluate.py --task refer --model tiny                          # 500 held-out scenes, composed here
 python scripts/evaluate.py --task trace --model runs/tiny/model --scenes 50   # a first look
-python scripts/evaluate.py --task trace --model tiny --data DIR --json trace.json
+python scripts/evaluate.py --task segment --model org/pixelllm --data DIR --split testA --json segment.json
+accelerate launch --num_processes 2 scripts/evaluate.py --task dense --model org/pixelllm --data DIR   # 2 accelerators
+ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 scripts/evaluate.py --task dense  # 2 CPU cores
+
+DIR has images/ and annotations in their official layouts, such as `python -m pixelllm_hf.data.scenes` writes:
+  trace    instances.json, localized_narratives.jsonl     region, dense  visual_genome/*.json or GRiT's JSON
+  caption  captions.json, perhaps instances.json          refer, segment refcoco/refs*, refcoco/instances.json
+Several processes give the numbers of one. On a CPU each process has one thread, so that sums come in the same order on
+every machine; set OMP_NUM_THREADS to have more.
 """
 
 from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when numpy and torch are imported; see above
 
 import argparse
 import json
 import shlex
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
 
 from pixelllm_hf.cli import EMBEDDED, Captioner, UsageError
 from pixelllm_hf.data.grounded_examples import BadRecordError
 from pixelllm_hf.data.scenes import BackgroundFolderError, ObjectFolderError, SceneOutputError
-from pixelllm_hf.evaluation.report import metrics_table, write_report
-from pixelllm_hf.evaluation.runner import evaluate_trace, versions, weights_digest
-from pixelllm_hf.evaluation.scene_folder import HELD_OUT_SEED, composed_folder
+from pixelllm_hf.evaluation.report import counted, metrics_table, write_report
+from pixelllm_hf.evaluation.runner import Asking, CannotDoError, evaluate, versions, weights_digest
+from pixelllm_hf.evaluation.scene_folder import HELD_OUT_SEED, DataFolder, EvaluationDataError, composed_folder
+from pixelllm_hf.evaluation.tasks import TASKS
 from pixelllm_hf.files import atomic_text
+from pixelllm_hf.processing.prompt_places import PromptError
 
 SCENES = 500
 
@@ -30,57 +48,76 @@ SCENES = 500
 def main(args: argparse.Namespace) -> None:
     if args.data and (args.scenes or args.seed is not None):
         raise UsageError("--data brings its own scenes; leave --scenes and --seed out, or leave --data out.")
-    captioner = Captioner.load(args.model, args.device, args.dtype, {})
-    number, seed = args.scenes or SCENES, HELD_OUT_SEED if args.seed is None else args.seed
+    task, state = TASKS[args.task], PartialState(cpu=args.device == "cpu")
+    device = str(state.device) if state.num_processes > 1 else args.device
+    captioner = Captioner.load(args.model, device, args.dtype, {})
+    seed = HELD_OUT_SEED if args.seed is None else args.seed
     started = time.perf_counter()
     with ExitStack() as stack:
-        folder = args.data or stack.enter_context(
-            composed_folder(number, seed, objects=args.objects, backgrounds=args.backgrounds)
-        )
-        listed: list[dict[str, Any]] = []
-        result = evaluate_trace(
+        folder = args.data or stack.enter_context(composed_once(state, args, seed))
+        evaluation = evaluate(
             captioner.model,
             captioner.processor,
-            folder,
-            batch_size=args.batch_size,
-            max_new_tokens=args.max_new_tokens,
-            num_beams=args.num_beams,
-            progress=sys.stderr.isatty(),
-            on_caption=lambda scene, caption, score: listed.append(
-                {
-                    "image_id": scene.image_id,
-                    "present": sorted(score.present),
-                    "found": sorted(score.found),
-                    "words": [vars(mention) for mention in score.mentions],
-                    "caption": caption.to_dict(),
-                }
+            task,
+            DataFolder(Path(folder), images=args.images, split=args.split),
+            asking=Asking(
+                batch_size=args.batch_size,
+                max_new_tokens=args.max_new_tokens,
+                num_beams=args.num_beams,
+                progress=sys.stderr.isatty() and state.is_main_process,
             ),
+            limit=args.limit,
         )
-    seconds = time.perf_counter() - started
-    data: dict[str, Any] = {"folder": Path(args.data).name} if args.data else {"seed": seed}
-    data |= {k: Path(v).name for k, v in (("objects", args.objects), ("backgrounds", args.backgrounds)) if v}
-    source = Path(captioner.model.name_or_path)
-    report = {
-        "task": args.task,
-        "model": args.model if not Path(args.model).exists() else Path(args.model).name,
-        "weights_sha256": weights_digest(source) if source.is_dir() else None,
-        "command": " ".join(["python scripts/evaluate.py", *_without_outputs(sys.argv[1:])]),
-        "data": data,
-        "decoding": {
-            "num_beams": args.num_beams,
-            "max_new_tokens": args.max_new_tokens,
-            "dtype": str(captioner.model.dtype).removeprefix("torch."),
-        },
-        "versions": versions(),
-        **result,
-    }
-    print(f"{args.task} · {report['model']} · {result['scenes']} scenes · {result['words']} words · {seconds:.1f} s")
+    if evaluation is None:
+        return
+    report = heading(args, captioner.model, seed) | evaluation.result
+    print(f"{args.task} · {report['model']} · {counted(report)} · {time.perf_counter() - started:.1f} s")
     print(metrics_table(report))
     if args.json:
         write_report(args.json, report)
     if args.captions:
         with atomic_text(args.captions) as file:
-            file.writelines(json.dumps(record) + "\n" for record in listed)
+            file.writelines(json.dumps(record) + "\n" for record in evaluation.answers)
+
+
+def heading(args: argparse.Namespace, model: Any, seed: int) -> dict[str, Any]:
+    """What the numbers were made of."""
+    data: dict[str, Any] = {"folder": Path(args.data).name} if args.data else {"seed": seed}
+    data |= {k: Path(v).name for k, v in (("objects", args.objects), ("backgrounds", args.backgrounds)) if v}
+    data |= {k: v for k, v in (("split", args.split), ("limit", args.limit)) if v}
+    decoding: dict[str, Any] = {"dtype": str(model.dtype).removeprefix("torch.")}
+    if not TASKS[args.task].answer_is_given:
+        decoding |= {"num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens}
+    source = Path(model.name_or_path)
+    return {
+        "task": args.task,
+        "model": args.model if not Path(args.model).exists() else Path(args.model).name,
+        "weights_sha256": weights_digest(source) if source.is_dir() else None,
+        "command": " ".join(["python scripts/evaluate.py", *_without_outputs(sys.argv[1:])]),
+        "data": data,
+        "decoding": decoding,
+        "versions": versions(),
+    }
+
+
+@contextmanager
+def composed_once(state: PartialState, args: argparse.Namespace, seed: int) -> Iterator[Path]:
+    """The composed scenes: one folder on every machine, made by its first process and read by all."""
+    with ExitStack() as stack:
+        problem, folder = None, None
+        if state.is_local_main_process:
+            try:
+                folder = stack.enter_context(
+                    composed_folder(args.scenes or SCENES, seed, objects=args.objects, backgrounds=args.backgrounds)
+                )
+            except (ObjectFolderError, BackgroundFolderError, SceneOutputError, OSError) as error:
+                problem = error  # the others wait for an answer
+        folders = gather_object([folder])
+        folder = folders[state.process_index - state.local_process_index]
+        if problem is not None or folder is None:
+            raise problem or UsageError("the scenes could not be composed; see the message of the first process.")
+        yield folder
+        state.wait_for_everyone()
 
 
 def _without_outputs(arguments: list[str]) -> list[str]:
@@ -96,21 +133,34 @@ def _without_outputs(arguments: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", choices=["trace"], default="trace")
+    parser.add_argument("--task", choices=list(TASKS), default="trace")
     parser.add_argument("--model", default=EMBEDDED, help="folder or hub id; tiny is the embedded one")
-    parser.add_argument("--data", help="folder of scenes in the official layouts, instead of composing some")
+    parser.add_argument("--data", help="folder with annotations in the official layouts, instead of composing scenes")
+    parser.add_argument("--images", type=Path, help="the pictures of --data, if they are not in its images/")
+    parser.add_argument("--split", help="of a refs file that has several")
+    parser.add_argument("--limit", type=int, help="only the first pictures")
     parser.add_argument("--scenes", type=int, help=f"how many to compose (default: {SCENES})")
     parser.add_argument("--seed", type=int, help=f"their series, never a trained one (default: {HELD_OUT_SEED})")
     parser.add_argument("--objects", help="folder of other cut-outs to compose with")
     parser.add_argument("--backgrounds", help="folder of photographs to compose on")
     parser.add_argument("--json", type=Path, help="write the numbers")
-    parser.add_argument("--captions", type=Path, help="write every caption with its score, one JSON record a line")
-    parser.add_argument("--batch-size", type=int, default=25)
+    parser.add_argument("--captions", type=Path, help="write every answer, one JSON record per picture and line")
+    parser.add_argument("--batch-size", type=int, default=25, help="pictures at a time, in each process")
     parser.add_argument("--max-new-tokens", type=int, default=96)
     parser.add_argument("--num-beams", type=int, default=1)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     try:
         main(parser.parse_args())
-    except (UsageError, BadRecordError, ObjectFolderError, BackgroundFolderError, SceneOutputError, OSError) as error:
+    except (
+        UsageError,
+        CannotDoError,
+        EvaluationDataError,
+        BadRecordError,
+        PromptError,
+        ObjectFolderError,
+        BackgroundFolderError,
+        SceneOutputError,
+        OSError,
+    ) as error:
         sys.exit(f"error: {error}")

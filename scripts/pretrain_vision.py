@@ -13,10 +13,9 @@ from typing import Any
 
 from torch import nn
 
-from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.training.checkpointing import CheckpointError
 from pixelllm_hf.training.config import ConfigError, load_config
-from pixelllm_hf.training.initial_model import model_config
+from pixelllm_hf.training.initial_model import initial_model, model_config
 from pixelllm_hf.training.trainer import NonFiniteLossError, Trainer, start
 from pixelllm_hf.training.vision_pretraining import (
     DenseLabeller,
@@ -35,7 +34,8 @@ def main(recipe: VisionPretrainConfig) -> None:
     cells = vision.grid_size * recipe.task.sub_cells
     with accelerator.main_process_first():
         train, held_out, labels = dense_batches(recipe, config.image_size, cells)
-    towers = PixelLLMForGroundedGeneration(config).vision_towers
+    before = recipe.vision_weights
+    towers = initial_model(recipe.model, overrides=recipe.model_overrides, vision_weights=before).vision_towers
     widths = {
         "fused": vision.feature_channels,
         "eva02": vision.eva02_config.hidden_size,

@@ -1,7 +1,7 @@
 """Train a PixelLLM on grounded captions, referring expressions and region phrases.
 
 accelerate launch scripts/train.py --config configs/trace_t5_xl.yaml
-python scripts/train.py --config configs/tiny_places.yaml total_steps=50 output_dir=runs/try    # minutes
+python scripts/train.py --config configs/smoke.yaml total_steps=50 output_dir=runs/try    # minutes
 A killed run continues exactly where its newest checkpoint is when the same command is given again.
 """
 
@@ -19,6 +19,7 @@ from torch import nn
 from pixelllm_hf.training.checkpointing import CheckpointError
 from pixelllm_hf.training.config import ConfigError, load_config
 from pixelllm_hf.training.export import export_dtype, save_folder
+from pixelllm_hf.training.feature_cache import CachedFeatureBatches
 from pixelllm_hf.training.initial_model import initial_model, load_processor
 from pixelllm_hf.training.lora import add_lora
 from pixelllm_hf.training.parameter_groups import freeze
@@ -55,6 +56,9 @@ def main(recipe: TrainConfig) -> None:
     with accelerator.main_process_first():
         batches = grounded_batches(data.sources, data, **common)
         held_out = grounded_batches(data.held_out, data, **common) if data.held_out else None
+    source: Any = batches
+    if data.cache_features:
+        source = CachedFeatureBatches(batches, model.vision_towers, data.cache_dir, accelerator)
     if accelerator.is_main_process:
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         total = sum(p.numel() for p in model.parameters())
@@ -67,7 +71,7 @@ def main(recipe: TrainConfig) -> None:
 
     trainer = Trainer(
         model,
-        batches,
+        source,
         accelerator=accelerator,
         run=recipe.run,
         optimizer=recipe.optimizer,

@@ -44,6 +44,8 @@ def test_of_the_language_model_only_adapters_train() -> None:
         "visual_projection",
         "language_model",
         "point_head",
+        "mask_head",
+        "proposal_head",
     }
     assert all("lora_" in name for name in trained if name.startswith("language_model."))
     assert not any(name.startswith("vision_towers.sam") for name in trained)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from pixelllm_hf.data.parquet_shards import prepare_format
 from pixelllm_hf.training.config import ConfigError
 from pixelllm_hf.training.initial_model import load_processor
 from pixelllm_hf.training.sources import DataConfig, SourceConfig, grounded_batches
@@ -18,7 +20,11 @@ def sources(squares: SimpleNamespace) -> list[SourceConfig]:
     refer = SourceConfig(
         "referring_expressions", str(squares.refs), str(squares.images), instances=str(squares.instances), max_prompts=2
     )
-    return [trace, refer]
+    segment = replace(refer, name="segment", task="segment", flip=0.5)
+    region = SourceConfig(
+        "visual_genome", str(squares.regions), str(squares.images), image_data=str(squares.image_data), max_prompts=2
+    )
+    return [trace, refer, segment, region, replace(region, name="dense", task="dense")]
 
 
 def test_cached_and_decoded_batches_are_equal(squares: SimpleNamespace, tokenizer_folder: Path, tmp_path: Path) -> None:
@@ -27,12 +33,15 @@ def test_cached_and_decoded_batches_are_equal(squares: SimpleNamespace, tokenize
     for cache_dir in (None, str(tmp_path), str(tmp_path)):
         data = DataConfig(sources(squares), batch_size=3, cache_dir=cache_dir)
         batches.append(grounded_batches(data.sources, data, processor=processor, seed=1))
-    for index in range(6):
+    seen = set()
+    for index in range(16):
         plain, first, again = (source.batch_at(index) for source in batches)
+        seen.add(first["source"])
         assert plain.pop("source") == first["source"] == again["source"]
         for name, tensor in plain.items():
             torch.testing.assert_close(first[name], tensor, rtol=0, atol=0, equal_nan=True)
             torch.testing.assert_close(again[name], tensor, rtol=0, atol=0, equal_nan=True)
+    assert seen == {"trace", "referring_expressions", "segment", "visual_genome", "dense"}
     assert not list(tmp_path.glob("rows-*/**/*.png"))
 
 
@@ -61,8 +70,60 @@ def test_rows_of_one_image_become_one_example(squares: SimpleNamespace, tokenize
     assert batch["prompt_mask"].tolist() == [[True, True]] * 12
 
 
+def test_a_source_s_task_decides_what_is_learned(squares: SimpleNamespace, tokenizer_folder: Path) -> None:
+    processor = load_processor(str(tokenizer_folder), image_size=48)
+    by_name = {}
+    for source in sources(squares)[2:]:
+        data = DataConfig([source], batch_size=2, cache_dir=None)
+        by_name[source.name] = grounded_batches([source], data, processor=processor, seed=0).batch_at(0)
+    assert by_name["segment"]["mask_labels"].shape == (4, 48, 48)
+    assert by_name["dense"]["object_boxes"].shape == (2, 2, 4)
+    assert "mask_labels" not in by_name["visual_genome"]
+    assert "prompt_boxes" not in by_name["dense"]
+
+
 def test_mistakes_in_a_source_name_it(squares: SimpleNamespace) -> None:
     with pytest.raises(ConfigError, match="needs 'instances'"):
         SourceConfig("referring_expressions", "refs.json", "images")
     with pytest.raises(ConfigError, match="format must be one of"):
         SourceConfig("coco_caption", "a", "b")
+    with pytest.raises(ConfigError, match="can be read as task caption, but not as 'dense'"):
+        SourceConfig("coco_captions", "a", "b", task="dense")
+    with pytest.raises(ConfigError, match="has no splits"):
+        SourceConfig("coco_captions", "a", "b", split="val")
+
+
+def test_a_prepared_folder_trains_like_the_files_it_was_made_from(
+    squares: SimpleNamespace, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    processor = load_processor(str(tokenizer_folder), image_size=48)
+    prepare_format(
+        "referring_expressions",
+        squares.refs,
+        squares.images,
+        tmp_path / "rows",
+        task="segment",
+        companion=squares.instances,
+        rows_per_shard=5,
+    )
+    _, refer, segment, *_ = (replace(source, name="one", flip=0.0) for source in sources(squares))
+    for task, original in (("segment", segment), ("refer", refer)):
+        prepared = SourceConfig("prepared", str(tmp_path / "rows"), task=task, name="one", max_prompts=2)
+        notes: list[str] = []
+        batches = []
+        for source in (original, prepared):
+            data = DataConfig([source], batch_size=3, cache_dir=str(tmp_path / "cache"))
+            batches.append(grounded_batches([source], data, processor=processor, seed=4, notes=notes).batch_at(2))
+        assert notes[1] == "one: 12 images, kept 12, dropped 0 when it was prepared"
+        assert batches[0].keys() == batches[1].keys()
+        for name, tensor in batches[0].items():
+            if name != "source":
+                torch.testing.assert_close(batches[1][name], tensor, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_prepared_folder_that_is_none_is_a_mistake_of_the_recipe(squares: SimpleNamespace, tokenizer_folder) -> None:
+    source = SourceConfig("prepared", str(squares.images), name="rows")
+    with pytest.raises(ConfigError, match="Source 'rows': .* is no prepared data set"):
+        grounded_batches([source], DataConfig([source]), processor=None, seed=0)
+    with pytest.raises(ConfigError, match="needs 'images'"):
+        SourceConfig("coco_captions", "captions.json")

@@ -82,6 +82,14 @@ def test_a_stopped_run_continues_with_the_same_losses(tmp_path: Path, accumulati
         assert torch.equal(mean, second.average.means[name])
 
 
+def test_the_first_part_of_a_schedule_ends_where_it_is_told_to(tmp_path: Path) -> None:
+    trainer(tmp_path / "whole").run()
+    part = trainer(tmp_path / "part", stop_at=6)
+    part.run()
+    assert losses(tmp_path / "part") == losses(tmp_path / "whole")[:6]
+    assert checkpointing.list_checkpoints(tmp_path / "part")[-1].name == "step-0000006"
+
+
 def test_evaluation_during_training_does_not_change_it(tmp_path: Path) -> None:
     trainer(tmp_path / "without").run()
     observed = trainer(tmp_path / "with", eval_every=3, eval_batches=2)

@@ -40,7 +40,23 @@ def test_labels_say_what_covers_each_cell(squares: SimpleNamespace, tmp_path: Pa
         pixels = ((np.arange(40) + 0.5) * 2).astype(int)  # those that hold the cells' centres
         inside = ((pixels >= y) & (pixels < y + h))[:, None] & ((pixels >= x) & (pixels < x + w))
         expected[inside] = annotation["category_id"]
+        assert (labels.boxes[0][:, inside] == np.array([[x], [y], [x + w], [y + h]])).all()
     assert np.array_equal(labels.labels[0], expected)
+
+
+def test_a_mirrored_picture_has_mirrored_labels_and_boxes(squares: SimpleNamespace, tmp_path: Path) -> None:
+    labels = dense_labels(squares.instances, squares.images, tmp_path, canvas=80, cells=20)
+    cache = open_pixel_cache(labels.image_files, tmp_path, canvas=80, read=CanvasReader(80))
+    rows = np.arange(1)
+    plain = DenseBatches(cache, labels, rows, batch_size=1, seed=0).batch_at(0)
+    flipping = DenseBatches(cache, labels, rows, batch_size=1, seed=0, flip=True)
+    mirrored = next(b for b in map(flipping.batch_at, range(99)) if not b["labels"].equal(plain["labels"]))
+    assert torch.equal(mirrored["pixel_values"], plain["pixel_values"].flip(-1))
+    assert torch.equal(mirrored["labels"], plain["labels"].flip(-1))
+    there = plain["labels"][:, 0] > 0
+    x0, y0, x1, y1 = plain["boxes"][:, :, there[0]].unbind(1)
+    expected = torch.stack([1 - x1, y0, 1 - x0, y1], dim=1)
+    torch.testing.assert_close(mirrored["boxes"].flip(-1)[:, :, there[0]], expected)
 
 
 def test_labels_are_made_once_and_again_when_the_file_changes(squares: SimpleNamespace, tmp_path: Path) -> None:
@@ -96,16 +112,20 @@ def test_both_towers_learn_from_the_dense_loss() -> None:
     config = PixelLLMConfig.for_tests()
     towers: Any = PixelLLMForGroundedGeneration(config).vision_towers
     widths = {"fused": 24 + 16, "eva02": 24, "sam": 16}
-    model = DenseLabeller(towers, widths, 4, {"size": 2}, DenseTaskConfig())
+    model = DenseLabeller(towers, widths, 4, {"size": 2}, DenseTaskConfig(box_loss_weight=1.0))
     vision: Any = config.vision_config
     cells = vision.grid_size * 2
     labels = torch.randint(0, 3, (2, 2, cells, cells))
-    output = model(torch.rand(2, 3, 64, 64) * 255, torch.ones(2, 64, 64, dtype=torch.bool), labels)
+    pixels, mask = torch.rand(2, 3, 64, 64) * 255, torch.ones(2, 64, 64, dtype=torch.bool)
+    boxes = torch.rand(2, 4, cells, cells)
+    output = model(pixels, mask, labels, boxes)
+    elsewhere = boxes + (labels[:, :1] <= 0)  # boxes of cells without an object must not count
+    assert model(pixels, mask, labels, elsewhere).loss_parts["fused_box"] == output.loss_parts["fused_box"]
     output.loss.backward()
     # The towers' last layers must get gradients, each through its own head as well.
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in towers.sam.neck.parameters())
     assert towers.eva02.ln_post.weight.grad.abs().sum() > 0
-    assert {"fused", "eva02", "sam", "size", "fused_foreground_accuracy"} <= set(output.loss_parts)
+    assert {"fused", "eva02", "sam", "size", "fused_foreground_accuracy", "fused_box"} <= set(output.loss_parts)
 
 
 def test_pretrained_towers_start_the_model(squares: SimpleNamespace, tmp_path: Path, launch: Launcher) -> None:
@@ -130,3 +150,9 @@ def test_pretrained_towers_start_the_model(squares: SimpleNamespace, tmp_path: P
         assert torch.equal(tensor, saved[f"vision_towers.{name}"])
     with pytest.raises(ConfigError, match="does not fit the model"):
         initial_model("tiny", vision_weights=weights)
+    recipe |= {"vision_weights": weights, "optimizer": {"learning_rate": 0.0}}
+    recipe["run"] |= {"output_dir": str(tmp_path / "further")}  # type: ignore[operator]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    launch("pretrain_vision.py", tmp_path / "recipe.yaml").finish()
+    further = load_file(tmp_path / "further" / "model" / "vision_towers.safetensors")
+    assert all(torch.equal(further[name], tensor) for name, tensor in saved.items())

@@ -54,6 +54,7 @@ class RunConfig:
         workers, prefetch: loader processes, and batches each keeps ready.
         resume: `auto` continues from the newest checkpoint in `output_dir`, `never` refuses to overwrite one,
             anything else is the checkpoint folder to continue from, perhaps with another number of steps.
+        stop_at: the step to stop at, with a checkpoint, where only the first part of a schedule is wanted.
         max_minutes: stop cleanly, with a checkpoint, after this long; the schedule is unaffected.
         trackers: names that accelerate knows, e.g. `[tensorboard]`.
         find_unused_parameters: for several processes; batches that leave a head idle need it.
@@ -75,6 +76,7 @@ class RunConfig:
     save_every: int = 500
     keep_last: int = 2
     resume: str = "auto"
+    stop_at: int | None = None
     max_minutes: float | None = None
     trackers: list[str] = field(default_factory=list)
     progress: bool = True

@@ -15,16 +15,18 @@ from pixelllm_hf.processing.mask_codec import segmentation_to_mask
 
 IGNORED = -1
 BACKGROUND = 0
-LABEL_VERSION = 1
+LABEL_VERSION = 2
 
 
 @dataclass(frozen=True)
 class DenseLabels:
     """labels (N, G, G) int16: 0 background, i + 1 for `class_names[i]`, -1 beyond the image; `attributes` likewise
-    by attribute (0 where an object does not have it). `image_files` are the images, in order.
+    by attribute (0 where an object does not have it). boxes (N, 4, G, G) int16: the box of the object that is there,
+    xyxy canvas pixels, anything where there is none. `image_files` are the images, in order.
     """
 
     labels: np.ndarray
+    boxes: np.ndarray
     class_names: list[str]
     image_files: list[Path]
     attributes: dict[str, np.ndarray]
@@ -51,6 +53,7 @@ def dense_labels(
         info = json.loads(str(stored["info"]))
         return DenseLabels(
             labels=stored["labels"],
+            boxes=stored["boxes"],
             class_names=info["class_names"],
             image_files=[Path(images_dir) / name for name in info["file_names"]],
             attributes={name: stored[f"attribute_{name}"] for name in info["attribute_names"]},
@@ -73,16 +76,16 @@ def _build(coco: dict[str, Any], file: Path, canvas: int, cells: int) -> None:
         _label_image(image, per_image[image["id"]], class_of, attribute_names, canvas, cells)
         for image in coco["images"]
     ]
-    stacked = np.stack(grids) if grids else np.zeros((0, 1 + len(attribute_names), cells, cells), np.int16)
+    stacked = np.stack(grids) if grids else np.zeros((0, 5 + len(attribute_names), cells, cells), np.int16)
     info = {
         "class_names": [c["name"] for c in categories],
         "file_names": [image["file_name"] for image in coco["images"]],
         "attribute_names": attribute_names,
     }
-    arrays = {f"attribute_{name}": stacked[:, 1 + i] for i, name in enumerate(attribute_names)}
+    arrays = {f"attribute_{name}": stacked[:, 5 + i] for i, name in enumerate(attribute_names)}
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.stem}.{os.getpid()}.npz")
-    np.savez(temporary, labels=stacked[:, 0], info=np.array(json.dumps(info)), **arrays)  # type: ignore[arg-type]
+    np.savez(temporary, labels=stacked[:, 0], boxes=stacked[:, 1:5], info=np.array(json.dumps(info)), **arrays)  # type: ignore[arg-type]
     temporary.replace(file)
 
 
@@ -94,18 +97,20 @@ def _label_image(
     canvas: int,
     cells: int,
 ) -> np.ndarray:
-    """(1 + attributes, G, G) int16 of one image."""
+    """(1 + 4 + attributes, G, G) int16 of one image: class, box, attributes."""
     height, width = image["height"], image["width"]
     scale = max(height, width) / canvas  # original pixels per canvas pixel
     centres = (np.arange(cells) + 0.5) * (canvas / cells) * scale
     rows, columns = centres[centres < height].astype(int), centres[centres < width].astype(int)
-    grid = np.full((1 + len(attribute_names), cells, cells), IGNORED, np.int16)
+    grid = np.full((5 + len(attribute_names), cells, cells), IGNORED, np.int16)
     inside = grid[:, : len(rows), : len(columns)]
     inside[:] = BACKGROUND
     for annotation in sorted(annotations, key=lambda a: -float(a.get("area", 0))):
         covered = segmentation_to_mask(annotation["segmentation"], (height, width))[np.ix_(rows, columns)]
         inside[0][covered] = class_of[annotation["category_id"]]
-        for i, (name, known) in enumerate(attribute_names.items(), 1):
+        x, y, w, h = annotation["bbox"]
+        inside[1:5, covered] = np.round(np.array([[x], [y], [x + w], [y + h]]) / scale)
+        for i, (name, known) in enumerate(attribute_names.items(), 5):
             value = (annotation.get("attributes") or {}).get(name)
             inside[i][covered] = known.index(value) + 1 if isinstance(value, str) else 0
     return grid

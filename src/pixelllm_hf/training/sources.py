@@ -14,20 +14,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pixelllm_hf.data.coco_captions import read_coco_captions
 from pixelllm_hf.data.collator import GroundedCollator
+from pixelllm_hf.data.formats import FORMATS, check_format, read_format
 from pixelllm_hf.data.grounded_examples import ReadReport
 from pixelllm_hf.data.image_transforms import Augmentation
-from pixelllm_hf.data.localized_narratives import read_localized_narratives
 from pixelllm_hf.data.mixing import GroundedBatches, undecoded
-from pixelllm_hf.data.referring_expressions import read_referring_expressions
-from pixelllm_hf.data.visual_genome import read_visual_genome
+from pixelllm_hf.data.prepared_folder import PreparedFolder, PreparedFolderError, read_prepared
 from pixelllm_hf.training.canvas_reader import CanvasReader
 from pixelllm_hf.training.checkpointing import atomic_folder
 from pixelllm_hf.training.config import ConfigError
 from pixelllm_hf.training.pixel_cache import PixelCache, open_pixel_cache
-
-FORMATS = ("localized_narratives", "coco_captions", "referring_expressions", "visual_genome")
 
 
 @dataclass
@@ -35,18 +31,21 @@ class SourceConfig:
     """One data set.
 
     Args:
-        format: `localized_narratives`, `coco_captions`, `referring_expressions` or `visual_genome`.
+        format: a layout of `pixelllm_hf.data.formats`: `localized_narratives`, `referring_expressions`, ...
+        task: what the rows are read as where the format serves several (`segment`, `dense`, ...); None takes the
+            format's first.
         annotations: the annotation file (for Localized Narratives also a list or a pattern).
-        images: folder of the image files.
+        images: folder of the image files; a `prepared` folder has them inside.
+        segments: folder of a panoptic file's PNGs; None looks beside it.
         instances: COCO instances file, which referring expressions point into.
         image_data: Visual Genome's image_data.json.
         split: of the referring expressions; None takes all.
         weight: relative number of batches from this source; a batch never mixes sources.
-        max_prompts: captions, expressions or regions taken per image and batch.
+        max_prompts: captions, expressions, regions or (dense) objects taken per image and batch.
         align: `text` or `rank` (the reference), how a narrative's words find their utterances.
         scale, flip: random size of the longer side in canvases, and chance of mirroring.
         object_points: `last` or `all`, the tokens that learn an object's box.
-        region_points: region phrases learn their object's box too.
+        region_points: region phrases, asked for or found ("dense"), learn their object's box too.
         contexts: prompt strings to draw from; None takes the task's own.
         group_by_image: rows of the same image become one row with all their prompts.
         on_error: `raise` or `skip` for records that cannot be used.
@@ -55,10 +54,12 @@ class SourceConfig:
 
     format: str
     annotations: str | list[str]
-    images: str
+    images: str = ""
+    task: str | None = None
     name: str = ""
     instances: str | None = None
     image_data: str | None = None
+    segments: str | None = None
     split: str | None = None
     weight: float = 1.0
     max_prompts: int = 1
@@ -73,12 +74,19 @@ class SourceConfig:
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            raise ConfigError(f"format must be one of {', '.join(FORMATS)}, but is {self.format!r}.")
-        needed = {"referring_expressions": "instances", "visual_genome": "image_data"}.get(self.format)
-        if needed and getattr(self, needed) is None:
-            raise ConfigError(f"A source of format {self.format!r} needs {needed!r}: the file it refers to.")
+        try:
+            check_format(self.format, task=self.task, companion=self.companion, split=self.split)
+            if FORMATS[self.format].needs_images and not self.images:
+                raise ValueError(f"format {self.format!r} needs 'images': the folder of the image files.")
+        except ValueError as error:
+            raise ConfigError(f"A source is not as it should be: {error}") from error
         self.name = self.name or self.format
+
+    @property
+    def companion(self) -> str | None:
+        """The file that the annotations point into, if the format has one."""
+        name = FORMATS[self.format].companion if self.format in FORMATS else None
+        return getattr(self, name) if name else None
 
 
 @dataclass
@@ -90,6 +98,7 @@ class DataConfig:
         batch_size: images per batch and process.
         max_text_tokens, max_context_tokens: longest target and longest context, special tokens included.
         cache_dir: where canvas-sized pixels of sources without random scale are cached; None decodes every time.
+        cache_features: keep there what frozen towers see of every image too, and never run them while training.
     """
 
     sources: list[SourceConfig]
@@ -98,26 +107,33 @@ class DataConfig:
     max_text_tokens: int = 128
     max_context_tokens: int = 32
     cache_dir: str | None = "runs/cache"
+    cache_features: bool = False
     cache_threads: int | None = None
 
 
 def read_source(source: SourceConfig, report: ReadReport | None = None) -> Any:
     """The rows of one source, as its reader gives them."""
-    common: dict[str, Any] = {"on_error": source.on_error, "report": report}
-    annotations = source.annotations
     try:
-        if source.format == "localized_narratives":
-            return read_localized_narratives(annotations, source.images, **common)
-        if not isinstance(annotations, str):
-            raise ConfigError(f"Source {source.name!r} takes one annotation file, but got {annotations!r}.")
-        if source.format == "coco_captions":
-            return read_coco_captions(annotations, source.images, **common)
-        if source.format == "referring_expressions":
-            return read_referring_expressions(
-                annotations, source.instances or "", source.images, split=source.split, **common
-            )
-        return read_visual_genome(annotations, source.image_data or "", source.images, **common)
-    except FileNotFoundError as error:
+        return read_format(
+            source.format,
+            source.annotations,
+            source.images,
+            task=source.task,
+            split=source.split,
+            companion=source.companion,
+            on_error=source.on_error,  # type: ignore[arg-type]
+            report=report,
+        )
+    except (FileNotFoundError, PreparedFolderError) as error:
+        raise ConfigError(f"Source {source.name!r}: {error}") from error
+
+
+def _read_prepared(source: SourceConfig, cache_dir: str | None) -> tuple[Any, str]:
+    folder = str(source.annotations)
+    try:
+        rows = read_prepared(folder, task=source.task, split=source.split, cache_dir=cache_dir)
+        return rows, PreparedFolder.load(folder).summary()
+    except (FileNotFoundError, PreparedFolderError) as error:
         raise ConfigError(f"Source {source.name!r}: {error}") from error
 
 
@@ -130,15 +146,17 @@ def read_source_cached(source: SourceConfig, cache_dir: str | None) -> tuple[Any
 
     from pixelllm_hf import data as readers
 
+    if not FORMATS[source.format].needs_images:
+        return _read_prepared(source, cache_dir)
     if cache_dir is None:
         report = ReadReport()
         return read_source(source, report), report.summary()
     files = [source.annotations] if isinstance(source.annotations, str) else list(source.annotations)
     files = [found for file in files for found in (sorted(glob.glob(file)) or [file])]
-    files += [file for file in (source.instances, source.image_data) if file]
+    files += [source.companion] if source.companion else []
     stamps = [(os.path.abspath(f), s.st_size, s.st_mtime_ns) for f in files if (s := _stat(f))]
     code = [file.read_text(encoding="utf-8") for file in sorted(Path(readers.__path__[0]).glob("*.py"))]
-    settings = [source.format, os.path.abspath(source.images), source.split, source.on_error]
+    settings = [source.format, source.task, os.path.abspath(source.images), source.split, source.on_error]
     key = hashlib.sha256(json.dumps([stamps, settings, code]).encode()).hexdigest()[:16]
     folder = Path(cache_dir) / f"rows-{source.format}-{key}"
     if not folder.is_dir():
@@ -161,11 +179,24 @@ def _stat(file: str) -> os.stat_result | None:
 
 
 class SourceRows:
-    """The rows of one source by image, marked with its name and with pixels from the cache where there is one."""
+    """The rows of one source by image, marked with its name and with pixels from the cache where there is one.
 
-    def __init__(self, name: str, rows: Any, *, group_by_image: bool, limit: int | None = None):
-        self.name, self.rows = name, undecoded(rows)
-        self._paths = [_path(image) for image in self.rows["image"]]
+    images_inside: the rows hold the files' bytes, which are not looked at before they are needed.
+    flip: chance that the collator mirrors a picture.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        rows: Any,
+        *,
+        group_by_image: bool,
+        limit: int | None = None,
+        images_inside: bool = False,
+        flip: float = 0.0,
+    ):
+        self.name, self.rows, self.flip = name, undecoded(rows), flip
+        self._paths = [None] * len(rows) if images_inside else [_path(image) for image in self.rows["image"]]
         groups: dict[str, list[int]] = {}
         for index, image_id in enumerate(self.rows["image_id"]):
             groups.setdefault(image_id if group_by_image else str(index), []).append(index)
@@ -174,6 +205,10 @@ class SourceRows:
 
     def __len__(self) -> int:
         return len(self.groups)
+
+    def cache_row(self, index: int) -> int | None:
+        """The row of the pixel cache that holds image `index`; None if there is none."""
+        return None if self.cache is None else self.cache.row(self._paths[self.groups[index][0]] or "")
 
     def image_files(self) -> list[str]:
         """The file of every image; empty where images are not files."""
@@ -186,7 +221,7 @@ class SourceRows:
         if others:
             row["prompts"] = [prompt for member in (first, *others) for prompt in member["prompts"]]
         if self.cache is not None:
-            at = self.cache.row(self._paths[self.groups[index][0]] or "")
+            at = self.cache_row(index)
             if at is not None and self.cache.sizes_hw[at, 0]:
                 height, width = self.cache.sizes_hw[at]
                 row["image"] = Image.fromarray(np.array(self.cache.pixels[at, :height, :width]))
@@ -223,7 +258,14 @@ def grounded_batches(
     rows, collators = {}, {}
     for source in sources:
         dataset, kept = read_source_cached(source, data.cache_dir)
-        own = SourceRows(source.name, dataset, group_by_image=source.group_by_image, limit=source.limit)
+        own = SourceRows(
+            source.name,
+            dataset,
+            group_by_image=source.group_by_image,
+            flip=source.flip,
+            limit=source.limit,
+            images_inside=not FORMATS[source.format].needs_images,
+        )
         if not len(own):
             raise ConfigError(f"Source {source.name!r} has no usable record: {kept}.")
         images = processor.image_processor

@@ -20,7 +20,7 @@ import datasets
 import torch
 import transformers
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, gather_object, send_to_device, set_seed
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
@@ -44,6 +44,11 @@ class BatchSource(Protocol):
     """
 
     def batch_at(self, index: int) -> dict[str, Any]: ...
+
+
+def _as_it_is(batch: Any) -> Any:
+    """The loader's own conversion would take model outputs apart."""
+    return batch
 
 
 class _Indexed(Dataset):
@@ -153,12 +158,12 @@ class Trainer:
                 bar.update()
                 if self.step % run.log_every == 0 or self.step == run.total_steps:
                     bar.set_postfix_str(self._log())
-                if run.eval_every and self.step % run.eval_every == 0:
-                    self._evaluate(bar)
                 stopped = self._stop_reason(started)
                 if stopped or self.step % run.save_every == 0 or self.step == run.total_steps:
-                    self.save()
+                    self.save()  # before the evaluation, which is other people's code and may fail
                     saved = self.step
+                if run.eval_every and self.step % run.eval_every == 0:
+                    self._evaluate(bar)
                 if stopped:
                     break
             if saved != self.step:
@@ -173,6 +178,7 @@ class Trainer:
         loader: DataLoader = DataLoader(
             _Indexed(self.batches),
             batch_size=None,
+            collate_fn=_as_it_is,
             sampler=indices,
             num_workers=run.workers,
             prefetch_factor=run.prefetch if run.workers else None,
@@ -224,8 +230,7 @@ class Trainer:
         self.window.add([(name, value) for name, v in by_source if (value := v.item())])
 
     def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
-        device = self.accelerator.device
-        return {key: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for key, v in batch.items()}
+        return send_to_device(batch, self.accelerator.device, non_blocking=True)
 
     def _fail(self, what: str, losses: Mapping[str, float], norm: float) -> None:
         parts = ", ".join(f"{name} {value!r}" for name, value in losses.items())
@@ -302,6 +307,7 @@ class Trainer:
         limit = self.run_config.max_minutes
         reasons = [
             "a signal" if self.stop_signal is not None else "",
+            "stop_at" if self.step == self.run_config.stop_at else "",
             "max_minutes" if limit is not None and time.monotonic() - started >= limit * 60 else "",
         ]
         reason = next((r for r in reasons if r), "")

@@ -21,6 +21,8 @@ from pixelllm_hf.training.config import ConfigError, OptimizerConfig, RunConfig
 from pixelllm_hf.training.dense_labels import BACKGROUND, IGNORED, DenseLabels, dense_labels
 from pixelllm_hf.training.pixel_cache import PixelCache, open_pixel_cache
 
+BOX = "box"
+
 
 @dataclass
 class DenseDataConfig:
@@ -55,6 +57,9 @@ class DenseTaskConfig:
         background_weight: of background cells in the loss; most cells are background.
         tower_loss_weight: of each tower's own head; without it one tower may leave the seeing to the other.
         attribute_loss_weight: of attributes (colour, size) where the instances carry them; 0 leaves them out.
+        box_loss_weight: of every object cell's guess at its object's box, mean absolute error in canvases. Without it
+            nothing makes the towers keep where a cell lies, and a prompt extractor, whose values carry no positions,
+            finds places only slowly. 0 leaves it out.
         label_smoothing: of the class loss.
     """
 
@@ -62,6 +67,7 @@ class DenseTaskConfig:
     background_weight: float = 0.3
     tower_loss_weight: float = 0.5
     attribute_loss_weight: float = 0.3
+    box_loss_weight: float = 0.0
     label_smoothing: float = 0.0
 
 
@@ -71,10 +77,12 @@ class VisionPretrainConfig:
 
     Args:
         model: preset (`tiny`, `for_tests`, `t5_xl`) or checkpoint folder whose towers are trained.
+        vision_weights: an earlier result to go on from, instead of random towers.
     """
 
     data: DenseDataConfig
     model: str = "tiny"
+    vision_weights: str | None = None
     model_overrides: dict[str, Any] = field(default_factory=dict)
     task: DenseTaskConfig = field(default_factory=DenseTaskConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -101,12 +109,15 @@ class DenseLabeller(nn.Module):
         super().__init__()
         self.vision_towers = vision_towers
         self.task = task
-        self.outputs = {"class": classes + 1} | {name: n + 1 for name, n in attributes.items()}
+        self.outputs = {"class": classes + 1} | {name: n + 1 for name, n in attributes.items()} | {BOX: 4}
         per_cell = sum(self.outputs.values()) * task.sub_cells**2
         self.heads = nn.ModuleDict({name: nn.Linear(width, per_cell) for name, width in widths.items()})
 
-    def forward(self, pixel_values: Tensor, pixel_mask: Tensor, labels: Tensor) -> DenseLabelOutput:
-        """pixel_values (B,3,S,S); pixel_mask (B,S,S); labels (B,1+A,G,G): class, then attributes, -1 ignored."""
+    def forward(
+        self, pixel_values: Tensor, pixel_mask: Tensor, labels: Tensor, boxes: Tensor | None = None
+    ) -> DenseLabelOutput:
+        """pixel_values (B,3,S,S); pixel_mask (B,S,S); labels (B,1+A,G,G): class, then attributes, -1 ignored;
+        boxes (B,4,G,G) xyxy in canvases, of the object at each cell."""
         features = self.vision_towers(pixel_values, pixel_mask)
         parts: dict[str, Tensor] = {}
         total = pixel_values.new_zeros(())
@@ -115,7 +126,7 @@ class DenseLabeller(nn.Module):
             weight = 1.0 if name == "fused" else self.task.tower_loss_weight
             parts[name] = self._class_loss(logits[0], labels[:, 0])
             total = total + weight * parts[name]
-            attributes = list(self.outputs)[1:] if self.task.attribute_loss_weight else []
+            attributes = list(self.outputs)[1:-1] if self.task.attribute_loss_weight else []
             for index, attribute in enumerate(attributes, 1):
                 # Background has no colour: only cells of objects that have the attribute count.
                 target = labels[:, index].masked_fill(labels[:, index] <= 0, IGNORED).long()
@@ -124,8 +135,12 @@ class DenseLabeller(nn.Module):
                 total = total + weight * self.task.attribute_loss_weight * loss
                 if name == "fused":
                     parts[attribute] = loss
+            foreground = labels[:, 0] > BACKGROUND
+            if self.task.box_loss_weight and boxes is not None:
+                errors = (logits[-1] - boxes).abs().mean(1)
+                parts[f"{name}_box"] = (errors * foreground).sum() / foreground.sum().clamp(min=1)
+                total = total + weight * self.task.box_loss_weight * parts[f"{name}_box"]
             with torch.no_grad():
-                foreground = labels[:, 0] > BACKGROUND
                 hits = (logits[0].argmax(1) == labels[:, 0])[foreground]
                 parts[f"{name}_foreground_accuracy"] = hits.float().mean() if hits.numel() else total.new_ones(())
                 if name == "fused":
@@ -167,6 +182,7 @@ class DenseBatches:
             raise ConfigError("No image is left to train on; check the instances file and the image folder.")
         self.cache, self.rows, self.batch_size, self.seed, self.flip = cache, rows, batch_size, seed, flip
         self.labels = np.stack([labels.labels, *labels.attributes.values()], axis=1)
+        self.boxes = labels.boxes
         self._epoch, self._order = -1, rows
 
     def batch_at(self, index: int) -> dict[str, Any]:
@@ -175,15 +191,19 @@ class DenseBatches:
         pixels = self.cache.pixels[rows]
         mask = self.cache.pixel_mask(rows)
         labels = self.labels[rows]
+        boxes = self.boxes[rows].astype(np.float32) / self.cache.canvas
         if self.flip:  # only images that fill the canvas' width: others would move their padding to the left
             full = self.cache.sizes_hw[rows, 1] == self.cache.canvas
             chosen = full & (np.random.default_rng((self.seed, 1, index)).random(len(rows)) < 0.5)
             pixels[chosen] = pixels[chosen][:, :, ::-1]
             labels[chosen] = labels[chosen][..., ::-1]
+            mirrored = boxes[chosen][..., ::-1]
+            boxes[chosen] = np.stack([1 - mirrored[:, 2], mirrored[:, 1], 1 - mirrored[:, 0], mirrored[:, 3]], axis=1)
         return {
             "pixel_values": torch.from_numpy(pixels).permute(0, 3, 1, 2).float(),
             "pixel_mask": torch.from_numpy(mask),
             "labels": torch.from_numpy(labels),
+            "boxes": torch.from_numpy(boxes),
         }
 
     def _row(self, position: int) -> int:

@@ -1,0 +1,156 @@
+"""Our classes as transformers' common tests want them. Run by scripts/run_transformers_common_tests.py."""
+
+from __future__ import annotations
+
+import unittest
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers_tests.generation.test_utils import GenerationTesterMixin
+from transformers_tests.test_configuration_common import ConfigTester
+from transformers_tests.test_image_processing_common import ImageProcessingTestMixin
+from transformers_tests.test_modeling_common import ModelTesterMixin
+from transformers_tests.test_processing_common import ProcessorTesterMixin
+
+from pixelllm_hf import PixelLLMConfig, PixelLLMForGroundedGeneration, PixelLLMImageProcessor, PixelLLMProcessor
+from pixelllm_hf.data import train_tokenizer
+from pixelllm_hf.modeling import configuration_pixelllm
+
+CANVAS = 64
+
+
+class PixelLLMModelTester:
+    """A tiny model and inputs for it, under the names that the tests read."""
+
+    batch_size = 2
+    seq_length = 7
+    decoder_seq_length = 5
+    is_training = True
+    hidden_size = 32
+    num_hidden_layers = 2
+    num_attention_heads = 4
+
+    def __init__(self, parent: unittest.TestCase):
+        self.parent = parent
+
+    def get_config(self) -> PixelLLMConfig:
+        return PixelLLMConfig.for_tests(label_smoothing=0.0)  # a test compares the loss with plain cross-entropy
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[PixelLLMConfig, dict[str, Any]]:
+        config = self.get_config()
+        generator = torch.Generator().manual_seed(0)
+        rows, vocabulary = self.batch_size, config.text_config.vocab_size
+
+        def ids(length: int) -> torch.Tensor:
+            return torch.randint(2, vocabulary, (rows, length), generator=generator)
+
+        inputs = {
+            "pixel_values": 255 * torch.rand(rows, 3, config.image_size, config.image_size, generator=generator),
+            "input_ids": ids(self.seq_length),
+            "attention_mask": torch.ones(rows, self.seq_length, dtype=torch.long),
+            "decoder_input_ids": ids(self.decoder_seq_length),
+        }
+        return config, inputs
+
+
+class PixelLLMModelTest(ModelTesterMixin, GenerationTesterMixin, unittest.TestCase):
+    all_model_classes = (PixelLLMForGroundedGeneration,)
+    is_encoder_decoder = True
+    _is_composite = True
+    has_attentions = False  # the towers give maps, not their attention
+    test_all_params_have_gradient = False  # heads for which a batch has no labels have none
+    pipeline_model_mapping = {"image-text-to-text": PixelLLMForGroundedGeneration}
+
+    def setUp(self) -> None:
+        self.model_tester = PixelLLMModelTester(self)
+
+    def test_init_weights_can_init_buffers(self) -> None:
+        # As the test itself does for a setting called scale: random positions that cannot be equal are made zero.
+        config = self.model_tester.get_config()
+        config.prompt_config.position_scale = 0.0
+        self.model_tester.get_config = lambda: config  # type: ignore[method-assign]
+        super().test_init_weights_can_init_buffers()
+
+    def _prepare_for_class(self, inputs_dict: dict, model_class: type, return_labels: bool = False) -> dict:
+        inputs = super()._prepare_for_class(inputs_dict, model_class)
+        if return_labels:
+            inputs["labels"] = inputs.pop("decoder_input_ids")
+        return inputs
+
+
+class PixelLLMConfigTest(unittest.TestCase):
+    """transformers' `ConfigTester` for the whole configuration and for each of its parts."""
+
+    def setUp(self) -> None:
+        self.model_tester = PixelLLMModelTester(self)
+
+
+def _config_test(name: str) -> Any:
+    config_class = getattr(configuration_pixelllm, name)
+
+    def test(self: PixelLLMConfigTest) -> None:
+        whole = config_class is PixelLLMConfig
+        has_text = name == "PixelLLMPrefixDecoderConfig"
+        inputs = {} if whole or config_class.sub_configs else {"initializer_range": 0.03}
+        tester = ConfigTester(
+            self, config_class=config_class, has_text_modality=has_text, common_properties=[], **inputs
+        )
+        tester.run_common_tests()
+
+    return test
+
+
+for _name in configuration_pixelllm.__all__:
+    setattr(PixelLLMConfigTest, f"test_{_name}", _config_test(_name))
+
+
+def _tokenizer() -> Any:
+    words = ["lower newer the quick brown fox jumps over a lazy dog", "a photo of", "upper older longer string"]
+    tokenizer = train_tokenizer(words, max_pieces=99)
+    tokenizer.model_max_length = 64
+    return tokenizer
+
+
+class PixelLLMProcessorTest(ProcessorTesterMixin, unittest.TestCase):
+    processor_class = PixelLLMProcessor
+
+    @classmethod
+    def _setup_image_processor(cls) -> PixelLLMImageProcessor:
+        return PixelLLMImageProcessor(size={"height": CANVAS, "width": CANVAS})
+
+    @classmethod
+    def _setup_tokenizer(cls) -> Any:
+        return _tokenizer()
+
+
+class PixelLLMImageProcessingTester:
+    """Settings and pictures for the tests of the image processor."""
+
+    batch_size = 3
+    num_channels = 3
+    image_processing_classes = {"pil": PixelLLMImageProcessor}
+
+    def __init__(self, parent: unittest.TestCase):
+        self.parent = parent
+
+    def prepare_image_processor_dict(self) -> dict[str, Any]:
+        return {"size": {"height": CANVAS, "width": CANVAS}}
+
+    def expected_output_image_shape(self, images: Any) -> tuple[int, int, int]:
+        return self.num_channels, CANVAS, CANVAS
+
+    def prepare_image_inputs(
+        self, equal_resolution: bool = False, numpify: bool = False, torchify: bool = False
+    ) -> list[Any]:
+        generator = np.random.default_rng(0)
+        sizes = [(40, 60)] * 3 if equal_resolution else [(40, 60), (90, 50), (64, 64)]
+        pictures = [generator.integers(0, 256, (height, width, 3), dtype=np.uint8) for height, width in sizes]
+        if torchify:
+            return [torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures]
+        return pictures if numpify else [Image.fromarray(picture) for picture in pictures]
+
+
+class PixelLLMImageProcessingTest(ImageProcessingTestMixin, unittest.TestCase):
+    image_processor_tester_class = PixelLLMImageProcessingTester

@@ -1,0 +1,123 @@
+"""What frozen towers see of every image, computed once: a step then costs the language side alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from pixelllm_hf.data.mixing import GroundedBatches
+from pixelllm_hf.modeling.vision_towers import VisionFeatures
+from pixelllm_hf.training.config import ConfigError
+from pixelllm_hf.training.pixel_cache import PixelCache
+
+CACHE_VERSION = 1
+IMAGES_AT_ONCE = 64
+
+
+class FeatureCache:
+    """Row i holds the maps of image i of a pixel cache: name -> (N,h,w,C) float16, memory-mapped."""
+
+    def __init__(self, folder: Path, mode: Literal["r", "r+"] = "r"):
+        info = json.loads((folder / "shapes.json").read_text(encoding="utf-8"))
+        self.maps = {
+            name: np.memmap(folder / f"{name}.f16", np.float16, mode, shape=tuple(shape))
+            for name, shape in info.items()
+        }
+
+    def features(self, rows: np.ndarray) -> VisionFeatures:
+        """rows (B,) -> what `get_image_features` would give of these images, to half precision."""
+        return VisionFeatures(**{name: torch.from_numpy(maps[rows]).float() for name, maps in self.maps.items()})
+
+
+def open_feature_cache(
+    towers: nn.Module, pixels: PixelCache, cache_dir: str | Path, accelerator: Accelerator
+) -> FeatureCache:
+    """The cache of these pixels and these weights, built on first use by all processes together.
+
+    Weights and pixels are its key, so that other towers never meet features that are not theirs.
+    """
+    folder = Path(cache_dir) / f"features-{_digest(towers, pixels)}"
+    if not (folder / "done").is_file():
+        _build(towers, pixels, folder, accelerator)
+    return FeatureCache(folder)
+
+
+class CachedFeatureBatches:
+    """Batches that bring `image_features`, looked up instead of computed.
+
+    Needs frozen towers, and sources whose pictures are the same every time: without random scale or flip.
+    """
+
+    def __init__(self, batches: GroundedBatches, towers: nn.Module, cache_dir: str | None, accelerator: Accelerator):
+        if cache_dir is None:
+            raise ConfigError("cache_features needs data.cache_dir: the folder that receives the features.")
+        if any(parameter.requires_grad for parameter in towers.parameters()):
+            raise ConfigError(
+                "cache_features needs towers that do not train. Add vision_towers to model.freeze, or leave it out."
+            )
+        self.batches = batches
+        self.caches: dict[str, FeatureCache] = {}
+        sources: dict[str, Any] = batches.sources
+        for name, source in sources.items():
+            cache = getattr(source, "cache", None)
+            if cache is None or source.flip:
+                raise ConfigError(
+                    f"cache_features needs pictures that are the same every time, but those of source {name!r} are "
+                    "scaled or flipped at random, or are no files. Set its scale to [1, 1] and its flip to 0."
+                )
+            self.caches[name] = open_feature_cache(towers, cache, cache_dir, accelerator)
+
+    def batch_at(self, index: int) -> dict[str, Any]:
+        batch, plan = self.batches.batch_at(index), self.batches.plan.at(index)
+        source: Any = self.batches.sources[plan.source]
+        rows = np.array([source.cache_row(row) for row in plan.indices])
+        return {**batch, "image_features": self.caches[plan.source].features(rows)}
+
+
+def _digest(towers: nn.Module, pixels: PixelCache) -> str:
+    digest = hashlib.sha256(f"{CACHE_VERSION} {pixels.folder.name}".encode())
+    for name, tensor in sorted(towers.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@torch.no_grad()
+def _build(towers: nn.Module, pixels: PixelCache, folder: Path, accelerator: Accelerator) -> None:
+    towers = towers.to(accelerator.device).eval()
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        shapes = {}
+        for name, value in _see(towers, pixels, np.arange(min(1, len(pixels))), accelerator).items():
+            shapes[name] = [len(pixels), *value.shape[1:]]
+            with open(folder / f"{name}.f16", "wb") as file:
+                file.truncate(2 * int(np.prod(shapes[name])))
+        (folder / "shapes.json").write_text(json.dumps(shapes), encoding="utf-8")
+    accelerator.wait_for_everyone()
+    cache = FeatureCache(folder, "r+")
+    own = np.array_split(np.arange(len(pixels)), accelerator.num_processes)[accelerator.process_index]
+    for start in range(0, len(own), IMAGES_AT_ONCE):
+        rows = own[start : start + IMAGES_AT_ONCE]
+        for name, value in _see(towers, pixels, rows, accelerator).items():
+            cache.maps[name][rows] = value.half().cpu().numpy()
+    for maps in cache.maps.values():
+        maps.flush()
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        (folder / "done").touch()
+    accelerator.wait_for_everyone()
+
+
+def _see(towers: nn.Module, pixels: PixelCache, rows: np.ndarray, accelerator: Accelerator) -> dict[str, Tensor]:
+    values = torch.from_numpy(pixels.pixels[rows]).permute(0, 3, 1, 2).float().to(accelerator.device)
+    mask = torch.from_numpy(pixels.pixel_mask(rows)).to(accelerator.device)
+    with accelerator.autocast():
+        features = towers(values, mask)
+    return {name: value for name, value in features.items() if name != "eva02"}
