@@ -1,4 +1,4 @@
-# Two commands that set up what they need: `make demo` captions a picture, `make test` runs the tests.
+# Two commands that set up what they need: `make demo` asks the model about a picture, `make test` runs the tests.
 # The environment is .venv; it is made once and made again only when setup.py or pyproject.toml change.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 .PHONY: help demo test lint format clean
 
 help:
-	@echo "make demo   caption the example pictures with the embedded model, draw the answers into demo/out"
+	@echo "make demo   all tasks of the embedded model on the example pictures, drawn into demo/out"
 	@echo "make test   run the tests"
 	@echo "make lint   ruff and mypy"
 	@echo "make clean  remove the environment and what the demo wrote"
@@ -33,6 +33,7 @@ $(VENV)/.dev: $(VENV)/.package
 demo: $(VENV)/.package
 	@mkdir -p demo/out
 	$(BIN)/pixelllm caption demo/examples/scene.jpg demo/examples/coffee.jpg --draw demo/out --json demo/out/captions.jsonl
+	$(BIN)/python demo/all_tasks.py --out demo/out/all_tasks.png
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest

@@ -1,42 +1,19 @@
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from pixelllm_hf.cli import COMMANDS, OK, SOME_FAILED, WRONG_USAGE, main
+from pixelllm_hf.cli import COMMANDS, OK, SOME_FAILED, WRONG_USAGE, commands, main
 
 
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """A folder with three pictures and other things."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    noise = np.random.default_rng(0)
-    for name, size in (("a.png", (40, 60)), ("b.jpg", (50, 30)), ("c.png", (64, 64))):
-        Image.fromarray(noise.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name)
-    (folder / "notes.txt").write_text("not a picture")
-    return folder
-
-
-@pytest.fixture
-def caption(small_checkpoint: Path):
-    """Runs `pixelllm caption` with the small model."""
-    settings = ["--model", str(small_checkpoint), "--device", "cpu", "--max-new-tokens", "6"]
-    return lambda *arguments: main(["caption", *settings, *map(str, arguments)])
-
-
-def records(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def test_one_picture_prints_its_caption_and_its_words_with_coordinates(caption, pictures: Path, capsys, tmp_path: Path):
+def test_one_picture_prints_its_caption_and_its_words_with_coordinates(
+    caption, pictures: Path, capsys, tmp_path: Path, records
+):
     assert caption(pictures / "a.png", "--json", tmp_path / "out.jsonl") == OK
     (record,) = records(tmp_path / "out.jsonl")
     printed = capsys.readouterr().out
@@ -49,20 +26,22 @@ def test_one_picture_prints_its_caption_and_its_words_with_coordinates(caption, 
         assert f"({x:6.1f}, {y:6.1f})" in printed
 
 
-def test_a_folder_gives_a_record_for_each_picture_in_order(caption, pictures: Path, capsys, tmp_path: Path):
+def test_a_folder_gives_a_record_for_each_picture_in_order(caption, pictures: Path, capsys, tmp_path: Path, records):
     assert caption(pictures, "--json", tmp_path / "out.jsonl", "--batch-size", 2) == OK
     assert [Path(r["image"]).name for r in records(tmp_path / "out.jsonl")] == ["a.png", "b.jpg", "c.png"]
     assert "3/3" in capsys.readouterr().err, "the progress bar"
 
 
-def test_answers_do_not_depend_on_the_batch_size(caption, pictures: Path, tmp_path: Path):
+def test_answers_do_not_depend_on_the_batch_size(caption, pictures: Path, tmp_path: Path, records):
     for size in (1, 3):
         caption(pictures, "--json", tmp_path / f"{size}.jsonl", "--batch-size", size)
     one, three = records(tmp_path / "1.jsonl"), records(tmp_path / "3.jsonl")
     assert [r["text"] for r in one] == [r["text"] for r in three]
 
 
-def test_a_bad_file_in_a_folder_is_reported_and_the_others_are_done(caption, pictures: Path, capsys, tmp_path: Path):
+def test_a_bad_file_in_a_folder_is_reported_and_the_others_are_done(
+    caption, pictures: Path, capsys, tmp_path: Path, records
+):
     whole = (pictures / "c.png").read_bytes()
     (pictures / "broken.png").write_bytes(whole[: len(whole) // 2])
     assert caption(pictures, "--json", tmp_path / "out.jsonl", "--draw", tmp_path / "drawn") == SOME_FAILED
@@ -81,7 +60,7 @@ def test_missing_files_and_empty_folders_are_failed_inputs(caption, pictures: Pa
     assert "gone.jpg" in told and "empty" in told and "2 of 3 inputs failed" in told
 
 
-def test_each_box_gets_its_own_answer_and_drawing(caption, pictures: Path, tmp_path: Path):
+def test_each_box_gets_its_own_answer_and_drawing(caption, pictures: Path, tmp_path: Path, records):
     boxes = ["--box", "2,2,30,30", "--box", "10,5,50,35"]
     arguments = ["--json", tmp_path / "out.jsonl", "--draw", tmp_path / "out.png"]
     assert caption(pictures / "a.png", *boxes, *arguments) == OK
@@ -89,7 +68,7 @@ def test_each_box_gets_its_own_answer_and_drawing(caption, pictures: Path, tmp_p
     assert {p.name for p in tmp_path.glob("*.png")} == {"out.png", "out-a.png"}
 
 
-def test_a_box_outside_one_picture_fails_that_picture_only(caption, pictures: Path, capsys, tmp_path: Path):
+def test_a_box_outside_one_picture_fails_that_picture_only(caption, pictures: Path, capsys, tmp_path: Path, records):
     assert caption(pictures, "--box", "40,10,58,25", "--json", tmp_path / "out.jsonl") == SOME_FAILED
     failed = {Path(r["image"]).name for r in records(tmp_path / "out.jsonl") if "error" in r}
     assert failed == {"b.jpg"}, "it is 30 pixels wide"
@@ -156,12 +135,10 @@ def test_a_checkpoint_that_lacks_weights_is_refused(small_checkpoint: Path, pict
 def test_an_interrupted_run_leaves_no_half_written_records(
     caption, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from pixelllm_hf import cli
-
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_print", interrupted)
+    monkeypatch.setattr(commands, "print_captions", interrupted)
     assert caption(pictures, "--json", tmp_path / "out.jsonl") == 130
     assert [p.name for p in tmp_path.iterdir()] == ["pictures"]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixelllm_hf.processing.drawing import draw_caption, trace_colour, trace_colours
+from pixelllm_hf.processing.draw_caption import draw_caption, trace_colour, trace_colours
 from pixelllm_hf.processing.grounded_results import GroundedWord
 
 TEXT = "a red ball, a dog."

@@ -150,7 +150,7 @@ def test_tasks_have_their_own_words(processor, pictures, task, prompt):
 def test_referring_puts_the_expression_into_its_phrase(processor, pictures):
     inputs = processor(pictures[0], text="a red ball", task="refer")
     assert processor.tokenizer.decode(inputs["input_ids"][0], skip_special_tokens=True) == "where is a red ball"
-    with pytest.raises(ValueError, match="needs text"):
+    with pytest.raises(ValueError, match="needs an expression"):
         processor(pictures[0], task="refer")
     with pytest.raises(ValueError, match="the tasks are caption, trace"):
         processor(pictures[0], task="fly")

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from .canvas_transform import CanvasTransform
-from .drawing import draw_caption
+from .draw_caption import draw_caption
+from .draw_objects import draw_objects
 from .image_reading import read_image
+from .mask_codec import decode_rle
+from .mask_codec import encode_rle
+from .result_exports import coco_result
+from .result_exports import labelme_record
+from .result_exports import narrative_record
 from .word_spans import SpannedText
 
 Point = tuple[float, float]
@@ -47,12 +53,15 @@ class GroundedWord:
 
 @dataclass(frozen=True)
 class GroundedCaption:
-    """The answer to one prompt.
+    """The answer to one prompt, or one object that was found.
 
     words: in reading order; score: geometric mean of the probabilities of all tokens, 0..1.
     image_size: (width, height) of the original picture in pixels.
     prompt: the text prompt; prompt_box / prompt_points: where it pointed, original pixels, None = the whole picture;
     points are (x, y, label), label 1 for inside and 0 for outside. prompt_index: which of the picture's prompts.
+    box: xyxy of what the text is about, pixels of the original picture: the referred or the found object; None if the
+    task has none. box_score: the detector's, 0..1; a referred box has none but `score`, that of the expression.
+    mask: (H, W) bool, the same object in the original picture; mask_score: how well it fits by the model's own guess.
     """
 
     text: str
@@ -63,39 +72,103 @@ class GroundedCaption:
     prompt_box: Box | None = None
     prompt_points: tuple[tuple[float, float, int], ...] | None = None
     prompt_index: int = 0
+    box: Box | None = None
+    box_score: float | None = None
+    mask: np.ndarray | None = field(default=None, repr=False, compare=False)  # compared below
+    mask_score: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.mask is not None and self.mask.shape != (self.image_size[1], self.image_size[0]):
+            raise ValueError(
+                f"a mask must have the picture's height and width {self.image_size[::-1]}, but its shape is "
+                f"{self.mask.shape}. Bring it there with masks_on_image."
+            )
+
+    def __eq__(self, other: object) -> bool:
+        if other.__class__ is not self.__class__:
+            return NotImplemented
+        assert isinstance(other, GroundedCaption)
+        mine, theirs = ([getattr(one, f.name) for f in fields(one) if f.compare] for one in (self, other))
+        if mine != theirs or (self.mask is None) != (other.mask is None):
+            return False
+        return self.mask is None or np.array_equal(self.mask, np.asarray(other.mask))
 
     @property
     def trace(self) -> list[Point]:
         """The points of the words in reading order, those without one left out."""
         return [word.point for word in self.words if word.point is not None]
 
+    @property
+    def location(self) -> Box | None:
+        """The box that the text is about: its own, or the one that was asked about; None for a whole picture."""
+        return self.prompt_box if self.box is None else self.box
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, numbers and strings for JSON; the trace is added for readers that want nothing else."""
-        return _plain(asdict(self)) | {"trace": [list(point) for point in self.trace]}
+        """Plain lists, numbers and strings for JSON; the trace is added for readers that want nothing else.
+
+        A mask is a compressed COCO run-length record {"size": [h, w], "counts": str}.
+        """
+        record = _plain(asdict(replace(self, mask=None)))
+        record["mask"] = None if self.mask is None else encode_rle(self.mask)
+        return record | {"trace": [list(point) for point in self.trace]}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> GroundedCaption:
         """The inverse of `to_dict`; the trace is recomputed."""
-        fields = _known(cls, {k: v for k, v in record.items() if k != "trace"}, tuples=("image_size", "prompt_box"))
-        fields["words"] = tuple(GroundedWord.from_dict(word) for word in fields["words"])
-        if fields.get("prompt_points") is not None:
-            fields["prompt_points"] = tuple((x, y, int(label)) for x, y, label in fields["prompt_points"])
-        return cls(**fields)
+        known = _known(
+            cls, {k: v for k, v in record.items() if k != "trace"}, tuples=("image_size", "prompt_box", "box")
+        )
+        known["words"] = tuple(GroundedWord.from_dict(word) for word in known["words"])
+        if known.get("prompt_points") is not None:
+            known["prompt_points"] = tuple((x, y, int(label)) for x, y, label in known["prompt_points"])
+        if known.get("mask") is not None:
+            width, height = known["image_size"]
+            known["mask"] = decode_rle(known["mask"], (height, width))
+        return cls(**known)
+
+    def to_coco(self, image_id: Any = 0, **options: Any) -> dict[str, Any]:
+        """A COCO result record; see `coco_result`."""
+        return coco_result(self, image_id, **options)
+
+    def to_labelme(self, image_path: str = "") -> dict[str, Any]:
+        """A labelme file of this answer alone; see `labelme_record`."""
+        return labelme_record([self], image_path, image_size=self.image_size)
+
+    def to_localized_narratives(self, image_id: Any = 0, **options: Any) -> dict[str, Any]:
+        """A line of a Localized Narratives file; see `narrative_record`."""
+        return narrative_record(self, image_id, **options)
 
     def draw(self, image: Any, **options: Any) -> Image.Image:
-        """The picture with every word joined to its place and the caption below; see `draw_caption`.
+        """The picture with the answer in it: the object if there is one (`draw_objects`), else every word joined to
+        its place and the caption below (`draw_caption`).
 
         image: the original picture, as the processor takes it.
         """
-        picture = read_image(image).pixels
-        if picture.size != tuple(self.image_size):
-            raise ValueError(
-                f"the caption belongs to a picture of {self.image_size[0]} x {self.image_size[1]} pixels, but this one "
-                f"is {picture.size[0]} x {picture.size[1]}. Pass the picture that went into the processor."
-            )
+        if self.box is not None or self.mask is not None:
+            return draw_results(image, [self], **options)
+        picture = _picture_of(image, self.image_size)
         return draw_caption(
             picture, self.text, self.words, prompt_box=self.prompt_box, prompt_points=self.prompt_points, **options
         )
+
+
+def draw_results(image: Any, results: Sequence[GroundedCaption], **options: Any) -> Image.Image:
+    """One picture with all its results as objects: masks, boxes and what they are called; see `draw_objects`.
+
+    image: the original picture, as the processor takes it. Results without a place of their own are only listed.
+    """
+    picture = read_image(image).pixels if not results else _picture_of(image, results[0].image_size)
+    return draw_objects(picture, results, **options)
+
+
+def _picture_of(image: Any, size_wh: tuple[int, int]) -> Image.Image:
+    picture = read_image(image).pixels
+    if picture.size != tuple(size_wh):
+        raise ValueError(
+            f"the caption belongs to a picture of {size_wh[0]} x {size_wh[1]} pixels, but this one "
+            f"is {picture.size[0]} x {picture.size[1]}. Pass the picture that went into the processor."
+        )
+    return picture
 
 
 def ground_words(
@@ -131,6 +204,11 @@ def place_of(coordinates: np.ndarray, transform: CanvasTransform) -> tuple[Point
     return ((x0 + x1) / 2, (y0 + y1) / 2), (x0, y0, x1, y1)
 
 
+def box_on_image(box: np.ndarray, transform: CanvasTransform) -> Box | None:
+    """box (4,) xyxy, normalized -> pixels within the picture; None if it is not finite."""
+    return place_of(box, transform)[1] if np.isfinite(box).all() else None
+
+
 def mean_probability(log_probs: np.ndarray) -> float | None:
     """exp of the mean of the finite log-probabilities."""
     finite = log_probs[np.isfinite(log_probs)]
@@ -155,4 +233,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-__all__ = ["GroundedCaption", "GroundedWord", "ground_words", "mean_probability", "place_of"]
+__all__ = [
+    "GroundedCaption",
+    "GroundedWord",
+    "box_on_image",
+    "draw_results",
+    "ground_words",
+    "mean_probability",
+    "place_of",
+]

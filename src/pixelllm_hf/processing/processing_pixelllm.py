@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from .canvas_transform import CanvasTransform
 from .grounded_results import GroundedCaption
+from .grounded_results import box_on_image
 from .grounded_results import ground_words
 from .grounded_results import mean_probability
 from .grounded_streamer import GroundedStreamer
+from .mask_resizing import masks_on_image
 from .prompt_places import Prompt
 from .prompt_places import PromptError
 from .prompt_places import gather_prompts
+from .prompt_sources import PromptSource
+from .prompt_sources import as_array
+from .prompt_sources import entry
+from .prompt_sources import read_sources
+from .task_prompts import TaskPrompt
 from .task_prompts import task_prompt
 from .word_spans import SpanReader
 
-
-_PROMPT_KEYS = (
-    "original_sizes", "prompt_boxes", "prompt_mask", "prompt_points", "prompt_point_labels", "input_ids"
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class PromptSource:
-    """What one row of the model's answer was asked; fields as in `GroundedCaption`, places in image pixels."""
-
-    image_index: int
-    prompt_index: int
-    transform: CanvasTransform
-    prompt: str | None
-    prompt_box: Any
-    prompt_points: Any
+Results = list[list[GroundedCaption]]
 
 
 class PixelLLMProcessor(ProcessorMixin):
@@ -70,6 +62,7 @@ class PixelLLMProcessor(ProcessorMixin):
         *,
         task: str = "caption",
         return_tensors: str | None = "pt",
+        padding: Any = None,
         **images_kwargs: Any,
     ) -> BatchFeature:
         """What `generate` and `forward` take. R rows are the prompts of all images, image after image.
@@ -82,14 +75,19 @@ class PixelLLMProcessor(ProcessorMixin):
                 label 1 is inside (default), 0 outside.
             text: a string for all prompts, a list with an entry per image (one image: per prompt) or a list of lists
                 with an entry per prompt. None: the task's own prompt. For some tasks the text is put into a phrase.
-            task: see `TASK_PROMPTS`.
+            task: see `TASK_PROMPTS`. "refer" and "segment" take expressions as text, each of which is a prompt; "dense"
+                takes no boxes and no points, and one text for an image.
             return_tensors: "pt", "np" or None (numpy arrays).
+            padding: taken because transformers' pipelines pass it; text prompts are always padded to the longest.
             images_kwargs: settings of the image processor for this call (`antialias`, `max_image_pixels`).
 
         Returns pixel_values (B,3,S,S) float32 0..255, pixel_mask (B,S,S) bool, original_sizes (B,2) int64 (h, w),
         prompt_boxes (B,N,4) float32 canvas pixels (zero for points and padding), prompt_mask (B,N) bool,
         input_ids and attention_mask (R,L) int64, and if there are points prompt_points (B,N,K,2) float32 canvas
         pixels and prompt_point_labels (B,N,K) int64 with -1 for none.
+        Expressions are also in query_ids (R,T) int64: the answer whose places are wanted. What else the task wants of
+        `generate` is in output_masks and detect_objects, bool without dimensions; with the latter there are no
+        prompt_boxes and no prompt_mask, and R is B.
         """
         wording = task_prompt(task)
         if images is None:
@@ -98,16 +96,34 @@ class PixelLLMProcessor(ProcessorMixin):
             if text is None or not (isinstance(text, str) or all(isinstance(item, str) for item in text)):
                 raise PromptError(f"without images, text must be a string or a list of strings, but it is {text!r}.")
             rows = [text] if isinstance(text, str) else list(text)
-            return BatchFeature(
-                self.encode_prompts([wording.prompt(row, task) for row in rows]), tensor_type=return_tensors
+            return BatchFeature(self._encode_task(wording, task, rows), tensor_type=return_tensors)
+        if wording.finds_objects and not (boxes is None and points is None):
+            raise PromptError(
+                f"task {task!r} finds the objects itself and takes no boxes or points. Leave them out, or describe "
+                "given places with task='region'."
             )
         data = dict(self.image_processor(images, **images_kwargs))
         canvas = data["pixel_values"].shape[-1]
         sizes_wh = [(int(w), int(h)) for h, w in data["original_sizes"]]
         prompts = gather_prompts(boxes, points, text, sizes_wh, self.max_points)
-        data |= self._place_prompts(prompts, [CanvasTransform.fit(size, canvas) for size in sizes_wh])
-        data |= self.encode_prompts([wording.prompt(prompt.text, task) for row in prompts for prompt in row])
+        if wording.finds_objects:
+            _refuse_several_texts(prompts, task)
+        else:
+            data |= self._place_prompts(prompts, [CanvasTransform.fit(size, canvas) for size in sizes_wh])
+        data |= self._encode_task(wording, task, [prompt.text for row in prompts for prompt in row])
         return BatchFeature(data, tensor_type=return_tensors)
+
+    def _encode_task(self, wording: TaskPrompt, task: str, texts: Sequence[str | None]) -> dict[str, np.ndarray]:
+        """The text prompts of all rows, the expressions that are answers already, and what the task wants besides."""
+        data = self.encode_prompts([wording.prompt(text, task) for text in texts])
+        if wording.text_is_answer:
+            expressions = [wording.without_prefix(text) for text in texts if text is not None]
+            data["query_ids"] = self.encode_prompts(expressions)["input_ids"]
+        if wording.wants_masks:
+            data["output_masks"] = np.array(True)
+        if wording.finds_objects:
+            data["detect_objects"] = np.array(True)
+        return data
 
     def encode_prompts(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """Text prompts -> input_ids and attention_mask (R,L) int64, EOS at the end, padded on the right."""
@@ -115,9 +131,15 @@ class PixelLLMProcessor(ProcessorMixin):
         unique = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         encoded = self.tokenizer(list(unique), add_special_tokens=False)["input_ids"]
         rows = [[*encoded[unique[text]], self.tokenizer.eos_token_id] for text in texts]
+        reserved = {self.tokenizer.pad_token_id, self.tokenizer.eos_token_id}
         for text, row in zip(texts, rows, strict=True):
             if len(row) == 1:
                 raise PromptError(f"the text prompt {text!r} is empty. Write something or use None.")
+            if not reserved.isdisjoint(row[:-1]):
+                raise PromptError(
+                    f"the text prompt {text[:60]!r} holds {self.tokenizer.pad_token!r} or "
+                    f"{self.tokenizer.eos_token!r}, which mark where a text ends. Remove them."
+                )
             if len(row) > self.max_prompt_tokens:
                 raise PromptError(
                     f"a text prompt may have {self.max_prompt_tokens} tokens (max_prompt_tokens), but {text[:60]!r}… "
@@ -156,68 +178,95 @@ class PixelLLMProcessor(ProcessorMixin):
             placed |= {"prompt_points": points, "prompt_point_labels": labels}
         return placed
 
-    def post_process_grounded_generation(self, outputs: Any, inputs: Mapping[str, Any]) -> list[list[GroundedCaption]]:
+    def post_process_grounded_generation(self, outputs: Any, inputs: Mapping[str, Any]) -> Results:
         """The answers in the user's terms: per image a list of `GroundedCaption`, prompt after prompt.
 
-        outputs: what `generate` returned (sequences, coordinates, token_log_probs), or its sequences alone.
-        inputs: what `generate` was given; needed are original_sizes and, with several prompts an image, prompt_mask.
+        outputs: what `generate` returned (sequences, coordinates, token_log_probs; of some tasks boxes, masks,
+        mask_scores, prompt_boxes, prompt_mask, detection_scores), or its sequences alone.
+        inputs: what `generate` was given; needed are original_sizes, with several prompts an image prompt_mask, and
+        after a detection detect_objects.
         With num_return_sequences=k the k answers of a prompt follow each other.
         """
-        answers = {name: _array(_get(outputs, name)) for name in ("sequences", "coordinates", "token_log_probs")}
+        names = ("sequences", "coordinates", "token_log_probs", "boxes", "mask_scores")
+        answers = {name: as_array(entry(outputs, name)) for name in names}
         if hasattr(outputs, "ndim"):
-            answers["sequences"] = _array(outputs)
-        sequences, coordinates, log_probs = answers.values()
+            answers["sequences"] = as_array(outputs)
+        sequences, coordinates, log_probs, boxes, mask_scores = answers.values()
         if sequences is None:
             raise ValueError(f"post-processing needs the sequences of generate, but a {type(outputs).__name__} came.")
-        sources = self.prompt_sources(inputs, len(sequences))
+        sources = self.prompt_sources(inputs, len(sequences), outputs)
+        masks = _masks_of_rows(entry(outputs, "masks"), sources)
         reader = SpanReader(self.tokenizer)
-        results: list[list[GroundedCaption]] = [[] for _ in range(len(inputs["original_sizes"]))]
+        results: Results = [[] for _ in range(len(inputs["original_sizes"]))]
         for row, source in enumerate(sources):
             spanned = reader.read(sequences[row])
-            row_places = None if coordinates is None else coordinates[row]
             row_log_probs = None if log_probs is None else log_probs[row]
+            box = source.found_box
+            if boxes is not None and box is None:
+                box = box_on_image(boxes[row], source.transform)
             results[source.image_index].append(
                 GroundedCaption(
                     text=spanned.text,
-                    words=ground_words(spanned, row_places, row_log_probs, source.transform),
+                    words=ground_words(
+                        spanned, None if coordinates is None else coordinates[row], row_log_probs, source.transform
+                    ),
                     image_size=source.transform.image_size_wh,
                     score=None if row_log_probs is None else mean_probability(row_log_probs),
                     prompt=source.prompt,
                     prompt_box=source.prompt_box,
                     prompt_points=source.prompt_points,
                     prompt_index=source.prompt_index,
+                    box=box,
+                    box_score=source.found_score,
+                    mask=None if masks is None else masks[row],
+                    mask_score=None if mask_scores is None or masks is None else float(mask_scores[row]),
                 )
             )
         return results
 
-    def prompt_sources(self, inputs: Mapping[str, Any], num_rows: int) -> list[PromptSource]:
-        """What each of the `num_rows` rows of the model's answer was asked, from what went into `generate`."""
-        given = {name: _array(_get(inputs, name)) for name in _PROMPT_KEYS}
-        sizes, boxes, mask, points, labels, ids = (given[name] for name in _PROMPT_KEYS)
-        if sizes is None:
-            raise ValueError("post-processing needs inputs['original_sizes']. Pass what the processor returned.")
-        pixels = _get(inputs, "pixel_values")
-        canvas = pixels.shape[-1] if pixels is not None else self.image_processor.canvas
-        if mask is None:
-            mask = np.ones((len(sizes), 1 if boxes is None else boxes.shape[1]), dtype=bool)
-        places = np.argwhere(mask).tolist()
-        if num_rows == 0 or num_rows % len(places):
-            raise ValueError(
-                f"the answer must have the same number of rows for each of the {len(places)} prompts, but it has "
-                f"{num_rows}. Pass the inputs that went into generate."
-            )
-        sources = []
-        for row, (i, j) in enumerate(places):
-            transform = CanvasTransform.fit(sizes[i][::-1], canvas)
-            box, chosen = None, None
-            if points is not None and labels is not None and (labels[i, j] >= 0).any():
-                chosen = _points_in_image(points[i, j], labels[i, j], transform)
-            elif boxes is not None and not np.array_equal(boxes[i, j], np.float32(np.array(transform.canvas_box))):
-                box = tuple(np.round(transform.to_image(boxes[i, j]), 2).tolist())
-            prompt = None if ids is None else self.tokenizer.decode(ids[row], skip_special_tokens=True)
-            source = PromptSource(i, j, transform, prompt, box, chosen)
-            sources += [source] * (num_rows // len(places))
-        return sources
+    def post_process_refer(self, outputs: Any, inputs: Mapping[str, Any]) -> Results:
+        """Per image a result for each expression, whose `box` is what the expression means; None if there is none."""
+        if entry(outputs, "boxes") is None:
+            raise ValueError("the output has no boxes. Make the inputs with task='refer', or generate with query_ids.")
+        return self.post_process_grounded_generation(outputs, inputs)
+
+    def post_process_segment(self, outputs: Any, inputs: Mapping[str, Any]) -> Results:
+        """As `post_process_refer`, and `mask` (H,W) bool is the object in the original picture."""
+        if entry(outputs, "masks") is None:
+            raise ValueError("the output has no masks. Make the inputs with task='segment', or set output_masks=True.")
+        return self.post_process_refer(outputs, inputs)
+
+    def post_process_region(self, outputs: Any, inputs: Mapping[str, Any]) -> Results:
+        """Per image a caption for each box or points prompt, in their order."""
+        return self.post_process_grounded_generation(outputs, inputs)
+
+    def post_process_dense(
+        self,
+        outputs: Any,
+        inputs: Mapping[str, Any],
+        *,
+        max_results: int | None = None,
+        min_score: float | None = None,
+    ) -> Results:
+        """Per image its objects, each with `box`, `box_score` and text, the best first; an empty list for none.
+
+        max_results, min_score: at most so many an image, and none with a `box_score` below.
+        """
+        results = self.post_process_grounded_generation(outputs, inputs)
+        return [_best(objects, max_results, min_score) for objects in results]
+
+    def prompt_sources(self, inputs: Mapping[str, Any], num_rows: int, outputs: Any = None) -> list[PromptSource]:
+        """What each of the `num_rows` rows of the model's answer was asked, from what went into `generate`.
+
+        outputs: of `generate`; needed if the model was to find the places itself.
+        """
+        return read_sources(
+            inputs,
+            outputs,
+            num_rows,
+            canvas=self.image_processor.canvas,
+            decode=lambda ids: self.tokenizer.decode(ids, skip_special_tokens=True),
+        )
 
     def streamer(self, inputs: Mapping[str, Any], timeout: float | None = None) -> GroundedStreamer:
         """For words while they are written: `for word in processor.streamer(inputs).stream(model.generate): …`."""
@@ -225,30 +274,48 @@ class PixelLLMProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        """Keys that every call with images returns; prompts of points add two more."""
+        """Keys of a call with images; points, expressions and tasks with a head of their own add some (see there)."""
         return [*self.image_processor.model_input_names, "prompt_boxes", "prompt_mask", "input_ids", "attention_mask"]
 
 
-def _points_in_image(points: np.ndarray, labels: np.ndarray, transform: CanvasTransform) -> tuple:
-    """points (K,2) canvas pixels, labels (K,) -> ((x, y, label), …) of those that are there, image pixels."""
-    there = labels >= 0
-    xy = np.round(transform.to_image(points[there]), 2)  # float32 kept no more digits
-    return tuple((x, y, label) for (x, y), label in zip(xy.tolist(), labels[there].tolist(), strict=True))
+def _refuse_several_texts(prompts: Sequence[Sequence[Prompt]], task: str) -> None:
+    for i, row in enumerate(prompts):
+        if len(row) > 1:
+            raise PromptError(
+                f"task {task!r} has one text prompt for all objects of an image, but image {i} has {len(row)}. "
+                "Give one, or None for the task's own."
+            )
 
 
-def _get(values: Any, name: str) -> Any:
-    """An entry of a mapping or an attribute; None if there is none."""
-    return values.get(name) if isinstance(values, Mapping) else getattr(values, name, None)
-
-
-def _array(value: Any) -> np.ndarray | None:
-    """Tensors of any device and dtype, arrays and lists -> numpy."""
-    if value is None:
+def _masks_of_rows(logits: Any, sources: Sequence[PromptSource]) -> list[np.ndarray] | None:
+    """logits (R,h,w) over the canvas -> the mask of every row at the size of its picture, (H,W) bool."""
+    if logits is None:
         return None
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        return (value.float() if value.is_floating_point() else value).numpy()
-    return np.asarray(value)
+    logits = torch.as_tensor(logits)
+    masks: list[np.ndarray] = []
+    start = 0
+    while start < len(sources):  # rows of one picture stand together
+        source, stop = sources[start], start + 1
+        while stop < len(sources) and sources[stop].image_index == source.image_index:
+            stop += 1
+        transform = source.transform
+        stretched = masks_on_image(
+            logits[start:stop],
+            canvas_size=transform.canvas,
+            resized_size_hw=transform.resized_size_wh[::-1],
+            image_size_hw=transform.image_size_wh[::-1],
+        )
+        masks.extend(stretched.numpy(force=True))
+        start = stop
+    return masks
 
 
-__all__ = ["PixelLLMProcessor", "PromptSource"]
+def _best(
+    objects: Sequence[GroundedCaption], max_results: int | None, min_score: float | None
+) -> list[GroundedCaption]:
+    scored = [(thing.box_score or 0.0, thing) for thing in objects]
+    kept = [pair for pair in scored if min_score is None or pair[0] >= min_score]
+    return [thing for _, thing in sorted(kept, key=lambda pair: -pair[0])][:max_results]
+
+
+__all__ = ["PixelLLMProcessor"]

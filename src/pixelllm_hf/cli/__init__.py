@@ -1,0 +1,56 @@
+"""The command `pixelllm`.
+
+pixelllm caption photo.jpg --draw out.png
+pixelllm segment photo.jpg "the red car" --json out.jsonl
+pixelllm dense photos/ --model org/pixelllm --json out.json --format coco
+
+Exit codes: 0 all well, 1 some inputs failed (the others are done), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from pixelllm_hf import __version__
+
+from .commands import COMMANDS
+from .errors import OK, SOME_FAILED, WRONG_USAGE, UsageError, first_lines
+from .loaded_model import EMBEDDED, Captioner
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    # Threads that wait by spinning bring a machine with other work to a crawl; read when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    parser = argparse.ArgumentParser(
+        prog="pixelllm", description="Captions, expressions and objects with their places in pictures."
+    )
+    parser.add_argument("--version", action="version", version=f"pixelllm {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, command in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=command.help, description=command.help)
+        command.add_arguments(subparser)
+    try:
+        args = parser.parse_args(arguments)
+    except SystemExit as stop:  # argparse has printed help or the mistake
+        return stop.code if isinstance(stop.code, int) else WRONG_USAGE
+    try:
+        return COMMANDS[args.command].run(args)
+    except UsageError as error:
+        print(f"pixelllm: {error}", file=sys.stderr)
+        return WRONG_USAGE
+    except KeyboardInterrupt:
+        print("pixelllm: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that flushing at exit does not complain
+        return SOME_FAILED
+    except OSError as error:  # a full disk while the records are written
+        print(f"pixelllm: {first_lines(error)}", file=sys.stderr)
+        return SOME_FAILED
+
+
+__all__ = ["COMMANDS", "EMBEDDED", "OK", "SOME_FAILED", "WRONG_USAGE", "Captioner", "UsageError", "main"]

@@ -1,0 +1,121 @@
+"""What can be said to the commands, and what is wrong with what was said."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from .loaded_model import EMBEDDED
+from .records import FORMATS
+from .request import Box, Points
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def parse_box(text: str) -> Box:
+    """Four numbers with commas, in pixels of the original picture.
+
+    >>> parse_box("10,20,200,180")
+    (10.0, 20.0, 200.0, 180.0)
+    """
+    try:
+        x0, y0, x1, y1 = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"a box is four numbers x0,y0,x1,y1 in pixels, but came as {text!r}. Example: --box 10,20,200,180"
+        ) from None
+    if not all(map(math.isfinite, (x0, y0, x1, y1))) or x1 <= x0 or y1 <= y0:
+        raise argparse.ArgumentTypeError(
+            f"a box goes from its left top corner to its right bottom one, but came as {text!r}. "
+            "Example: --box 10,20,200,180"
+        )
+    return x0, y0, x1, y1
+
+
+def parse_points(text: str) -> Points:
+    """One or more points x,y of one prompt, in pixels of the original picture.
+
+    >>> parse_points("10,20,30,40")
+    ((10.0, 20.0), (30.0, 40.0))
+    """
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or len(values) % 2 or not all(map(math.isfinite, values)):
+        raise argparse.ArgumentTypeError(
+            f"a point is two numbers x,y in pixels (several of one object: x,y,x,y), but came as {text!r}. "
+            "Example: --point 120,80"
+        )
+    return tuple(zip(values[::2], values[1::2], strict=True))
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, but it is {text!r}.")
+    return int(text)
+
+
+def fraction(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, but it is {text!r}.")
+    return value
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every command with a model takes."""
+    parser.add_argument("images", nargs="+", metavar="image", help="picture file or folder of pictures")
+    parser.add_argument("--model", default=EMBEDDED, help="folder or hub id of a model (default: the embedded one)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the answers, one JSON record a line")
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="plain",
+        help="of --json: lines of records (default), one COCO annotation file, or a labelme file for each picture",
+    )
+    parser.add_argument(
+        "--draw", metavar="PATH", type=Path, help="write the drawing: a file, or a folder when there are several"
+    )
+    parser.add_argument("--batch-size", type=positive, default=8, help="pictures at a time (default: 8)")
+    parser.add_argument("--device", default="auto", help="e.g. cpu, cuda:0, mps (default: the accelerator if any)")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the model's weights (default: auto)")
+
+
+def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
+    """How the model writes, for tasks whose answer is a text."""
+    parser.add_argument("--num-beams", type=positive, default=1, help="beam search with so many beams (default: 1)")
+    parser.add_argument("--max-new-tokens", type=positive, default=96, help="longest answer (default: 96)")
+    parser.add_argument("--prompt", help="what to say to the model instead of the task's own words")
+
+
+def add_box_argument(parser: argparse.ArgumentParser, default: str = "") -> None:
+    """--box, any number of times."""
+    parser.add_argument(
+        "--box",
+        metavar="x0,y0,x1,y1",
+        dest="boxes",
+        action="append",
+        type=parse_box,
+        default=[],
+        help=f"describe this place, in pixels of the picture; may be repeated{default}",
+    )
+
+
+def add_expression_arguments(parser: argparse.ArgumentParser) -> None:
+    """The expressions of `refer` and `segment`."""
+    parser.add_argument("expression", help='what to find, e.g. "the red car"; comes after the pictures')
+    parser.add_argument(
+        "--also",
+        metavar="EXPRESSION",
+        dest="more_expressions",
+        action="append",
+        default=[],
+        help="another thing to find in the same pictures; may be repeated",
+    )

@@ -1,0 +1,355 @@
+"""`pipeline("grounded-captioning")`: pictures in, captions with a place for every word out, as plain records."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from transformers.generation import GenerationConfig
+from transformers.pipelines.base import Pipeline
+
+from .code_export import PIPELINE_TASK
+from .code_export import export_code
+from .mask_codec import encode_rle
+from .prompt_places import PromptError
+from .task_prompts import task_prompt
+
+# What post-processing reads of the model's output and of its inputs; the rest need not leave the accelerator.
+_ANSWERS = (
+    "sequences", "coordinates", "token_log_probs", "boxes", "masks", "mask_scores", "prompt_boxes", "prompt_mask",
+    "detection_scores",
+)  # fmt: skip
+_HEAVY_INPUTS = ("pixel_values", "pixel_mask")
+_OWN_GENERATION_OPTIONS = (
+    "no_immediate_repetition", "reference_beam_search", "reference_beam_alpha", "reference_per_node_beam",
+    "prompts_at_once", "streamer",
+)  # fmt: skip
+
+
+# One picture, although some of these can be iterated; a tensor is another.
+_SINGLE = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, np.ndarray, Mapping)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A picture and what is asked about it, in the processor's terms; None: the whole picture, the task's own words."""
+
+    image: Any
+    boxes: Any = None
+    points: Any = None
+    text: Any = None
+
+
+class GroundedCaptioningPipeline(Pipeline):
+    """Pictures -> records of captions whose words have places, in pixels of the original picture.
+
+    `pipe(picture)` gives a list with a record for each prompt (one, if nothing else is asked for); `pipe([a, b])` a
+    list of these lists; a generator, a data set or its column is read as the answers are taken. A record is
+
+        {"generated_text": str, "score": float, "prompt": str,
+         "words": [{"word", "start", "end", "point": [x, y], "box": [x0, y0, x1, y1], "score"}, …]}
+
+    and, where the task has them, "prompt_box", "prompt_points", "box", "box_score", "mask" (compressed COCO run
+    lengths) and "mask_score". It can be written as JSON as it is.
+    """
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+    _pipeline_calls_generate = True
+    _default_generation_config = GenerationConfig(max_new_tokens=96)
+
+    def __call__(  # type: ignore[override]
+        self,
+        images: Any,
+        *,
+        boxes: Any = None,
+        points: Any = None,
+        prompt: Any = None,
+        batch_size: int | None = None,
+        num_workers: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """Records for one picture, a list of them for many.
+
+        Args:
+            images: a path, Pillow image, array, tensor or the bytes of a file; or a record with "image" and, if
+                wanted, "boxes", "points" and "prompt". Or many of these: a list or tuple, a batch array, a generator,
+                a data set or its column.
+            boxes, points, prompt: as the processor's boxes, points and text. With a list of pictures, boxes, points
+                and a list of prompts have an entry for each; what comes as a stream has them in its records.
+            batch_size: pictures that go through the model at once; num_workers: processes that read them.
+            options: task ("caption", "trace", "region", "refer", "segment", "dense"; by default "caption", and
+                "region" where boxes or points are), generate_kwargs and any generation option by its own name, and
+                for "dense" max_results and min_score.
+        """
+        settings = [self._preprocess_params, self._forward_params, self._postprocess_params]
+        preprocess, forward, postprocess = (
+            {**own, **given} for own, given in zip(settings, self._sanitize_parameters(**options), strict=True)
+        )
+        questions, many = _questions(images, boxes, points, prompt)
+        answers = Answers(
+            questions,
+            partial(self.preprocess, **preprocess),
+            lambda inputs: self.postprocess(self.forward(inputs, **forward), **postprocess),
+            batch_size=batch_size or self._batch_size or 1,
+            num_workers=num_workers if num_workers is not None else self._num_workers or 0,
+        )
+        if many == "stream":
+            return answers
+        return list(answers) if many == "list" else next(iter(answers))
+
+    def _sanitize_parameters(
+        self,
+        task: str | None = None,
+        generate_kwargs: Mapping[str, Any] | None = None,
+        max_results: int | None = None,
+        min_score: float | None = None,
+        **generation: Any,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        known = {*vars(GenerationConfig()), *_OWN_GENERATION_OPTIONS, "generation_config"}
+        if unknown := sorted(set(generation) - known):
+            raise TypeError(
+                f"the pipeline takes boxes, points, prompt, task, batch_size, num_workers, max_results, min_score and "
+                f"generation options, but {', '.join(unknown)} came. What goes to generate unseen belongs into "
+                "generate_kwargs."
+            )
+        twice = sorted(set(generation) & set(generate_kwargs or {}))
+        if twice:
+            raise TypeError(f"{', '.join(twice)} came by name and in generate_kwargs. Leave one of them out.")
+        if task is not None:
+            task_prompt(task)  # a misspelt task is an error now, not at the first picture of a stream
+        of_task = {} if task is None else {"task": task}
+        forward = {**(generate_kwargs or {}), **generation}
+        limits = {"max_results": max_results, "min_score": min_score}
+        given = {name: value for name, value in limits.items() if value is not None}
+        if given and task != "dense":
+            raise TypeError(f"{', '.join(given)} choose among the objects of task='dense', but the task is {task!r}.")
+        return of_task, {"generate_kwargs": forward} if forward else {}, of_task | given
+
+    def preprocess(self, questions: Sequence[Question], task: str | None = None) -> dict[str, Any]:  # type: ignore[override]
+        """What `generate` takes for a batch of questions."""
+        texts = [question.text for question in questions]
+        if task is None:
+            # Within a batch some may ask about places and others not; the words of either task fit any place.
+            asked = ["region" if q.boxes is not None or q.points is not None else "caption" for q in questions]
+            texts = [
+                task_prompt(name).default if text is None else text for text, name in zip(texts, asked, strict=True)
+            ]
+        return dict(
+            self.processor(
+                images=[question.image for question in questions],
+                boxes=_or_none([question.boxes for question in questions]),
+                points=_or_none([question.points for question in questions]),
+                text=_or_none(texts),
+                task=task or "caption",
+                return_tensors="pt",
+            )
+        )
+
+    def _forward(  # type: ignore[override]
+        self, inputs: dict[str, Any], generate_kwargs: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        options = self._prepare_generate_kwargs(dict(generate_kwargs or {}), return_dict_in_generate=True)
+        output = self.model.generate(**inputs, **options)
+        answers = {name: output.get(name) for name in _ANSWERS}
+        return {
+            "outputs": {name: value for name, value in answers.items() if value is not None},
+            "inputs": {name: value for name, value in inputs.items() if name not in _HEAVY_INPUTS},
+        }
+
+    def postprocess(  # type: ignore[override]
+        self, model_outputs: Mapping[str, Any], task: str | None = None, **limits: Any
+    ) -> list[list[dict[str, Any]]]:
+        """Per picture of a batch its records."""
+        own = getattr(self.processor, f"post_process_{task}", self.processor.post_process_grounded_generation)
+        results = own(model_outputs["outputs"], model_outputs["inputs"], **limits)
+        return [[as_record(result) for result in of_image] for of_image in results]
+
+    def stream(
+        self, image: Any, *, boxes: Any = None, points: Any = None, prompt: Any = None, **options: Any
+    ) -> Iterator[dict[str, Any]]:
+        """The words of one picture's caption while they are written, each as in a record; scores are not known yet.
+
+        Greedy decoding or sampling. Breaking off leaves the model writing to its end in a thread.
+        """
+        preprocess, forward, _ = self._sanitize_parameters(**options)
+        questions, many = _questions(image, boxes, points, prompt)
+        if many:
+            raise PromptError("words are streamed for one picture at a time, but several came. Call once for each.")
+        inputs = self.preprocess(list(questions), **{**self._preprocess_params, **preprocess})
+        inputs = self._ensure_tensor_on_device(inputs, device=self.device)
+        generate_kwargs = {**self._forward_params, **forward}.get("generate_kwargs", {})
+        words = self.processor.streamer(inputs)
+        for word in words.stream(self.model.generate, **self._prepare_generate_kwargs(dict(generate_kwargs))):
+            yield word_record(word)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Model, processor and the code of both and of this pipeline: loads with `trust_remote_code` anywhere."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
+        export_code(
+            save_directory,  # type: ignore[arg-type]
+            config=type(self.model.config),
+            model=type(self.model),
+            processor=type(self.processor),
+            image_processor=type(self.processor.image_processor),
+            pipeline=type(self),
+        )
+
+
+class Answers:
+    """Iterating asks batch after batch and gives the records of picture after picture; nothing is kept.
+
+    It may be iterated as often as `questions` can. Its length is known if theirs is.
+    """
+
+    def __init__(
+        self,
+        questions: Any,
+        collate: Callable[[Sequence[Question]], dict[str, Any]],
+        answer: Callable[[dict[str, Any]], list[list[dict[str, Any]]]],
+        *,
+        batch_size: int,
+        num_workers: int,
+    ):
+        self._questions = questions
+        self._answer = answer
+        sized = isinstance(questions, Dataset) and isinstance(questions, Sized)
+        self._loader = DataLoader(
+            questions if sized else _Stream(questions),
+            batch_size=batch_size,
+            # Every further process would read a stream from its beginning.
+            num_workers=num_workers if sized else min(num_workers, 1),
+            collate_fn=collate,
+        )
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        for inputs in self._loader:
+            yield from self._answer(inputs)
+
+    def __len__(self) -> int:
+        return len(self._questions)
+
+
+class _Stream(IterableDataset):
+    def __init__(self, questions: Iterable[Question]):
+        self._questions = questions
+
+    def __iter__(self) -> Iterator[Question]:
+        return iter(self._questions)
+
+
+class _Indexed(Dataset):
+    """Pictures that can be had by number, each asked what `ask(number, picture)` says."""
+
+    def __init__(self, pictures: Any, ask: Callable[[int, Any], Question]):
+        self._pictures = pictures
+        self._ask = ask
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> Question:
+        if index >= len(self):  # ends a plain loop
+            raise IndexError(index)
+        return self._ask(index, self._pictures[index])
+
+
+def _questions(images: Any, boxes: Any, points: Any, prompt: Any) -> tuple[Any, str]:
+    """The questions, and how the answers are given: "" for one, "list" or "stream"."""
+    if images is None:
+        raise PromptError("expected a picture or many, but None came.")
+    if getattr(images, "ndim", 0) == 4:  # a batch array
+        images = [images[i] for i in range(len(images))]
+    many = isinstance(images, Iterable) or hasattr(images, "__getitem__")
+    if isinstance(images, _SINGLE) or hasattr(images, "detach") or not many:  # the reader refuses what is odd
+        return [_question(images, boxes, points, prompt)], ""
+    if isinstance(images, (list, tuple)):
+        given = {"boxes": boxes, "points": points, "prompt": prompt}
+        columns = {name: _column(name, values, len(images)) for name, values in given.items()}
+        return _Indexed(images, lambda i, image: _question(image, *(column[i] for column in columns.values()))), "list"
+    if boxes is not None or points is not None or not (prompt is None or isinstance(prompt, str)):
+        raise PromptError(
+            "boxes, points and several prompts for a stream of pictures come with each of them, as in "
+            "{'image': picture, 'boxes': [[x0, y0, x1, y1]], 'prompt': 'text'}, but they came beside it."
+        )
+    if isinstance(images, Sized) and hasattr(images, "__getitem__"):
+        return _Indexed(images, lambda i, image: _question(image, None, None, prompt)), "stream"
+    return (_question(image, None, None, prompt) for image in images), "stream"
+
+
+def _question(image: Any, boxes: Any, points: Any, prompt: Any) -> Question:
+    """A picture, or a record that holds one; what the record says goes before what was said to all."""
+    if not isinstance(image, Mapping) or set(image) == {"bytes", "path"}:
+        if isinstance(image, Mapping):  # how `datasets` gives a picture that it has not decoded
+            image = image["bytes"] if image["bytes"] is not None else image["path"]
+        return Question(image, boxes, points, prompt)
+    if "image" not in image:
+        raise PromptError(f"a record needs a picture under 'image', but it has {', '.join(map(repr, image))}.")
+    picture = _question(image["image"], None, None, None).image
+    given = (image.get("boxes"), image.get("points"), image.get("prompt"))
+    return Question(picture, *(b if a is None else a for a, b in zip(given, (boxes, points, prompt), strict=True)))
+
+
+def _column(name: str, values: Any, count: int) -> Sequence[Any]:
+    """An entry for each of `count` pictures."""
+    if values is None or (name == "prompt" and isinstance(values, str)):
+        return [values] * count
+    if not isinstance(values, (list, tuple)) and not hasattr(values, "tolist"):
+        raise PromptError(f"{name} of {count} pictures must be a list with an entry for each, but it is {values!r}.")
+    if len(values) != count:
+        raise PromptError(
+            f"{name} must have an entry for each picture, but there are {count} pictures and {len(values)} entries. "
+            "Use None for a picture without."
+        )
+    return values
+
+
+def _or_none(values: list[Any]) -> list[Any] | None:
+    return None if all(value is None for value in values) else values
+
+
+def as_record(result: Any) -> dict[str, Any]:
+    """A `GroundedCaption` as plain lists, numbers and strings."""
+    record = {
+        "generated_text": result.text,
+        "score": result.score,
+        "prompt": result.prompt,
+        "words": [word_record(word) for word in result.words],
+    }
+    extras = {
+        "prompt_box": _plain(result.prompt_box),
+        "prompt_points": _plain(result.prompt_points),
+        "box": _plain(result.box),
+        "box_score": result.box_score,
+        "mask": None if result.mask is None else encode_rle(result.mask),
+        "mask_score": result.mask_score,
+    }
+    return record | {name: value for name, value in extras.items() if value is not None}
+
+
+def word_record(word: Any) -> dict[str, Any]:
+    """A `GroundedWord` likewise."""
+    return {
+        "word": word.text,
+        "start": word.start,
+        "end": word.end,
+        "point": _plain(word.point),
+        "box": _plain(word.box),
+        "score": word.score,
+    }
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+__all__ = ["PIPELINE_TASK", "Answers", "GroundedCaptioningPipeline", "Question", "as_record", "word_record"]

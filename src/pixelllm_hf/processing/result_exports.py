@@ -1,0 +1,262 @@
+"""Results in other people's file formats: COCO results and annotations, labelme, Localized Narratives.
+
+Functions of one result or of the results of many pictures. They read results by their fields (see `GroundedCaption`);
+everything they return is plain lists, numbers and strings for `json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .mask_codec import encode_rle
+from .mask_codec import mask_to_polygons
+from .mask_codec import rle_area
+
+# What free text names has no place in a list of categories; the text itself is in "caption", as in GRiT's files.
+COCO_CATEGORIES = ({"id": 1, "name": "object", "supercategory": "object"},)
+SECONDS_PER_WORD = 0.4  # a usual speed of speech
+_STROKE = 0.8  # of a word's time the mouse moves over its place; then it jumps to the next
+LABELME_VERSION = "5.5.0"
+
+
+def coco_result(result: Any, image_id: Any, *, category_id: int = 1) -> dict[str, Any]:
+    """One line of a COCO results file, which `COCO.loadRes` takes.
+
+    An object gives {"image_id", "category_id", "bbox" xywh, "score", "text"} and with a mask "segmentation", compressed
+    run lengths. A caption of the whole picture gives {"image_id", "caption"}. The words of an object are in "text",
+    because pycocotools takes records with "caption" for captions.
+    """
+    if result.location is None and result.mask is None:
+        return {"image_id": image_id, "caption": result.text}
+    record = {"image_id": image_id, "category_id": category_id, "bbox": _xywh(_box(result)), "score": _score(result)}
+    if result.mask is not None:
+        record["segmentation"] = encode_rle(result.mask)
+    return record | {"text": result.text}
+
+
+def coco_results(results: Sequence[Sequence[Any]], image_ids: Sequence[Any]) -> list[dict[str, Any]]:
+    """A COCO results file: the `coco_result` of every result. results: per picture a list, as post-processing gives."""
+    _check_lengths(results, image_ids=image_ids)
+    return [coco_result(result, image_id) for image_id, row in zip(image_ids, results, strict=True) for result in row]
+
+
+def coco_annotations(
+    results: Sequence[Sequence[Any]],
+    image_ids: Sequence[Any],
+    file_names: Sequence[str],
+    sizes_wh: Sequence[tuple[int, int]] | None = None,
+    *,
+    polygons: bool = False,
+) -> dict[str, Any]:
+    """A whole COCO annotation file of several pictures: images, annotations and the one category "object".
+
+    An object is an annotation with "bbox", "area", "iscrowd", "caption" and "score", and with a mask "segmentation":
+    run lengths, which keep it exactly, or with `polygons` its outlines, which fill its holes. A caption of the whole
+    picture is an annotation with "caption" alone, as in COCO's caption files.
+    sizes_wh: sizes of the pictures; needed only where one has no result.
+    """
+    _check_lengths(results, image_ids=image_ids, file_names=file_names, sizes_wh=sizes_wh)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for i, (row, image_id, name) in enumerate(zip(results, image_ids, file_names, strict=True)):
+        if not row and sizes_wh is None:
+            raise ValueError(
+                f"the size of picture {i} ({name!r}) cannot be told from its results, there are none. Pass sizes_wh."
+            )
+        width, height = row[0].image_size if row else sizes_wh[i]  # type: ignore[index]
+        images.append({"id": image_id, "file_name": str(name), "width": int(width), "height": int(height)})
+        for result in row:
+            annotation = {"id": len(annotations) + 1, "image_id": image_id, "caption": result.text}
+            if result.location is not None or result.mask is not None:
+                annotation |= _coco_object(result, polygons)
+            annotations.append(annotation)
+    return {"images": images, "annotations": annotations, "categories": [dict(c) for c in COCO_CATEGORIES]}
+
+
+def _coco_object(result: Any, polygons: bool) -> dict[str, Any]:
+    x, y, width, height = _xywh(_box(result))
+    record = {
+        "category_id": COCO_CATEGORIES[0]["id"],
+        "bbox": [x, y, width, height],
+        "area": width * height,
+        "iscrowd": 0,
+        "score": _score(result),
+    }
+    if result.mask is not None:
+        rle = encode_rle(result.mask)
+        # An empty mask has no outline, and readers stumble over an empty list.
+        outlines = mask_to_polygons(result.mask) if polygons else []
+        record |= {"segmentation": outlines or rle, "area": float(rle_area(rle))}
+    return record
+
+
+def labelme_record(results: Sequence[Any], image_path: str, *, image_size: tuple[int, int]) -> dict[str, Any]:
+    """The labelme file of one picture; image_size is (width, height).
+
+    An object is a shape labelled with its text: with a mask a polygon for every part (one group), else a rectangle. A
+    caption of the whole picture becomes a rectangle for each of its words, or a point where the place is one, and its
+    text is the description. What was asked about with points is a point.
+    """
+    width, height = image_size
+    shapes: list[dict[str, Any]] = []
+    for number, result in enumerate(results):
+        outlines = [] if result.mask is None else mask_to_polygons(result.mask)
+        if outlines:
+            group = number if len(outlines) > 1 else None
+            shapes += [_shape("polygon", result.text, _pairs(outline), result, group) for outline in outlines]
+        elif result.location is not None:
+            shapes.append(_shape("rectangle", result.text, _pairs(result.location), result))
+        elif result.prompt_points:
+            inside = [(x, y) for x, y, label in result.prompt_points if label] or [result.prompt_points[0][:2]]
+            group = number if len(inside) > 1 else None
+            shapes += [_shape("point", result.text, [list(xy)], result, group) for xy in inside]
+        else:
+            shapes += [_word_shape(word, result, number) for word in result.words if word.box is not None]
+    return {
+        "version": LABELME_VERSION,
+        "flags": {},
+        "shapes": shapes,
+        "imagePath": str(image_path),
+        "imageData": None,
+        "imageHeight": int(height),
+        "imageWidth": int(width),
+    }
+
+
+def _word_shape(word: Any, result: Any, group: int) -> dict[str, Any]:
+    x0, y0, x1, y1 = word.box
+    kind, points = ("rectangle", _pairs(word.box)) if x1 > x0 and y1 > y0 else ("point", [list(word.point)])
+    return _shape(kind, word.text, points, result, group)
+
+
+def _shape(kind: str, label: str, points: list[list[float]], result: Any, group: int | None = None) -> dict[str, Any]:
+    return {
+        "label": label,
+        "points": points,
+        "group_id": group,
+        "description": result.text,
+        "shape_type": kind,
+        "flags": {},
+        "mask": None,
+    }
+
+
+def narrative_record(
+    result: Any,
+    image_id: Any,
+    *,
+    dataset_id: str = "pixelllm_hf",
+    annotator_id: int = 0,
+    seconds_per_word: float = SECONDS_PER_WORD,
+) -> dict[str, Any]:
+    """One line of a Localized Narratives JSONL file: the caption, its words with times, and a mouse trace.
+
+    The model knows no times: every word gets `seconds_per_word`, in which the mouse goes across the word's box from its
+    left top to its right bottom corner. So a reader that takes the smallest box around the mouse during a word gets
+    back the word's box, and its centre. Words without a place are said together with the word before.
+    """
+    utterances: list[tuple[str, Any]] = []
+    waiting: list[str] = []
+    for word in result.words:
+        if word.box is not None:
+            utterances.append((" ".join([*waiting, word.text]), word.box))
+            waiting = []
+        elif utterances:
+            utterances[-1] = (f"{utterances[-1][0]} {word.text}", utterances[-1][1])
+        else:
+            waiting.append(word.text)
+    if not utterances:
+        raise ValueError(
+            f"a narrative needs words with places, but {result.text[:60]!r} has none. Leave it out, or generate with "
+            "coordinates."
+        )
+    width, height = result.image_size
+    timed, traces = [], []
+    for i, (text, (x0, y0, x1, y1)) in enumerate(utterances):
+        start, end = i * seconds_per_word, (i + _STROKE) * seconds_per_word
+        timed.append({"utterance": text, "start_time": start, "end_time": end})
+        traces.append([{"x": x0 / width, "y": y0 / height, "t": start}, {"x": x1 / width, "y": y1 / height, "t": end}])
+    return {
+        "dataset_id": dataset_id,
+        "image_id": str(image_id),
+        "annotator_id": annotator_id,
+        "caption": result.text,
+        "timed_caption": timed,
+        "traces": traces,
+        "voice_recording": "",
+    }
+
+
+def narrative_records(results: Sequence[Sequence[Any]], image_ids: Sequence[Any]) -> list[dict[str, Any]]:
+    """The lines of a Localized Narratives file: the `narrative_record` of every result that has words with places."""
+    _check_lengths(results, image_ids=image_ids)
+    return [
+        narrative_record(result, image_id, annotator_id=number)
+        for image_id, row in zip(image_ids, results, strict=True)
+        for number, result in enumerate(row)
+        if result.trace
+    ]
+
+
+def image_id_of(path: str | Path) -> int | str:
+    """The id that a file name means: its number if it is one, as in COCO, else the name without its suffix.
+
+    >>> image_id_of("photos/000000000790.jpg"), image_id_of("cat.png")
+    (790, 'cat')
+    """
+    stem = Path(path).stem
+    return int(stem) if stem.isdecimal() else stem
+
+
+def _box(result: Any) -> Sequence[float]:
+    """The object's box; of a mask alone the smallest one around it."""
+    if result.location is not None:
+        return result.location
+    rows, columns = result.mask.any(axis=1).nonzero()[0], result.mask.any(axis=0).nonzero()[0]
+    if not len(rows):
+        return (0.0, 0.0, 0.0, 0.0)
+    return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+
+
+def _score(result: Any) -> float:
+    """How sure the model is of the object; without a detector's word that of the text, and 1 if nothing is known."""
+    known = [score for score in (result.box_score, result.score) if score is not None]
+    return float(known[0]) if known else 1.0
+
+
+def _xywh(box: Sequence[float]) -> list[float]:
+    x0, y0, x1, y1 = (float(value) for value in box)
+    return [x0, y0, x1 - x0, y1 - y0]
+
+
+def _pairs(values: Sequence[float]) -> list[list[float]]:
+    return [[float(x), float(y)] for x, y in zip(values[::2], values[1::2], strict=True)]
+
+
+def _check_lengths(results: Sequence[Any], **others: Sequence[Any] | None) -> None:
+    for name, values in others.items():
+        if values is not None and len(values) != len(results):
+            raise ValueError(
+                f"{name} must have an entry for each picture, but there are {len(values)} for the results of "
+                f"{len(results)}. Results are a list per picture of lists of answers."
+            )
+    for i, row in enumerate(results):
+        if isinstance(row, Mapping) or not isinstance(row, Sequence):
+            raise TypeError(
+                f"results must hold a list for each picture, but entry {i} is a {type(row).__name__}. "
+                "For one picture pass [results]."
+            )
+
+
+__all__ = [
+    "COCO_CATEGORIES",
+    "coco_annotations",
+    "coco_result",
+    "coco_results",
+    "image_id_of",
+    "labelme_record",
+    "narrative_record",
+    "narrative_records",
+]
