@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import pytest
 
 from pixelllm_hf.evaluation.meteor_jar import jar_problem
 from pixelllm_hf.evaluation.meteor_words import installed_folder
+from pixelllm_hf.evaluation.scene_folder import composed_folder
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +34,10 @@ def java() -> None:
     problem = jar_problem()
     if problem is not None:
         pytest.skip(problem)
+
+
+@pytest.fixture(scope="session")
+def scene_folder() -> Iterator[Path]:
+    """Eight scenes of series 123, in the official layouts."""
+    with composed_folder(8, 123) as path:
+        yield path

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 
 from pixelllm_hf.evaluation import report
 from pixelllm_hf.evaluation.report import (
@@ -15,6 +16,7 @@ from pixelllm_hf.evaluation.report import (
     render_card,
     write_report,
 )
+from pixelllm_hf.evaluation.tasks import TASKS
 
 NAN = float("nan")
 EVALUATION: dict[str, Any] = {
@@ -29,11 +31,26 @@ EVALUATION: dict[str, Any] = {
         "point_in_box": {"value": NAN, "low": NAN, "high": NAN, "count": 0},
     },
 }
-TEMPLATE = """# Card
+REFER: dict[str, Any] = {
+    **EVALUATION,
+    "task": "refer",
+    "decoding": {"dtype": "float32"},
+    "expressions": 30,
+    "notes": ["one box per expression"],
+    "metrics": {"P@0.5": {"value": 0.9, "low": 0.8, "high": 1.0, "count": 30}},
+}
+TEMPLATE = """---
+license: apache-2.0
+---
+
+# Card
 
 <!-- metrics:trace -->
 old
 <!-- /metrics:trace -->
+
+<!-- metrics:refer -->
+<!-- /metrics:refer -->
 
 <!-- learning-curve --><!-- /learning-curve -->
 """
@@ -59,8 +76,8 @@ def test_rendering_twice_changes_nothing_more():
 
 
 def test_a_slot_that_the_template_lacks_is_an_error():
-    with pytest.raises(ReportError, match="metrics:refer"):
-        render_card(TEMPLATE, {"metrics:refer": "x"})
+    with pytest.raises(ReportError, match="metrics:dense"):
+        render_card(TEMPLATE, {"metrics:dense": "x"})
 
 
 def test_the_command_renders_numbers_and_every_stage_of_the_learning_curve(tmp_path: Path):
@@ -84,6 +101,36 @@ def test_the_command_renders_numbers_and_every_stage_of_the_learning_curve(tmp_p
     assert card.index("towers:") < card.index("| 7 | 0.5 | 0.25 |") < card.index("words:")
 
 
+def rendered(tmp_path: Path, *evaluations: dict[str, Any]) -> str:
+    (tmp_path / "card.md").write_text(TEMPLATE)
+    arguments = ["--template", str(tmp_path / "card.md"), "--out", str(tmp_path / "README.md")]
+    for i, evaluation in enumerate(evaluations):
+        write_report(tmp_path / f"{i}.json", evaluation)
+        arguments += ["--evaluation", str(tmp_path / f"{i}.json")]
+    assert report.main(arguments) == 0
+    return (tmp_path / "README.md").read_text()
+
+
+def test_every_task_that_was_measured_has_a_section_and_no_other(tmp_path: Path):
+    card = rendered(tmp_path, EVALUATION, REFER, {**REFER, "data": {"seed": 9, "objects": "stamps"}})
+    trace, _, refer = card.partition(f"### {report.TITLES['refer']}")
+    assert f"### {report.TITLES['trace']}" in trace and "greedy decoding" in trace
+    assert refer.count("(`P@0.5`)") == 2 and "objects: stamps" in refer and "the text is given" in refer
+    assert "one box per expression" in refer and "7 scenes, 30 expressions" in refer
+    alone = rendered(tmp_path, EVALUATION)
+    assert report.TITLES["refer"] not in alone and "old" not in alone
+
+
+def test_the_metadata_of_a_card_holds_what_was_measured(tmp_path: Path):
+    card = rendered(tmp_path, EVALUATION, REFER)
+    results = ModelCard(card).data.eval_results  # type: ignore[attr-defined]
+    found = {(result.task_name, result.metric_type): result.metric_value for result in results}
+    assert found == {(report.TITLES["trace"], "object_f1"): 0.5, (report.TITLES["refer"], "P@0.5"): 0.9}
+    assert results[0].dataset_name == "7 composed scenes (seed 9)"
+    assert report.with_model_index(card, [EVALUATION, REFER]) == card
+    assert "object_f1" not in report.with_model_index(card, [REFER]).split("---")[1]
+
+
 def test_a_log_without_a_learning_curve_is_refused():
     with pytest.raises(ReportError, match="no record with all of"):
         learning_curve([{"step": 1, "loss": 2.0}])
@@ -101,4 +148,5 @@ def test_a_file_that_is_no_evaluation_is_named(tmp_path: Path, capsys):
 
 def test_the_card_template_has_the_slots_that_are_filled():
     template = (Path(__file__).parents[2] / "model_card.md").read_text(encoding="utf-8")
-    render_card(template, {"metrics:trace": "", "learning-curve": ""})
+    render_card(template, {"learning-curve": "", **{f"metrics:{task}": "" for task in TASKS}})
+    assert set(report.TITLES) == set(TASKS)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,15 @@ import torch
 from pixelllm_hf import PixelLLMForGroundedGeneration, PixelLLMProcessor
 from pixelllm_hf.data.scenes import ObjectLibrary, compose_scene
 from pixelllm_hf.evaluation import runner
-from pixelllm_hf.evaluation.scene_folder import composed_folder, read_scenes
+from pixelllm_hf.evaluation.runner import Asking
+from pixelllm_hf.evaluation.scene_folder import DataFolder, read_scenes
+from pixelllm_hf.evaluation.sharing import Share
+from pixelllm_hf.evaluation.tasks import TASKS
+from pixelllm_hf.evaluation.tasks.task import QUICK
+from pixelllm_hf.evaluation.tasks.trace import teacher_forced_point_l1
 
 ROOT = Path(__file__).parents[2]
+TRACE = TASKS["trace"]
 
 
 @pytest.fixture(scope="module")
@@ -24,37 +31,65 @@ def model_and_processor(small_checkpoint: Path):
     return model, PixelLLMProcessor.from_pretrained(small_checkpoint)
 
 
-@pytest.fixture(scope="module")
-def folder():
-    with composed_folder(6, 123) as path:
-        yield path
+def evaluate(model_and_processor, task, folder, **options):
+    evaluation = runner.evaluate(*model_and_processor, task, folder, **options)
+    assert evaluation is not None
+    return evaluation
 
 
-def test_scenes_are_read_back_with_their_objects(folder: Path):
-    scenes, names = read_scenes(folder)
+def test_scenes_are_read_back_with_their_objects(scene_folder: Path):
+    scenes, names = read_scenes(scene_folder)
     composed = compose_scene(123, 2, ObjectLibrary.builtin())
-    assert scenes[2].image.size == composed.image.size
+    assert scenes[2].open().size == composed.image.size
     assert scenes[2].names == tuple(obj.name for obj in composed.objects)
     np.testing.assert_array_equal(scenes[2].boxes, [obj.box_xyxy for obj in composed.objects])
     assert len(names.names) == len(ObjectLibrary.builtin())
 
 
-def test_the_written_captions_themselves_name_all_objects(folder: Path):
-    scenes, names = read_scenes(folder)
+def test_the_written_captions_themselves_name_all_objects(scene_folder: Path):
+    scenes, names = read_scenes(scene_folder)
     for index, scene in enumerate(scenes):
         for narrative in compose_scene(123, index, ObjectLibrary.builtin()).narratives:
             words = [word.text for word in narrative.words]
             assert {m.name for m in names.mentions(words)} == set(scene.names)
 
 
-def test_an_evaluation_does_not_depend_on_the_batch_size(model_and_processor, folder: Path):
-    model, processor = model_and_processor
-    one, four = (runner.evaluate_trace(model, processor, folder, batch_size=size, max_new_tokens=8) for size in (1, 4))
-    assert one["scenes"] == 6
+def test_an_evaluation_does_not_depend_on_the_batch_size(model_and_processor, scene_folder: Path):
+    one, four = (
+        evaluate(model_and_processor, TRACE, scene_folder, asking=Asking(size, max_new_tokens=8)).result
+        for size in (1, 4)
+    )
+    assert one["scenes"] == 8
     for name, estimate in one["metrics"].items():
         np.testing.assert_allclose(
             [estimate[k] for k in ("value", "count")], [four["metrics"][name][k] for k in ("value", "count")], rtol=1e-5
         )
+
+
+@pytest.mark.parametrize("name", ["trace", "caption", "region", "refer"])
+def test_processes_that_share_a_task_have_the_records_of_one(model_and_processor, scene_folder: Path, name: str):
+    task, asking = TASKS[name], Asking(batch_size=3, max_new_tokens=4)
+    model, processor = model_and_processor
+    pictures = task.read(DataFolder(scene_folder))
+
+    def records(share: Share) -> dict:
+        answered = runner.answers_of(model, processor, task, pictures, asking=asking, share=share)
+        return {i: task.record(pictures[i], answers) for i, answers in answered}
+
+    shared = records(Share(1, 2)) | records(Share(0, 2))
+    assert len(shared) == len(pictures)
+    assert repr(Share().gathered(shared)) == repr(list(records(Share()).values()))
+
+
+@pytest.mark.parametrize("name", ["caption", "region", "refer"])
+def test_the_numbers_of_every_task_are_there_for_a_model_that_knows_nothing(
+    model_and_processor, scene_folder: Path, name: str
+):
+    asking = Asking(max_new_tokens=4)
+    evaluation = evaluate(model_and_processor, TASKS[name], scene_folder, asking=asking, how=QUICK, limit=2)
+    assert evaluation.result["scenes"] == len(evaluation.answers) == 2
+    assert all(np.isfinite(e["value"]) for e in evaluation.result["metrics"].values() if e["count"])
+    json.dumps(evaluation.answers)
 
 
 class PerfectModel:
@@ -71,24 +106,26 @@ class PerfectModel:
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.01])
-def test_the_teacher_forced_error_is_that_of_the_places(model_and_processor, folder: Path, shift: float):
-    estimate = runner.teacher_forced_point_l1(PerfectModel(shift), model_and_processor[1], folder)
-    assert estimate is not None and estimate.count == 6, "every picture counts once"
+def test_the_teacher_forced_error_is_that_of_the_places(model_and_processor, scene_folder: Path, shift: float):
+    estimate = teacher_forced_point_l1(PerfectModel(shift), model_and_processor[1], DataFolder(scene_folder))
+    assert estimate is not None and estimate.count == 8, "every picture counts once"
     # the mean of |dx| and |dy|; a shifted corner may come nearer to the other corner of a thin box
     assert 0.9 * shift / 2 <= estimate.value <= shift / 2 + 1e-6
 
 
-def test_validation_leaves_the_model_in_the_mode_it_was_in(model_and_processor, monkeypatch: pytest.MonkeyPatch):
+def test_validation_looks_at_every_task_and_leaves_the_model_in_the_mode_it_was_in(model_and_processor):
     model, processor = model_and_processor
-    monkeypatch.setattr(runner, "VALIDATION_SCENES", 2)
-    runner._validation_scenes.cache_clear()
+    heads = {name for name in ("segment", "dense") if TASKS[name].problem(model) is None}
     model.train()
     try:
-        assert 0 <= runner.validate(model, processor)["object_f1"] <= 1
+        numbers = runner.validate(model, processor, scenes=2)
         assert model.training
     finally:
         model.eval()
-        runner._validation_scenes.cache_clear()
+    wanted = {"object_f1", "point_in_box", "refer_p50", "region_exact", "region_name", "caption_object_f1"}
+    assert wanted <= set(numbers) and 0 <= numbers["object_f1"] <= 1
+    assert ("segment_ciou" in numbers) == ("segment" in heads) and ("dense_map" in numbers) == ("dense" in heads)
+    assert set(runner.validate(model, processor, ["refer"], scenes=2)) == set(TASKS["refer"].looks.values())
 
 
 def test_a_folder_without_scenes_is_named(tmp_path: Path):
@@ -96,18 +133,43 @@ def test_a_folder_without_scenes_is_named(tmp_path: Path):
         read_scenes(tmp_path)
 
 
-def test_the_same_evaluation_gives_the_same_numbers(model_and_processor, folder: Path):
-    model, processor = model_and_processor
-    first, second = (runner.evaluate_trace(model, processor, folder, max_new_tokens=6) for _ in range(2))
+def test_the_same_evaluation_gives_the_same_numbers(model_and_processor, scene_folder: Path):
+    first, second = (
+        evaluate(model_and_processor, TRACE, scene_folder, asking=Asking(max_new_tokens=6)).result for _ in range(2)
+    )
     assert json.dumps(first) == json.dumps(second)
 
 
+def command(small_checkpoint: Path, *arguments: str) -> list[str]:
+    start = [str(ROOT / "scripts/evaluate.py"), "--model", str(small_checkpoint), "--device", "cpu"]
+    return [*start, "--max-new-tokens", "6", *arguments]
+
+
 def test_the_script_prints_a_table_and_writes_the_numbers(small_checkpoint: Path, tmp_path: Path):
-    command = [sys.executable, str(ROOT / "scripts/evaluate.py"), "--model", str(small_checkpoint), "--device", "cpu"]
-    command += ["--scenes", "3", "--seed", "5", "--max-new-tokens", "6", "--json", str(tmp_path / "trace.json")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    arguments = ["--scenes", "3", "--seed", "5", "--json", str(tmp_path / "trace.json")]
+    done = subprocess.run(
+        [sys.executable, *command(small_checkpoint, *arguments)], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert "(`object_f1`)" in done.stdout
     report = json.loads((tmp_path / "trace.json").read_text())
     assert report["data"] == {"seed": 5} and "--json" not in report["command"]
     assert report["scenes"] == 3 and report["weights_sha256"] == runner.weights_digest(small_checkpoint)
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_very_file_of_one(small_checkpoint: Path, tmp_path: Path):
+    arguments = ["--task", "trace", "--scenes", "7", "--seed", "5", "--batch-size", "2"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    for name, start in (("one", [sys.executable]), ("two", launch)):
+        outputs = ["--json", str(tmp_path / name), "--captions", str(tmp_path / f"{name}.jsonl")]
+        done = subprocess.run(
+            [*start, *command(small_checkpoint, *arguments, *outputs)],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            env=os.environ | {"ACCELERATE_USE_CPU": "true"},
+        )
+        assert done.returncode == 0, done.stderr
+    for suffix in ("", ".jsonl"):
+        assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()

@@ -85,10 +85,11 @@ class DenseCaptioningMap:
         counts = {"count": self.count, "ground_truth_count": self.ground_truth_count, "images": self.images}
         return {"mAP": self.map, "mAP_detection": self.map_detection, **named, **counts, "variant": self.variant}
 
-    def resampled(self, image_weights: np.ndarray) -> tuple[float, float]:
-        """(mAP, mAP of detection) when image i is drawn `image_weights[i]` times."""
+    def redrawn(self, image_weights: np.ndarray) -> DenseCaptioningMap:
+        """The result when image i is drawn `image_weights[i]` times."""
         cells = {key: self.records.average_precision(*key, image_weights=image_weights) for key in self.cells}
-        return _means(cells)
+        mean, detection = _means(cells)
+        return replace(self, cells=cells, map=mean, map_detection=detection)
 
 
 def dense_captioning_map(

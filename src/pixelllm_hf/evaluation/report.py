@@ -1,6 +1,6 @@
 """Evaluation numbers as JSON, as a table, and in a model card. Cards are rendered, never typed.
 
-python -m pixelllm_hf.evaluation.report --template model_card.md --evaluation trace.json \\
+python -m pixelllm_hf.evaluation.report --template model_card.md --evaluation trace.json --evaluation refer.json \\
     --log "All parts=runs/tiny/metrics.jsonl" --out src/pixelllm_hf/checkpoints/tiny/README.md
 """
 
@@ -15,23 +15,80 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from pixelllm_hf.files import atomic_text
 
-# name -> (how it is called, how a value is written)
+# Metric -> what it is, in the order of a table.
 METRICS = {
-    "object_f1": ("object F1 of the caption, mean over scenes", "{:.4f}"),
-    "object_precision": ("names said that are present", "{:.4f}"),
-    "object_recall": ("names present that are said", "{:.4f}"),
-    "point_in_box": ("object words whose point is in the object's box", "{:.4f}"),
-    "point_in_box_single": ("the same, unambiguous names only", "{:.4f}"),
-    "center_error_percent": ("centre error of object words, % of the diagonal", "{:.2f}"),
-    "point_l1_teacher_forced": ("point L1 of given narratives, in image sides", "{:.4f}"),
+    "object_f1": "object F1 of the caption, mean over scenes",
+    "object_precision": "names said that are present",
+    "object_recall": "names present that are said",
+    "point_in_box": "object words whose point is in the object's box",
+    "point_in_box_single": "the same, unambiguous names only",
+    "center_error_percent": "centre error of object words, % of the diagonal",
+    "point_l1_teacher_forced": "point L1 of given narratives, in image sides",
+    "P@0.5": "expressions whose box has an IoU above 0.5",
+    "P@0.5_distractor": "the same, where another object of the class is in the picture",
+    "P@0.5_alone": "the same, where none is",
+    "P@0.6": "expressions whose box has an IoU above 0.6",
+    "P@0.7": "above 0.7",
+    "P@0.8": "above 0.8",
+    "P@0.9": "above 0.9",
+    "mean_IoU": "mean IoU of the boxes",
+    "mean_IoU_distractor": "the same, where another object of the class is in the picture",
+    "mean_IoU_alone": "the same, where none is",
+    "seg_cIoU": "cIoU: all intersections over all unions",
+    "seg_cIoU_distractor": "the same, where another object of the class is in the picture",
+    "seg_cIoU_alone": "the same, where none is",
+    "seg_gIoU": "gIoU: mean IoU of the masks",
+    "seg_gIoU_distractor": "the same, where another object of the class is in the picture",
+    "seg_gIoU_alone": "the same, where none is",
+    "seg_P@0.5": "expressions whose mask has an IoU above 0.5",
+    "seg_P@0.5_distractor": "the same, where another object of the class is in the picture",
+    "seg_P@0.5_alone": "the same, where none is",
+    "seg_P@0.6": "expressions whose mask has an IoU above 0.6",
+    "seg_P@0.7": "above 0.7",
+    "seg_P@0.8": "above 0.8",
+    "seg_P@0.9": "above 0.9",
+    "seg_box_P@0.5": "expressions whose mask's tight box has an IoU above 0.5",
+    "exact_match": "captions that are the phrase, word for word",
+    "object_name": "captions with the right object name",
+    "mAP": "mAP of boxes with captions, over IoU 0.3 to 0.7 and METEOR 0 to 0.25",
+    "mAP_detection": "mAP of boxes alone, over IoU 0.3 to 0.7",
+    "CIDEr": "CIDEr, 0 to 10",
+    "METEOR": "METEOR",
+    "BLEU-4": "BLEU-4",
+    "BLEU-3": "BLEU-3",
+    "BLEU-2": "BLEU-2",
+    "BLEU-1": "BLEU-1",
+    "ROUGE-L": "ROUGE-L",
+}
+# Task -> the heading of its table, in the order of a model card.
+TITLES = {
+    "trace": "Long captions with places (trace)",
+    "caption": "Short captions",
+    "region": "What is in this box? (region)",
+    "refer": "Referring expression to box (refer)",
+    "segment": "Referring expression to mask (segment)",
+    "dense": "Everything with box and caption (dense)",
 }
 # Columns of a learning curve; the first whose columns a log has is shown.
 CURVES = (
+    (
+        "step",
+        "eval_object_f1",
+        "eval_point_in_box",
+        "eval_refer_p50",
+        "eval_segment_ciou",
+        "eval_region_exact",
+        "eval_dense_map",
+    ),
+    ("step", "eval_object_f1", "eval_point_in_box", "eval_refer_p50", "eval_region_exact"),
     ("step", "eval_object_f1", "eval_point_in_box", "eval_center_error_percent"),
     ("step", "eval_fused_foreground_accuracy", "eval_background_accuracy"),
 )
+FRONT_MATTER = re.compile(r"\A---\n(.*?\n)---\n", re.S)
 SLOT = re.compile(r"<!-- (?P<name>[\w:-]+) -->.*?<!-- /(?P=name) -->", re.S)
 
 
@@ -68,28 +125,93 @@ def metrics_table(report: Mapping[str, Any]) -> str:
     metrics = report["metrics"]
     ordered = [name for name in METRICS if name in metrics] + [name for name in metrics if name not in METRICS]
     for name, estimate in ((name, metrics[name]) for name in ordered):
-        title, form = METRICS.get(name, (name, "{:.4f}"))
-        rows.append(
-            f"| {title} (`{name}`) | {_written(estimate['value'], form)} | "
-            f"{_written(estimate['low'], form)} to {_written(estimate['high'], form)} | {estimate['count']} |"
-        )
-    return "\n".join(rows)
+        value, low, high = (_written(estimate[key], name) for key in ("value", "low", "high"))
+        rows.append(f"| {METRICS.get(name, name)} (`{name}`) | {value} | {low} to {high} | {estimate['count']} |")
+    return "\n".join([*rows, *_notes(report)])
 
 
-def _written(value: float | None, form: str) -> str:
-    return "none" if value is None or math.isnan(value) else form.format(value)
+def _notes(report: Mapping[str, Any]) -> list[str]:
+    """How the numbers were counted, below their table."""
+    lines = [f"Counted: {counted(report)}." if "notes" in report else "", " · ".join(report.get("notes", []))]
+    return [part for line in lines if line for part in ("", line)]
+
+
+def counted(report: Mapping[str, Any]) -> str:
+    """What was asked and answered, in one line.
+
+    >>> counted({"task": "trace", "scenes": 2, "words": 31, "metrics": {}})
+    '2 scenes, 31 words'
+    """
+    counts = {name: value for name, value in report.items() if isinstance(value, int)}
+    counts = {"scenes": counts.pop("scenes"), **counts}
+    return ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items())
+
+
+def _written(value: float | None, name: str) -> str:
+    if value is None or math.isnan(value):
+        return "none"
+    return f"{value:.2f}" if name.endswith("_percent") else f"{value:.4f}"
 
 
 def how_made(report: Mapping[str, Any]) -> str:
     """One sentence on what was measured and how to get the same numbers."""
-    data, decoding = report["data"], report["decoding"]
-    what = (
-        f"{report['scenes']} composed scenes (seed {data['seed']})"
-        if "seed" in data
-        else f"{report['scenes']} scenes of {data['folder']}"
-    )
-    search = "greedy decoding" if decoding["num_beams"] == 1 else f"{decoding['num_beams']} beams"
-    return f"Measured on {what} from `generate()` output, {search}; printed by `{report['command']}`."
+    decoding = report["decoding"]
+    beams = decoding.get("num_beams")
+    search = "the text is given" if beams is None else "greedy decoding" if beams == 1 else f"{beams} beams"
+    return f"Measured on {data_name(report)} from `generate()` output, {search}; printed by `{report['command']}`."
+
+
+def data_name(report: Mapping[str, Any]) -> str:
+    """On what, in words."""
+    data = report["data"]
+    if "seed" not in data:
+        parts = [f"{report['scenes']} scenes of {data['folder']}", *(f"{k} {data[k]}" for k in ("split",) if k in data)]
+        return ", ".join(parts)
+    details = [f"seed {data['seed']}", *(f"{k}: {data[k]}" for k in ("objects", "backgrounds") if k in data)]
+    return f"{report['scenes']} composed scenes ({', '.join(details)})"
+
+
+def task_section(reports: Sequence[Mapping[str, Any]]) -> str:
+    """The section of one task in a model card: a table for each of its evaluations."""
+    tables = [f"{how_made(report)}\n\n{metrics_table(report)}" for report in reports]
+    return "\n\n".join([f"### {TITLES.get(reports[0]['task'], reports[0]['task'])}", *tables])
+
+
+def model_index(name: str, reports: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The `model-index` of a card's metadata, from which the Hub shows results."""
+    results = []
+    for report in reports:
+        written = {
+            metric: round(estimate["value"], 6)
+            for metric, estimate in report["metrics"].items()
+            if estimate["value"] is not None and not math.isnan(estimate["value"])
+        }
+        results.append(
+            {
+                "task": {"type": "image-to-text", "name": TITLES.get(report["task"], report["task"])},
+                "dataset": {
+                    "type": "composed-scenes" if "seed" in report["data"] else "folder",
+                    "name": data_name(report),
+                },
+                "metrics": [
+                    {"type": metric, "value": value, "name": METRICS.get(metric, metric)}
+                    for metric, value in written.items()
+                ],
+            }
+        )
+    return [{"name": name, "results": results}]
+
+
+def with_model_index(card: str, reports: Sequence[Mapping[str, Any]]) -> str:
+    """The card with `model-index` as the last entry of its metadata, in the place of one that is there."""
+    match = FRONT_MATTER.match(card)
+    if match is None:
+        raise ReportError("the template needs metadata between two lines of three dashes at its top.")
+    heading = re.search(r"^# (.+)$", card, re.M)
+    index = model_index(heading[1] if heading else "model", reports)
+    kept = re.sub(r"^model-index:\n(?:[ -].*\n)*", "", match[1], flags=re.M)
+    dumped = yaml.safe_dump({"model-index": index}, sort_keys=False, allow_unicode=True, width=10_000)
+    return f"---\n{kept}{dumped}---\n{card[match.end() :]}"
 
 
 def learning_curve(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -106,7 +228,7 @@ def learning_curve(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    return _written(value, "{:.4g}") if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def render_card(template: str, slots: Mapping[str, str]) -> str:
@@ -128,7 +250,7 @@ def render_card(template: str, slots: Mapping[str, str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Render a template from evaluations and, if given, a training log."""
+    """Render a template from evaluations and, if given, training logs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--template", required=True, type=Path)
     parser.add_argument("--evaluation", required=True, type=Path, action="append", help="JSON of scripts/evaluate.py")
@@ -138,19 +260,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args(arguments)
     try:
-        slots = {}
-        for path in args.evaluation:
-            report = read_report(path)
-            slots[f"metrics:{report['task']}"] = f"{how_made(report)}\n\n{metrics_table(report)}"
+        reports = [read_report(path) for path in args.evaluation]
+        template = args.template.read_text(encoding="utf-8")
+        # nothing is left of a task that is not given
+        slots = {match["name"]: "" for match in SLOT.finditer(template) if match["name"].startswith("metrics:")}
+        for task in dict.fromkeys(report["task"] for report in reports):
+            slots[f"metrics:{task}"] = task_section([report for report in reports if report["task"] == task])
         curves = []
         for title, _, path in (log.rpartition("=") for log in args.log):
             records = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
             curves.append(f"{title}:\n\n{learning_curve(records)}" if title else learning_curve(records))
         if curves:
             slots["learning-curve"] = "\n\n".join(curves)
-        card = render_card(args.template.read_text(encoding="utf-8"), slots)
+        card = render_card(template, slots)
         with atomic_text(args.out) as file:
-            file.write(card)
+            file.write(with_model_index(card, reports))
     except (ReportError, OSError, json.JSONDecodeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,167 +1,158 @@
-"""Run a model over scenes and score what it says."""
+"""Run a model over pictures, task by task, and score what it answers."""
 
 from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
-from itertools import groupby
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
 import pixelllm_hf
-from pixelllm_hf.data import GroundedCollator, read_localized_narratives
-from pixelllm_hf.evaluation.bootstrap import Estimate, ratio_of_sums
-from pixelllm_hf.evaluation.object_names import ObjectNames
-from pixelllm_hf.evaluation.point_l1 import point_l1
-from pixelllm_hf.evaluation.scene_folder import (
-    NARRATIVES,
-    VALIDATION_SEED,
-    EvaluationScene,
-    composed_folder,
-    read_scenes,
-)
-from pixelllm_hf.evaluation.trace import SceneScore, score_scene, trace_metrics
+from pixelllm_hf.data.scenes import write_scenes
+from pixelllm_hf.evaluation.scene_folder import VALIDATION_SEED, DataFolder
+from pixelllm_hf.evaluation.sharing import Share
+from pixelllm_hf.evaluation.tasks import TASKS, Task
+from pixelllm_hf.evaluation.tasks.task import QUICK, Thoroughness
 from pixelllm_hf.processing.grounded_results import GroundedCaption
-from pixelllm_hf.processing.task_prompts import TASK_PROMPTS
 
 VALIDATION_SCENES = 64
 
 
-def caption_scenes(
+class CannotDoError(ValueError):
+    """A task that a model is not made for."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How pictures are asked about: pictures per batch, and `generate`'s settings for tasks that search an answer."""
+
+    batch_size: int = 25
+    max_new_tokens: int = 96
+    num_beams: int = 1
+    progress: bool = False
+
+    def options(self, task: Task) -> dict[str, Any]:
+        """For `generate`."""
+        if task.answer_is_given:
+            return {}
+        return {"max_new_tokens": self.max_new_tokens, "num_beams": self.num_beams}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """result: {"scenes", counts…, "metrics", "notes" where there are any}; answers: a JSON record per picture."""
+
+    result: dict[str, Any]
+    answers: list[dict[str, Any]] = field(repr=False)
+
+
+def answers_of(
     model: Any,
     processor: Any,
-    scenes: Sequence[EvaluationScene],
+    task: Task,
+    pictures: Sequence[Any],
     *,
-    batch_size: int = 25,
-    max_new_tokens: int = 96,
-    num_beams: int = 1,
-    progress: bool = False,
-) -> Iterator[GroundedCaption]:
-    """One caption for each whole picture, in order."""
-    starts = range(0, len(scenes), batch_size)
-    for start in tqdm(starts, unit="batch", disable=not progress):
-        images = [scene.image for scene in scenes[start : start + batch_size]]
-        inputs = processor(images=images, task="trace", return_tensors="pt")
+    asking: Asking = Asking(),  # noqa: B008, it is frozen
+    share: Share = Share(),  # noqa: B008
+) -> Iterator[tuple[int, list[GroundedCaption]]]:
+    """The index of every picture of this process, in order, and what the model says about it."""
+    starts = share.starts(len(pictures), asking.batch_size)
+    for start in tqdm(starts, unit="batch", disable=not asking.progress):
+        chosen = pictures[start : start + asking.batch_size]
+        inputs = processor(
+            images=[picture.open() for picture in chosen], task=task.name, return_tensors="pt", **task.ask(chosen)
+        )
         with torch.inference_mode():
             output = model.generate(
-                **{name: value.to(model.device) for name, value in inputs.items()},
-                max_new_tokens=max_new_tokens,
-                num_beams=num_beams,
+                **{name: value.to(model.device) for name, value in inputs.items()}, **asking.options(task)
             )
-        for results in processor.post_process_grounded_generation(output, inputs):
-            yield results[0]
+        yield from enumerate(task.answers(processor, output, inputs), start)
 
 
-def score_captions(
-    captions: Iterator[GroundedCaption], scenes: Sequence[EvaluationScene], names: ObjectNames
-) -> list[SceneScore]:
-    """Scores in the order of the scenes."""
-    return [score_scene(caption, scene, names) for caption, scene in zip(captions, scenes, strict=True)]
-
-
-def teacher_forced_point_l1(
-    model: Any, processor: Any, folder: str | Path, *, batch_size: int = 25, progress: bool = False
-) -> Estimate | None:
-    """The reference's `point_l1`: mean over pictures, given the written narratives. None without narratives."""
-    folder = Path(folder)
-    if not (folder / NARRATIVES).is_file():
-        return None
-    rows = read_localized_narratives(folder / NARRATIVES, folder / "images")
-    contexts = {"trace": [TASK_PROMPTS["trace"].default]}  # one wording, not one drawn for each row
-    collate = GroundedCollator.for_processor(processor, prompt_choice="first", contexts=contexts)
-    captions: list[tuple[str, np.ndarray, np.ndarray]] = []
-    for start in tqdm(range(0, len(rows), batch_size), unit="batch", disable=not progress):
-        chosen = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
-        batch = {name: value.to(model.device) for name, value in collate(chosen).items()}
-        with torch.inference_mode():
-            points = model(**batch).coordinates[:, 1:]  # entry 0 belongs to BOS
-        targets = batch["point_labels"]
-        captions += [
-            (row["image_id"], points[i].float().cpu().numpy(), targets[i].cpu().numpy()) for i, row in enumerate(chosen)
-        ]
-    values = []
-    for _, group in groupby(captions, key=lambda caption: caption[0]):
-        # In units of the picture's sides already, so its size is 1 x 1; NaN marks tokens without a place.
-        values.append(_pooled_point_l1([(p, np.nan_to_num(t)) for _, p, t in group]))
-    return ratio_of_sums(np.array(values), np.ones(len(values)))
-
-
-def _pooled_point_l1(captions: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
-    """Captions of one picture may differ in length; tokens are pooled over them."""
-    predictions = np.concatenate([points for points, _ in captions])[None]
-    targets = np.concatenate([places for _, places in captions])[None]
-    return point_l1(predictions, targets, np.ones(targets.shape[:2], bool), (1.0, 1.0))
-
-
-def evaluate_trace(
+def evaluate(
     model: Any,
     processor: Any,
-    folder: str | Path,
+    task: Task,
+    folder: str | Path | DataFolder,
     *,
-    batch_size: int = 25,
-    max_new_tokens: int = 96,
-    num_beams: int = 1,
+    asking: Asking = Asking(),  # noqa: B008
+    how: Thoroughness = Thoroughness(),  # noqa: B008
     limit: int | None = None,
-    progress: bool = False,
-    on_caption: Callable[[EvaluationScene, GroundedCaption, SceneScore], None] | None = None,
-) -> dict[str, Any]:
-    """The numbers of the trace task on a folder of scenes: {"scenes", "words", "metrics"}."""
-    scenes, names = read_scenes(folder)
-    scenes = scenes[:limit]
-    captions = list(
-        caption_scenes(
-            model,
-            processor,
-            scenes,
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            num_beams=num_beams,
-            progress=progress,
-        )
-    )
-    scores = score_captions(iter(captions), scenes, names)
-    if on_caption is not None:
-        for scene, caption, score in zip(scenes, captions, scores, strict=True):
-            on_caption(scene, caption, score)
-    metrics = trace_metrics(scores)
-    forced = None
+    share: Share | None = None,
+) -> Evaluation | None:
+    """The numbers of a task on a folder; None in all processes but the main one, which must all call this.
+
+    limit: pictures to look at, the first ones.
+    """
+    if problem := task.problem(model):
+        raise CannotDoError(f"the model cannot do the task {task.name!r}: {problem}. Choose another task or model.")
+    data = folder if isinstance(folder, DataFolder) else DataFolder(Path(folder))
+    share = share or Share.of_this_process()
+    pictures = task.read(data)[:limit]
+    answered = answers_of(model, processor, task, pictures, asking=asking, share=share)
+    records = share.gathered({i: task.record(pictures[i], answers) for i, answers in answered})
+    forced = {}
     if limit is None:
-        forced = teacher_forced_point_l1(model, processor, folder, batch_size=batch_size, progress=progress)
-    if forced is not None:
-        metrics["point_l1_teacher_forced"] = forced
-    return {
-        "scenes": len(scenes),
-        "words": sum(len(caption.words) for caption in captions),
-        "metrics": {name: vars(estimate) for name, estimate in metrics.items()},
-    }
+        forced = task.forced(model, processor, data, share, batch_size=asking.batch_size, progress=asking.progress)
+    if not share.is_main:
+        return None
+    scores = task.score(pictures, records, how)
+    metrics = {name: vars(estimate) for name, estimate in (scores.metrics | forced).items()}
+    result = {"scenes": len(pictures), **scores.counts, "metrics": metrics}
+    if scores.notes:
+        result["notes"] = list(scores.notes)
+    return Evaluation(result, [task.listed(*pair) for pair in zip(pictures, records, strict=True)])
 
 
-def validate(model: nn.Module, processor: Any) -> dict[str, float]:
+# --- during training --------------------------------------------------------------------------------------------
+
+
+def validate(
+    model: nn.Module, processor: Any, tasks: Sequence[str] | None = None, *, scenes: int | None = None
+) -> dict[str, float]:
     """A quick look during training, for a recipe's `evaluate: pixelllm_hf.evaluation.runner:validate`.
 
-    On a series of scenes that is neither trained nor reported on.
+    On a series of scenes that is neither trained nor reported on. tasks: by default all that the model has the heads
+    for. In a run of several processes all of them must call this; they share the work and get the same numbers.
     """
-    scenes, names = _validation_scenes()
+    share, data = Share.of_this_process(), DataFolder(_validation_folder(scenes or VALIDATION_SCENES))
+    wanted = list(tasks or [name for name, task in TASKS.items() if task.problem(model) is None])
+    covered = {other for name in wanted for other in TASKS[name].covers}
+    numbers: dict[str, float] = {}
     with evaluating(model):
-        scores = score_captions(caption_scenes(model, processor, scenes), scenes, names)
-    return {name: estimate.value for name, estimate in trace_metrics(scores).items()}
+        for name in [name for name in wanted if name not in covered]:
+            task, pictures = TASKS[name], _validation_pictures(name, data)
+            answered = answers_of(model, processor, task, pictures, share=share)
+            records = share.gathered({i: task.record(pictures[i], answers) for i, answers in answered})
+            for scored in (task, *(TASKS[other] for other in task.covers if other in wanted)):
+                metrics = scored.score(pictures, records, QUICK).metrics
+                numbers |= {shown: metrics[m].value for m, shown in scored.looks.items() if m in metrics}
+    return numbers
 
 
 @lru_cache(maxsize=1)
-def _validation_scenes() -> tuple[list[EvaluationScene], ObjectNames]:
-    with composed_folder(VALIDATION_SCENES, VALIDATION_SEED) as folder:
-        scenes, names = read_scenes(folder)
-        for scene in scenes:
-            scene.image.load()  # the folder goes away
-    return scenes, names
+def _validation_folder(scenes: int) -> Path:
+    """Composed once a process; the folder goes away with the process."""
+    _validation_pictures.cache_clear()
+    _kept.append(tempfile.TemporaryDirectory(prefix="pixelllm-validation-"))
+    return write_scenes(Path(_kept[-1].name) / "scenes", scenes, VALIDATION_SEED, split="test")
+
+
+_kept: list[tempfile.TemporaryDirectory] = []
+
+
+@cache
+def _validation_pictures(name: str, data: DataFolder) -> list[Any]:
+    return TASKS[name].read(data)
 
 
 @contextmanager
@@ -173,6 +164,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(training)
+
+
+# --- what the numbers belong to ---------------------------------------------------------------------------------
 
 
 def weights_digest(folder: str | Path) -> str | None:

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pixelllm_hf.evaluation.bootstrap import Estimate, ratio_of_sums
+from pixelllm_hf.evaluation.bootstrap import RESAMPLES, Estimate, ratio_of_sums
 from pixelllm_hf.evaluation.object_names import ObjectNames
 from pixelllm_hf.evaluation.scene_folder import EvaluationScene
 from pixelllm_hf.processing.grounded_results import GroundedCaption
@@ -93,21 +93,27 @@ def place_error(point: tuple[float, float] | None, boxes: np.ndarray, *, plural:
     return bool(inside[best]), float(distances[best])
 
 
-def trace_metrics(scores: Sequence[SceneScore]) -> dict[str, Estimate]:
+def trace_metrics(scores: Sequence[SceneScore], *, resamples: int = RESAMPLES) -> dict[str, Estimate]:
     """All numbers of the trace task with their intervals; point and error metrics are over object words."""
-    ones = np.ones(len(scores))
 
     def over_mentions(value: str, only_single: bool = False) -> tuple[np.ndarray, np.ndarray]:
         kept = [[m for m in s.mentions if m.single or not only_single] for s in scores]
         return np.array([sum(getattr(m, value) for m in row) for row in kept], float), np.array([len(r) for r in kept])
 
-    correct = np.array([len(s.found & s.present) for s in scores], float)
     error, counted = over_mentions("error")
+    return naming_metrics(scores, resamples=resamples) | {
+        "point_in_box": ratio_of_sums(*over_mentions("inside"), resamples=resamples),
+        "point_in_box_single": ratio_of_sums(*over_mentions("inside", only_single=True), resamples=resamples),
+        "center_error_percent": ratio_of_sums(100 * error, counted, resamples=resamples),
+    }
+
+
+def naming_metrics(scores: Sequence[SceneScore], *, resamples: int = RESAMPLES) -> dict[str, Estimate]:
+    """Those that need no places."""
+    correct = np.array([len(s.found & s.present) for s in scores], float)
+    found, present = (np.array([len(getattr(s, name)) for s in scores]) for name in ("found", "present"))
     return {
-        "object_f1": ratio_of_sums(np.array([s.f1 for s in scores]), ones),
-        "object_precision": ratio_of_sums(correct, np.array([len(s.found) for s in scores])),
-        "object_recall": ratio_of_sums(correct, np.array([len(s.present) for s in scores])),
-        "point_in_box": ratio_of_sums(*over_mentions("inside")),
-        "point_in_box_single": ratio_of_sums(*over_mentions("inside", only_single=True)),
-        "center_error_percent": ratio_of_sums(100 * error, counted),
+        "object_f1": ratio_of_sums(np.array([s.f1 for s in scores]), np.ones(len(scores)), resamples=resamples),
+        "object_precision": ratio_of_sums(correct, found, resamples=resamples),
+        "object_recall": ratio_of_sums(correct, present, resamples=resamples),
     }

@@ -1,0 +1,82 @@
+"""Referring localisation: one box per expression. The rules are in `evaluation.referring_precision`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pixelllm_hf.evaluation.annotations import ReferredPicture, read_referred
+from pixelllm_hf.evaluation.bootstrap import ratio_of_sums
+from pixelllm_hf.evaluation.referring_precision import THRESHOLDS, VARIANT, referring_precision
+from pixelllm_hf.evaluation.scene_folder import DataFolder
+from pixelllm_hf.evaluation.tasks.task import Scores, Task, Thoroughness
+from pixelllm_hf.processing.grounded_results import GroundedCaption
+
+# Of the expression's own class: "the red car" beside another car needs its colour, size or place.
+SUBSETS = {"": None, "_distractor": True, "_alone": False}
+
+
+class ReferTask(Task):
+    """All expressions of a picture in one call, so that the picture is encoded once."""
+
+    name = "refer"
+    answer_is_given = True
+    looks = {"P@0.5": "refer_p50", "P@0.5_distractor": "refer_p50_distractor", "mean_IoU": "refer_mean_iou"}
+
+    def read(self, data: DataFolder) -> list[ReferredPicture]:
+        return read_referred(data)
+
+    def ask(self, pictures: Sequence[ReferredPicture]) -> dict[str, Any]:
+        return {"text": [[expression.text for expression in picture.expressions] for picture in pictures]}
+
+    def record(self, picture: ReferredPicture, answers: Sequence[GroundedCaption]) -> dict[str, Any]:
+        return {"answers": [answer_of(e, answer) for e, answer in zip(picture.expressions, answers, strict=True)]}
+
+    def score(
+        self, pictures: Sequence[ReferredPicture], records: Sequence[dict[str, Any]], how: Thoroughness
+    ) -> Scores:
+        result = referring_precision(
+            [answer for record in records for answer in record["answers"]], annotations_of(pictures)
+        )
+        by_id = dict(zip(result.ids, result.ious, strict=True))
+        metrics = {}
+        for suffix, wanted in SUBSETS.items():
+            ious = [
+                np.array([by_id[e.id] for e in p.expressions if wanted in (None, e.has_distractor)]) for p in pictures
+            ]
+            counted = np.array([len(row) for row in ious])
+            for t in THRESHOLDS if wanted is None else (0.5,):
+                hits = np.array([(row > t).sum() for row in ious])
+                metrics[f"P@{t:g}{suffix}"] = ratio_of_sums(hits, counted, resamples=how.resamples)
+            sums = np.array([row.sum() for row in ious])
+            metrics[f"mean_IoU{suffix}"] = ratio_of_sums(sums, counted, resamples=how.resamples)
+        return Scores(metrics, expression_counts(pictures, records), (VARIANT,))
+
+
+def answer_of(expression: Any, answer: GroundedCaption) -> dict[str, Any]:
+    """The box of an expression, xywh; one of no size where the model gave none, which then counts as a miss."""
+    x0, y0, x1, y1 = answer.box or (0.0, 0.0, 0.0, 0.0)
+    return {"id": expression.id, "text": expression.text, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": answer.score}
+
+
+def annotations_of(pictures: Sequence[ReferredPicture]) -> list[dict[str, Any]]:
+    """The expressions as the metrics take them."""
+    return [
+        {"id": e.id, "image_id": picture.image_id, "bbox": list(e.box), "segmentation": e.segmentation}
+        for picture in pictures
+        for e in picture.expressions
+    ]
+
+
+def expression_counts(pictures: Sequence[ReferredPicture], records: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """How many expressions there are, how many need more than the class, and how many got no box."""
+    listed = [e for picture in pictures for e in picture.expressions]
+    boxes = [answer["bbox"] for record in records for answer in record["answers"]]
+    return {
+        "expressions": len(listed),
+        "expressions_with_distractor": sum(e.has_distractor for e in listed),
+        "scenes_with_distractor": sum(any(e.has_distractor for e in picture.expressions) for picture in pictures),
+        "without_box": sum(not any(box) for box in boxes),
+    }

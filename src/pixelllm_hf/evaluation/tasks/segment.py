@@ -1,0 +1,85 @@
+"""Referring segmentation: one mask per expression. The rules are in `evaluation.segmentation_iou`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from pixelllm_hf.evaluation.annotations import ReferredPicture, read_referred
+from pixelllm_hf.evaluation.bootstrap import ratio_of_sums
+from pixelllm_hf.evaluation.scene_folder import DataFolder, EvaluationDataError
+from pixelllm_hf.evaluation.segmentation_iou import (
+    THRESHOLDS,
+    VARIANT,
+    cumulative_iou,
+    segmentation_iou,
+)
+from pixelllm_hf.evaluation.tasks.refer import SUBSETS, ReferTask, annotations_of, answer_of, expression_counts
+from pixelllm_hf.evaluation.tasks.task import Scores, Thoroughness
+from pixelllm_hf.processing.grounded_results import GroundedCaption
+from pixelllm_hf.processing.mask_codec import encode_rle, rle_area
+
+
+class SegmentTask(ReferTask):
+    """Asks what `refer` asks, and for masks."""
+
+    name = "segment"
+    covers = ("refer",)
+    looks = {"seg_cIoU": "segment_ciou", "seg_gIoU": "segment_giou"}
+
+    def problem(self, model: Any) -> str | None:
+        return None if getattr(model.config, "mask_head_config", None) is not None else "it has no mask head"
+
+    def read(self, data: DataFolder) -> list[ReferredPicture]:
+        pictures = read_referred(data)
+        for picture in pictures:
+            for e in picture.expressions:
+                if e.segmentation is None:
+                    raise EvaluationDataError(
+                        f"expression {e.text!r} of image {picture.image_id} has no mask to compare with."
+                    )
+        return pictures
+
+    def record(self, picture: ReferredPicture, answers: Sequence[GroundedCaption]) -> dict[str, Any]:
+        rows = []
+        for e, answer in zip(picture.expressions, answers, strict=True):
+            mask = np.zeros(picture.size_hw, bool) if answer.mask is None else answer.mask
+            rows.append({**answer_of(e, answer), "segmentation": encode_rle(mask), "mask_score": answer.mask_score})
+        return {"answers": rows}
+
+    def score(
+        self, pictures: Sequence[ReferredPicture], records: Sequence[dict[str, Any]], how: Thoroughness
+    ) -> Scores:
+        result = segmentation_iou(
+            [answer for record in records for answer in record["answers"]],
+            annotations_of(pictures),
+            image_sizes={picture.image_id: picture.size_hw for picture in pictures},
+        )
+        place = {expression: i for i, expression in enumerate(result.ids)}
+        metrics = {}
+        for suffix, wanted in SUBSETS.items():
+            rows = [[place[e.id] for e in p.expressions if wanted in (None, e.has_distractor)] for p in pictures]
+            chosen = [i for row in rows for i in row]
+            if not chosen:
+                continue
+            inter = np.array([result.intersections[row].sum() for row in rows])
+            union = np.array([result.unions[row].sum() for row in rows])
+            count = np.array([len(row) for row in rows])
+            ciou = ratio_of_sums(inter, union, resamples=how.resamples)
+            value = cumulative_iou(result.intersections[chosen], result.unions[chosen])
+            metrics[f"seg_cIoU{suffix}"] = replace(ciou, value=value, count=len(chosen))
+            ious = result.intersections / (result.unions + 1e-5)
+            sums = np.array([ious[row].sum() for row in rows])
+            metrics[f"seg_gIoU{suffix}"] = ratio_of_sums(sums, count, resamples=how.resamples)
+            for t in THRESHOLDS if wanted is None else (0.5,):
+                hits = np.array([(ious[row] > t).sum() for row in rows])
+                metrics[f"seg_P@{t:g}{suffix}"] = ratio_of_sums(hits, count, resamples=how.resamples)
+            if wanted is None and result.box_ious is not None:
+                hits = np.array([(result.box_ious[row] > 0.5).sum() for row in rows])
+                metrics["seg_box_P@0.5"] = ratio_of_sums(hits, count, resamples=how.resamples)
+        counts = expression_counts(pictures, records)
+        counts["empty_masks"] = sum(not rle_area(a["segmentation"]) for record in records for a in record["answers"])
+        return Scores(metrics, counts, (VARIANT, "boxes: the tight box of the mask against the annotated box"))

@@ -1,0 +1,81 @@
+"""What the evaluation loop needs to know about a task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from pixelllm_hf.evaluation.bootstrap import RESAMPLES, Estimate
+from pixelllm_hf.evaluation.scene_folder import DataFolder, Picture
+from pixelllm_hf.evaluation.sharing import Share
+from pixelllm_hf.processing.grounded_results import GroundedCaption
+
+
+@dataclass(frozen=True)
+class Scores:
+    """metrics: with intervals. counts: of what was asked, answered, skipped. notes: how it was counted."""
+
+    metrics: dict[str, Estimate]
+    counts: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Thoroughness:
+    """resamples: of the bootstrap, 0 for none. meteor: a key of `meteor.VARIANTS`, None for the best that can run."""
+
+    resamples: int = RESAMPLES
+    meteor: str | None = None
+
+
+# A look during training: no intervals, and no table of paraphrases to load.
+QUICK = Thoroughness(resamples=0, meteor="meteor-approx")
+
+
+class Task(ABC):
+    """One way of asking about pictures and of scoring the answers.
+
+    The loop reads the pictures, asks about a batch of them in one call of the processor and of `generate`, and turns
+    every picture's answers into a record. Records travel between processes; scores are made once, of all records.
+    """
+
+    name: ClassVar[str]
+    answer_is_given: ClassVar[bool] = False  # the text is given and nothing is searched: no decoding settings
+    covers: ClassVar[tuple[str, ...]] = ()  # tasks that ask the same, and can be scored from its records
+    looks: ClassVar[dict[str, str]] = {}  # metric -> its name in a training log
+
+    def problem(self, model: Any) -> str | None:
+        """Why this model cannot do the task, or None."""
+        return None
+
+    @abstractmethod
+    def read(self, data: DataFolder) -> list[Any]:
+        """The pictures (`Picture`s) with what is asked and what is true."""
+
+    def ask(self, pictures: Sequence[Any]) -> dict[str, Any]:
+        """What the processor is told besides the images and the task's name."""
+        return {}
+
+    def answers(self, processor: Any, output: Any, inputs: Mapping[str, Any]) -> list[list[GroundedCaption]]:
+        """The model's output in the user's terms, per image."""
+        return getattr(processor, f"post_process_{self.name}")(output, inputs)
+
+    @abstractmethod
+    def record(self, picture: Any, answers: Sequence[GroundedCaption]) -> Any:
+        """All that scoring needs of the answers; small, and can be pickled."""
+
+    def forced(
+        self, model: Any, processor: Any, data: DataFolder, share: Share, *, batch_size: int, progress: bool
+    ) -> dict[str, Estimate]:
+        """Numbers that are not about `generate` output. All processes call it."""
+        return {}
+
+    @abstractmethod
+    def score(self, pictures: Sequence[Any], records: Sequence[Any], how: Thoroughness) -> Scores:
+        """pictures and records run in parallel."""
+
+    def listed(self, picture: Picture, record: Any) -> dict[str, Any]:
+        """One line of the file of answers, ready for JSON."""
+        return {"image_id": picture.image_id, **record}

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pixelllm_hf.evaluation.runner import Asking, evaluate
+from pixelllm_hf.evaluation.scene_folder import DataFolder
+from pixelllm_hf.evaluation.tasks import TASKS
+
+TASK = TASKS["refer"]
+
+
+def xyxy(box):
+    x, y, w, h = box
+    return (x, y, x + w, y + h)
+
+
+@pytest.fixture(scope="module")
+def pictures(scene_folder: Path):
+    return TASK.read(DataFolder(scene_folder))
+
+
+def test_true_boxes_are_all_hits(scene_folder: Path, pictures, oracle, said):
+    model = oracle(pictures, lambda picture: [said(e.text, box=xyxy(e.box)) for e in picture.expressions])
+    result = evaluate(model, model, TASK, scene_folder).result
+    number = sum(len(picture.expressions) for picture in pictures)
+    assert result["scenes"] == len(pictures) and result["expressions"] == number and result["without_box"] == 0
+    for name, estimate in result["metrics"].items():
+        assert estimate["value"] == pytest.approx(1, abs=1e-6), name
+    counts = [result["metrics"][f"P@0.5{suffix}"]["count"] for suffix in ("", "_distractor", "_alone")]
+    assert counts[0] == counts[1] + counts[2] == number and counts[1] == result["expressions_with_distractor"] > 0
+
+
+def test_taking_the_other_one_of_a_pair_is_a_miss_among_distractors_only(scene_folder: Path, pictures, oracle, said):
+    def answer(picture):
+        return [said(e.text, box=(0, 0, 1, 1) if e.has_distractor else xyxy(e.box)) for e in picture.expressions]
+
+    model = oracle(pictures, answer)
+    metrics = evaluate(model, model, TASK, scene_folder).result["metrics"]
+    assert metrics["P@0.5_distractor"]["value"] == 0 and metrics["P@0.5_alone"]["value"] == 1
+    share = metrics["P@0.5_alone"]["count"] / metrics["P@0.5"]["count"]
+    assert metrics["P@0.5"]["value"] == pytest.approx(share)
+
+
+def test_an_expression_without_a_box_is_a_miss_and_counted(scene_folder: Path, pictures, oracle, said):
+    model = oracle(pictures, lambda picture: [said(e.text) for e in picture.expressions])
+    result = evaluate(model, model, TASK, scene_folder).result
+    assert result["metrics"]["P@0.5"]["value"] == 0 and result["without_box"] == result["expressions"]
+
+
+def test_all_expressions_of_a_picture_are_asked_in_one_call_without_decoding_settings(
+    scene_folder: Path, pictures, oracle, said
+):
+    model = oracle(pictures, lambda picture: [said(e.text) for e in picture.expressions])
+    evaluate(model, model, TASK, scene_folder, asking=Asking(batch_size=3, num_beams=4))
+    assert [call["images"] for call in model.asked] == [3, 3, 2]
+    assert model.asked[0]["text"][1] == [e.text for e in pictures[1].expressions]
+    assert all(call["options"] == {} and call["task"] == "refer" for call in model.asked)

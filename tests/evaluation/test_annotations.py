@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pixelllm_hf.data.grounded_examples import BadRecordError
+from pixelllm_hf.data.scenes import ObjectLibrary, compose_scene
+from pixelllm_hf.evaluation.annotations import read_captioned, read_described, read_referred
+from pixelllm_hf.evaluation.scene_folder import DataFolder, EvaluationDataError
+
+
+def test_expressions_know_whether_another_object_of_their_class_is_there(scene_folder: Path):
+    pictures = read_referred(DataFolder(scene_folder))
+    assert any(e.has_distractor for p in pictures for e in p.expressions), "or else the seed shows nothing"
+    for picture in pictures:
+        objects = compose_scene(123, int(picture.image_id) - 1, ObjectLibrary.builtin()).objects
+        alike = Counter(obj.name for obj in objects)
+        boxes = {(x0, y0, x1 - x0, y1 - y0): obj.name for obj in objects for x0, y0, x1, y1 in [obj.box_xyxy]}
+        for expression in picture.expressions:
+            name = boxes[expression.box]  # type: ignore[index]
+            assert name in expression.text and expression.has_distractor == (alike[name] > 1)
+
+
+def test_expressions_count_from_one(scene_folder: Path):
+    numbers = [e.id for p in read_referred(DataFolder(scene_folder)) for e in p.expressions]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_all_objects_are_described_and_all_pictures_captioned(scene_folder: Path):
+    for index, (described, captioned) in enumerate(
+        zip(read_described(DataFolder(scene_folder)), read_captioned(DataFolder(scene_folder)), strict=True)
+    ):
+        scene = compose_scene(123, index, ObjectLibrary.builtin())
+        assert len(described.regions) == len(scene.objects) and described.size_wh == scene.image.size
+        assert all(obj.name in region.phrase for obj, region in zip(scene.objects, described.regions, strict=True))
+        assert captioned.names == {obj.name for obj in scene.objects}
+        assert captioned.captions == (scene.short_caption, *(n.caption for n in scene.narratives))
+
+
+def test_a_file_of_several_splits_wants_one_named(scene_folder: Path, tmp_path: Path):
+    refs = json.loads((scene_folder / "refcoco" / "refs.json").read_text())
+    refs[0]["split"] = "testA"
+    (tmp_path / "refs.json").write_text(json.dumps(refs))
+    (tmp_path / "instances.json").write_bytes((scene_folder / "instances.json").read_bytes())
+    with pytest.raises(EvaluationDataError, match="testA"):
+        read_referred(DataFolder(tmp_path, images=scene_folder / "images"))
+    pictures = read_referred(DataFolder(tmp_path, images=scene_folder / "images", split="testA"))
+    assert len(pictures) == 1 and len(pictures[0].expressions) == len(refs[0]["sentences"])
+
+
+def test_the_dense_captioning_layout_of_grit_is_read(scene_folder: Path, tmp_path: Path):
+    image = {"id": 2, "file_name": "000000000002.jpg", "width": 30, "height": 20}
+    empty = {**image, "id": 3, "file_name": "000000000003.jpg"}
+    annotation = {"id": 1, "image_id": 2, "bbox": [1, 2, 3, 4], "caption": " a dog ", "category_id": 1}
+    (tmp_path / "grit_test.json").write_text(json.dumps({"images": [image, empty], "annotations": [annotation]}))
+    first, second = read_described(DataFolder(tmp_path, images=scene_folder / "images"))
+    assert [(r.box, r.phrase) for r in first.regions] == [((1, 2, 3, 4), "a dog")]
+    assert second.regions == (), "a picture without objects can only have wrong detections, and stays"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda ref: ref.update(ann_id=-7), "annotation -7 is unknown"),
+        (lambda ref: ref.pop("sentences"), "no 'sentences'"),
+        (lambda ref: ref.update(image_id=-7), "image -7 is unknown"),
+    ],
+)
+def test_a_bad_reference_is_named(scene_folder: Path, tmp_path: Path, change: Any, message: str):
+    refs = json.loads((scene_folder / "refcoco" / "refs.json").read_text())
+    change(refs[3])
+    (tmp_path / "refs.json").write_text(json.dumps(refs))
+    (tmp_path / "instances.json").write_bytes((scene_folder / "instances.json").read_bytes())
+    with pytest.raises(BadRecordError, match=message):
+        read_referred(DataFolder(tmp_path, images=scene_folder / "images"))
+
+
+def test_a_folder_without_the_files_of_a_task_is_named(tmp_path: Path):
+    for read in (read_referred, read_described, read_captioned):
+        with pytest.raises(FileNotFoundError, match="has no"):
+            read(DataFolder(tmp_path))  # type: ignore[operator]
