@@ -1,0 +1,57 @@
+"""Pictures for a card: the model's own answers, drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .contents import EXAMPLES
+from .errors import PublishError
+from .model_card import Example
+
+SERIES = 700_000_000  # the composed scenes that demonstrations show; not trained and not measured on
+SCENES = (12, 13)
+MAX_NEW_TOKENS = 96
+
+
+def draw_examples(folder: Path, pictures: Sequence[str | Path] | None, into: Path) -> list[tuple[Example, Path]]:
+    """The model's captions of the pictures, as entries for the card and files in `into`.
+
+    pictures: files; None takes composed scenes, which are free of anybody's rights.
+    """
+    import torch
+
+    from pixelllm_hf import ImageError, PixelLLMForGroundedGeneration, PixelLLMProcessor
+
+    sources: list[tuple[str, Any]] = (
+        _scenes() if pictures is None else [(Path(picture).stem, picture) for picture in pictures]
+    )
+    if not sources:
+        return []
+    names = [name for name, _ in sources]
+    if len(set(names)) < len(names):
+        raise PublishError(f"example pictures need different names, but they are {', '.join(names)}.")
+    processor = PixelLLMProcessor.from_pretrained(folder)
+    model = PixelLLMForGroundedGeneration.from_pretrained(folder).eval()
+    into.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    for name, source in sources:
+        try:
+            inputs = processor(images=source, return_tensors="pt")
+        except (OSError, ImageError) as error:
+            raise PublishError(f"the example picture {source} cannot be read: {error}") from error
+        with torch.inference_mode():
+            output = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS)
+        caption = processor.post_process_grounded_generation(output, inputs)[0][0]
+        file = into / f"{name}.png"
+        caption.draw(source).save(file, optimize=True)
+        drawn.append((Example(f"{EXAMPLES}/{file.name}", caption.text), file))
+    return drawn
+
+
+def _scenes() -> list[tuple[str, Any]]:
+    from pixelllm_hf.data.scenes import ObjectLibrary, compose_scene
+
+    library = ObjectLibrary.builtin()
+    return [(f"scene_{index}", compose_scene(SERIES, index, library).image) for index in SCENES]

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from pixelllm_hf.publishing import PublishError, render_model_card, validate_card
+from pixelllm_hf.publishing.model_card import Example
+
+TEXT = """---
+license: mit
+tags:
+- mine
+pipeline_tag: image-text-to-text
+---
+
+# Mine
+
+<!-- metrics:trace -->
+typed by hand: 0.99
+<!-- /metrics:trace -->
+
+Between.
+"""
+
+
+def report(task: str = "trace", **changes: Any) -> dict[str, Any]:
+    metrics = {name: {"value": value, "low": 0.1, "high": 0.9, "count": 5} for name, value in METRICS.items()}
+    return {
+        "task": task, "scenes": 5, "metrics": metrics, "data": {"seed": 3}, "decoding": {"num_beams": 1},
+        "command": "python scripts/evaluate.py", **changes,
+    }  # fmt: skip
+
+
+METRICS = {"object_f1": 0.5, "point_in_box": 0.25, "center_error_percent": None}
+
+
+def card(text: str | None = TEXT, **options: Any) -> ModelCard:
+    return ModelCard(render_model_card(text, **{"repo_id": "org/mine", **options}))
+
+
+def test_the_authors_metadata_stay_and_ours_are_added():
+    data = card().data
+    assert (data.license, data.pipeline_tag, data.library_name) == ("mit", "image-text-to-text", "transformers")
+    assert data.tags == ["mine", "grounded-captioning", "pixelllm"]
+    assert card(license="apache-2.0").data.license == "apache-2.0"
+
+
+def test_numbers_come_from_evaluations_alone():
+    assert "0.99" not in card().text and card().data.eval_results is None
+    measured = card(reports=[report()])
+    assert "| 0.5000 | 0.1000 to 0.9000 | 5 |" in measured.text and "0.99" not in measured.text
+    values = {r.metric_type: r.metric_value for r in measured.data.eval_results}
+    assert values == {"object_f1": 0.5, "point_in_box": 0.25}, "what was not measured is not there"
+    assert measured.data.model_name == "mine"
+
+
+def test_several_tasks_and_evaluations_stay_apart_in_the_metadata():
+    other_scenes = report(data={"folder": "photos"})
+    data = card(reports=[report(), report("caption"), other_scenes]).data
+    results = {(r.dataset_config, r.dataset_name, r.metric_type): r.metric_value for r in data.eval_results}
+    assert len(results) == 6
+    assert {config for config, *_ in results} == {"trace", "caption", "trace'"}
+
+
+def test_what_has_no_slot_comes_at_the_end():
+    text = card(
+        "---\nlicense: mit\n---\n\n# Bare\n", reports=[report()], examples=[Example("examples/a.png", "a [b]")]
+    ).text
+    assert text.index("# Bare") < text.index("## Use") < text.index("## Examples") < text.index("0.5000")
+    assert 'from_pretrained("org/mine")' in text
+    assert "![a b](examples/a.png)" in text and r"> a \[b\]" in text
+
+
+def test_a_slot_is_filled_where_it_stands():
+    text = card(TEXT.replace("Between.", "<!-- usage --><!-- /usage -->\n\nBetween."), reports=[report()]).text
+    assert text.index("0.5000") < text.index('"org/mine"') < text.index("Between.")
+    assert "## Use" not in text
+
+
+def test_rendering_again_changes_nothing():
+    first = render_model_card(TEXT, repo_id="org/mine", reports=[report()])
+    assert render_model_card(first, repo_id="org/mine", reports=[report()]) == first
+
+
+def test_a_plain_card_says_what_is_not_known():
+    text = str(card(None, license="mit", facts={"Stored as": "F32"}))
+    assert "Stored as: F32" in text and "Not stated" in text and "## Limits" in text and "## Licences" in text
+
+
+@pytest.mark.parametrize("text", [None, "# No metadata", "---\ntags: []\n---\n"])
+def test_a_card_without_a_licence_is_refused(text: str | None):
+    with pytest.raises(PublishError, match="states no licence"):
+        card(text)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("no metadata", "has no metadata"),
+        ("---\n- a list\n---\n", "cannot be read"),
+        ("---\nlicense: [\n---\n", "cannot be read"),
+        ("---\nlicense: 1\n---\n", "`license` .* must be text"),
+        ("---\nlicense: mit\ntags: mine\n---\n", "`tags` .* list"),
+        ("---\nlicense: mit\nmodel-index:\n- name: x\n---\n", "cannot be read"),
+        (
+            "---\nlicense: mit\nmodel-index:\n- name: x\n  results:\n  - task: {type: t}\n"
+            "    dataset: {type: d, name: d}\n    metrics:\n    - {type: m, value: .nan}\n---\n",
+            "not a number",
+        ),
+    ],
+)
+def test_metadata_that_the_hub_would_not_take_are_refused_without_asking_it(content: str, message: str):
+    with pytest.raises(PublishError, match=message):
+        validate_card(content)
