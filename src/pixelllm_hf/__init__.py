@@ -1,7 +1,8 @@
 """PixelLLM for the Hugging Face ecosystem: picture in, caption out, with a pixel location for every word.
 
-Public names are imported when they are first used; torch is not needed before a model is asked for. Importing the
-package makes `AutoConfig`, `AutoModel`, `AutoImageProcessor` and `AutoProcessor` know its classes.
+Public names are imported when they are first used; torch is not needed before a model is asked for. After importing the
+package, `AutoConfig`, `AutoModel`, `AutoModelForImageTextToText`, `AutoImageProcessor` and `AutoProcessor` know its
+classes, and `pipeline("grounded-captioning")` its task.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ if TYPE_CHECKING:
     from .modeling.configuration_pixelllm import PixelLLMConfig as PixelLLMConfig
     from .modeling.modeling_pixelllm import PixelLLMForGroundedGeneration as PixelLLMForGroundedGeneration
     from .processing.canvas_transform import CanvasTransform as CanvasTransform, xywh_to_xyxy as xywh_to_xyxy
+    from .processing.code_export import CodeExportError as CodeExportError
     from .processing.grounded_results import GroundedCaption as GroundedCaption, GroundedWord as GroundedWord
     from .processing.grounded_streamer import GroundedStreamer as GroundedStreamer
     from .processing.image_processing_pixelllm import PixelLLMImageProcessor as PixelLLMImageProcessor
     from .processing.image_reading import ImageError as ImageError
+    from .processing.pipeline_grounded_captioning import GroundedCaptioningPipeline as GroundedCaptioningPipeline
     from .processing.processing_pixelllm import PixelLLMProcessor as PixelLLMProcessor
     from .processing.prompt_places import PromptError as PromptError
 
@@ -31,7 +34,9 @@ _HOMES = {
     "PixelLLMImageProcessor": ".processing.image_processing_pixelllm",
     "PixelLLMProcessor": ".processing.processing_pixelllm",
     "CanvasTransform": ".processing.canvas_transform",
+    "CodeExportError": ".processing.code_export",
     "GroundedCaption": ".processing.grounded_results",
+    "GroundedCaptioningPipeline": ".processing.pipeline_grounded_captioning",
     "GroundedStreamer": ".processing.grounded_streamer",
     "GroundedWord": ".processing.grounded_results",
     "ImageError": ".processing.image_reading",
@@ -39,7 +44,7 @@ _HOMES = {
     "xywh_to_xyxy": ".processing.canvas_transform",
 }
 
-__all__ = ["__version__", "default_checkpoint", *_HOMES]
+__all__ = ["__version__", "default_checkpoint", "export_code", *_HOMES]
 
 
 def default_checkpoint() -> Path:
@@ -54,6 +59,29 @@ def default_checkpoint() -> Path:
             f"the embedded checkpoint is not in {folder}. Install the package again, or name another model."
         )
     return folder
+
+
+def export_code(folder: str | Path) -> list[Path]:
+    """Put this package's model and processor code beside the weights in `folder`, which `save_pretrained` wrote.
+
+    Then `AutoModel.from_pretrained(folder, trust_remote_code=True)`, its siblings and `pipeline` load it where the
+    package is not installed. Returns the Python files written.
+    """
+    from .modeling.configuration_pixelllm import PixelLLMConfig
+    from .modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
+    from .processing.code_export import export_code
+    from .processing.image_processing_pixelllm import PixelLLMImageProcessor
+    from .processing.pipeline_grounded_captioning import GroundedCaptioningPipeline
+    from .processing.processing_pixelllm import PixelLLMProcessor
+
+    return export_code(
+        folder,
+        config=PixelLLMConfig,
+        model=PixelLLMForGroundedGeneration,
+        processor=PixelLLMProcessor,
+        image_processor=PixelLLMImageProcessor,
+        pipeline=GroundedCaptioningPipeline,
+    )
 
 
 def __getattr__(name: str) -> Any:

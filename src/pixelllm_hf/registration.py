@@ -1,7 +1,7 @@
 """Make transformers' Auto classes know ours, without importing them (or torch) before anybody asks for them.
 
-Every line of the table below names one of transformers' Auto modules and what is registered there. A registration is
-made at the moment its Auto module has been imported: at once if that has happened already, else by a finder that waits
+Every line of the table below names one of transformers' modules and what is registered there. A registration is
+made at the moment its module has been imported: at once if that has happened already, else by a finder that waits
 for it. So `import pixelllm_hf` stays cheap, and nobody can reach an Auto class that does not know ours.
 """
 
@@ -19,6 +19,7 @@ _CONFIGURATION = "pixelllm_hf.modeling.configuration_pixelllm"
 _MODELING = "pixelllm_hf.modeling.modeling_pixelllm"
 _PROCESSING = "pixelllm_hf.processing.processing_pixelllm"
 _IMAGE_PROCESSING = "pixelllm_hf.processing.image_processing_pixelllm"
+_PIPELINE = "pixelllm_hf.processing.pipeline_grounded_captioning"
 _AUTO = "transformers.models.auto."
 
 
@@ -38,7 +39,11 @@ def _register_configs(auto: Any, configuration: Any) -> None:
 
 
 def _register_model(auto: Any, configuration: Any, modeling: Any) -> None:
-    auto.AutoModel.register(configuration.PixelLLMConfig, modeling.PixelLLMForGroundedGeneration, exist_ok=True)
+    config, model = configuration.PixelLLMConfig, modeling.PixelLLMForGroundedGeneration
+    auto.AutoModel.register(config, model, exist_ok=True)
+    auto.AutoModelForImageTextToText.register(config, model, exist_ok=True)
+    # The pipeline of that name looks here, and else says at every start that it does not support the model.
+    auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.setdefault(config.model_type, model.__name__)
 
 
 def _register_image_processor(auto: Any, configuration: Any, processing: Any) -> None:
@@ -53,11 +58,24 @@ def _register_processor(auto: Any, configuration: Any, processing: Any) -> None:
     auto.AutoProcessor.register(configuration.PixelLLMConfig, processing.PixelLLMProcessor, exist_ok=True)
 
 
+def _register_pipeline(pipelines: Any, pipeline: Any) -> None:
+    from . import default_checkpoint
+
+    pipelines.PIPELINE_REGISTRY.register_pipeline(
+        pipeline.PIPELINE_TASK,
+        pipeline_class=pipeline.GroundedCaptioningPipeline,
+        pt_model=pipelines.AutoModel,
+        default={"model": (str(default_checkpoint()), "main")},  # used if no model is named
+        type="multimodal",
+    )
+
+
 REGISTRATIONS = (
     Registration(_AUTO + "configuration_auto", (_CONFIGURATION,), _register_configs),
     Registration(_AUTO + "modeling_auto", (_CONFIGURATION, _MODELING), _register_model),
     Registration(_AUTO + "image_processing_auto", (_CONFIGURATION, _IMAGE_PROCESSING), _register_image_processor),
     Registration(_AUTO + "processing_auto", (_CONFIGURATION, _PROCESSING), _register_processor),
+    Registration("transformers.pipelines", (_PIPELINE,), _register_pipeline),
 )
 
 
