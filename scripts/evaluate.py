@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 
-# Read when numpy and torch are imported; see above. MKL's products otherwise depend on where in memory their factors lie.
+# Read when numpy and torch are imported; see above. MKL's products would depend on where in memory their factors lie.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
