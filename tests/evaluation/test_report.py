@@ -125,6 +125,7 @@ def test_the_metadata_of_a_card_holds_what_was_measured(tmp_path: Path):
     card = rendered(tmp_path, EVALUATION, REFER)
     results = ModelCard(card).data.eval_results  # type: ignore[attr-defined]
     found = {(result.task_name, result.metric_type): result.metric_value for result in results}
+    assert len({result.unique_identifier for result in results}) == 2
     assert found == {(report.TITLES["trace"], "object_f1"): 0.5, (report.TITLES["refer"], "P@0.5"): 0.9}
     assert results[0].dataset_name == "7 composed scenes (seed 9)"
     assert report.with_model_index(card, [EVALUATION, REFER]) == card

@@ -192,6 +192,7 @@ def model_index(name: str, reports: Sequence[Mapping[str, Any]]) -> list[dict[st
                 "dataset": {
                     "type": "composed-scenes" if "seed" in report["data"] else "folder",
                     "name": data_name(report),
+                    "config": report["task"],  # without it readers merge the tasks into one result
                 },
                 "metrics": [
                     {"type": metric, "value": value, "name": METRICS.get(metric, metric)}
