@@ -15,7 +15,7 @@ from torch import nn
 
 from pixelllm_hf.training.checkpointing import CheckpointError
 from pixelllm_hf.training.config import ConfigError, load_config
-from pixelllm_hf.training.initial_model import initial_model, model_config
+from pixelllm_hf.training.initial_model import initial_model
 from pixelllm_hf.training.trainer import NonFiniteLossError, Trainer, start
 from pixelllm_hf.training.vision_pretraining import (
     DenseLabeller,
@@ -29,13 +29,13 @@ WEIGHTS_FILE = "vision_towers.safetensors"
 
 def main(recipe: VisionPretrainConfig) -> None:
     accelerator = start(recipe.run)
-    config = model_config(recipe.model, recipe.model_overrides)
+    whole = initial_model(recipe.model, overrides=recipe.model_overrides, vision_weights=recipe.vision_weights)
+    towers, config = whole.vision_towers, whole.config
+    del whole  # the language model need not stay in memory
     vision: Any = config.vision_config
     cells = vision.grid_size * recipe.task.sub_cells
     with accelerator.main_process_first():
         train, held_out, labels = dense_batches(recipe, config.image_size, cells)
-    before = recipe.vision_weights
-    towers = initial_model(recipe.model, overrides=recipe.model_overrides, vision_weights=before).vision_towers
     widths = {
         "fused": vision.feature_channels,
         "eva02": vision.eva02_config.hidden_size,

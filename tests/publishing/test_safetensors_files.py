@@ -8,7 +8,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from pixelllm_hf.publishing.safetensors_files import WeightsError, read_layout, sharded, weights_sha256
+from pixelllm_hf.files import sha256_of_files
+from pixelllm_hf.publishing.safetensors_files import WeightsError, read_layout, sharded
 
 TENSORS = {
     "a.weight": torch.arange(600, dtype=torch.float32).reshape(20, 30),
@@ -87,4 +88,4 @@ def test_a_damaged_file_is_noticed(file: Path, content, message: str):
 def test_weights_are_named_as_evaluations_name_them(file: Path):
     from pixelllm_hf.evaluation.runner import weights_digest
 
-    assert weights_sha256([file]) == weights_digest(file.parent)
+    assert sha256_of_files([file]) == weights_digest(file.parent)

@@ -318,15 +318,13 @@ def convert_pixelllm(
     return state_dict
 
 
-def restore_pixelllm(
-    names: Iterable[str], ours: Mapping[str, Tensor], *, skip_groups: Iterable[str] = ()
-) -> dict[str, Tensor]:
+def restore_pixelllm(names: Iterable[str], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The way back: tensors by official name and in official layout, from ours (weights, gradients, …) by our names.
 
     names are all official names of the model; those that ours holds nothing for are left out.
     """
     flat: dict[str, Tensor] = {}
-    for group, part in _by_group(names, skip_groups).items():
+    for group, part in _by_group(names, ()).items():
         place = f"{GROUPS[group][0]}."
         of_part = {name.removeprefix(place): value for name, value in ours.items() if name.startswith(place)}
         flat |= {f"{group}/{name}": value for name, value in restore_module(group, part, of_part).items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from pixelllm_hf.evaluation.scene_folder import VALIDATION_SEED, DataFolder
 from pixelllm_hf.evaluation.sharing import Share
 from pixelllm_hf.evaluation.tasks import TASKS, Task
 from pixelllm_hf.evaluation.tasks.task import QUICK, Thoroughness
+from pixelllm_hf.files import sha256_of_files
 from pixelllm_hf.processing.grounded_results import GroundedCaption
 
 VALIDATION_SCENES = 64
@@ -171,13 +171,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def weights_digest(folder: str | Path) -> str | None:
     """SHA-256 over the weight files of a local model folder: which model a number belongs to. None for hub ids."""
-    files = sorted(Path(folder).glob("*.safetensors"))
-    if not files:
-        return None
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+    files = list(Path(folder).glob("*.safetensors"))
+    return sha256_of_files(files) if files else None
 
 
 def versions() -> dict[str, str]:

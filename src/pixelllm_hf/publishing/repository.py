@@ -16,6 +16,8 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
+from pixelllm_hf.files import sha256_of_files
+
 from .contents import (
     DATA_FILES,
     DATASET_FILES,
@@ -32,7 +34,7 @@ from .contents import (
 from .errors import AccessError, PublishError, hub_errors
 from .model_card import dataset_card, load_reports, render_model_card, validate_card, with_licence
 from .remote_code import code_beside
-from .safetensors_files import MAX_SHARD_BYTES, read_layout, sharded, weights_sha256
+from .safetensors_files import MAX_SHARD_BYTES, read_layout, sharded
 
 MAIN = "main"
 PACKAGE = Path(__file__).parents[1]
@@ -82,7 +84,7 @@ def publish_model(
     folder = Path(folder)
     _check_names(repo_id, revision)
     contents = checkpoint_contents(folder)
-    digest = weights_sha256(contents.weights)
+    digest = sha256_of_files(contents.weights)
     measured = (
         {f"{Path(e).stem}.json": Path(e) for e in evaluations}
         if evaluations is not None

@@ -5,7 +5,6 @@ The format is a length (8 bytes), a JSON header of that length with each tensor'
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import struct
@@ -131,13 +130,3 @@ def _write(target: Path, tensors: Mapping[str, StoredTensor]) -> Path:
 
 def _width(tensor: StoredTensor) -> int:
     return tensor.num_bytes // tensor.num_values if tensor.num_values else 0
-
-
-def weights_sha256(files: Sequence[Path]) -> str:
-    """SHA-256 over the files one after the other, sorted by name: how an evaluation names the weights it measured."""
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        with open(file, "rb") as stream:
-            while piece := stream.read(COPIED_AT_ONCE):
-                digest.update(piece)
-    return digest.hexdigest()
