@@ -127,3 +127,8 @@ def test_a_prepared_folder_that_is_none_is_a_mistake_of_the_recipe(squares: Simp
         grounded_batches([source], DataConfig([source]), processor=None, seed=0)
     with pytest.raises(ConfigError, match="needs 'images'"):
         SourceConfig("coco_captions", "captions.json")
+
+
+def test_several_files_for_a_format_of_one_are_refused_by_the_recipe(squares: SimpleNamespace) -> None:
+    with pytest.raises(ConfigError, match="takes one annotation file"):
+        SourceConfig("coco_captions", ["a.json", "b.json"], str(squares.images))

@@ -53,7 +53,7 @@ def read_coco_instances(
             objects = []
             for where, annotation in image.annotations:
                 try:
-                    objects.append(_object(where, annotation, position, image.size_wh))
+                    objects.append(_object(where, annotation, coco, position, image.size_wh))
                 except BadRecordError as error:
                     report.drop(error, on_error)
             yield {
@@ -92,13 +92,10 @@ def instance_features(names: Sequence[str]) -> Features:
 
 
 def _object(
-    where: str, annotation: dict[str, Any], position: Mapping[Any, int], size_wh: tuple[int, int]
+    where: str, annotation: dict[str, Any], coco: CocoFile, position: Mapping[Any, int], size_wh: tuple[int, int]
 ) -> dict[str, Any]:
     box, category = required(where, annotation, "bbox", "category_id")
-    if category not in position:
-        raise BadRecordError(
-            "unknown category", where, f"category {category!r} is not listed.", "Add it to categories."
-        )
+    coco.category(where, category)  # refuses one that is not listed
     segmentation = annotation.get("segmentation")
     rle = checked_mask(where, segmentation, size_wh) if isinstance(segmentation, dict) else None
     xyxy = checked_xywh(where, box, size_wh)

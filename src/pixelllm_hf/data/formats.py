@@ -77,7 +77,7 @@ def read_format(
     A prepared folder has its images, and its bad records are gone: `read_prepared` is the reader, without the options
     for them.
     """
-    layout = check_format(name, task=task, companion=companion, split=split)
+    layout = check_format(name, annotations, task=task, companion=companion, split=split)
     if not layout.needs_images:
         return _reader(layout)(annotations, task=task, split=split, streaming=streaming)
     if not images:
@@ -89,16 +89,18 @@ def read_format(
         options[layout.companion] = companion
     if layout.has_splits:
         options["split"] = split
-    if not layout.many_files and not isinstance(annotations, str | Path):
-        raise ValueError(f"format {name!r} takes one annotation file, but got {annotations!r}.")
     return _reader(layout)(annotations, images=images, report=report, **options)
 
 
-def check_format(name: str, *, task: str | None = None, companion: object = None, split: str | None = None) -> Format:
+def check_format(
+    name: str, annotations: object, *, task: str | None = None, companion: object = None, split: str | None = None
+) -> Format:
     """The layout of this name, once what is asked of it is known to exist."""
     if name not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, but is {name!r}.")
     layout = FORMATS[name]
+    if not layout.many_files and not isinstance(annotations, str | Path):
+        raise ValueError(f"format {name!r} takes one annotation file, but got {annotations!r}.")
     if task is not None and layout.tasks and task not in layout.tasks:
         raise ValueError(f"format {name!r} can be read as task {' or '.join(layout.tasks)}, but not as {task!r}.")
     if layout.companion and layout.companion_required and companion is None:

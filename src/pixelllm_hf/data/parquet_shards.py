@@ -21,7 +21,7 @@ from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES, BadRecordError
 from pixelllm_hf.data.localized_narratives import annotation_files
 from pixelllm_hf.data.mixing import undecoded
 from pixelllm_hf.data.prepared_folder import SHARDS, PreparedFolder, PreparedFolderError
-from pixelllm_hf.files import atomic_path
+from pixelllm_hf.files import atomic_path, sha256_of_files
 from pixelllm_hf.processing.image_reading import ImageError, read_image
 
 _ROWS_PER_GROUP = 64  # a stream reads one group at a time
@@ -44,14 +44,14 @@ def prepare_format(
 
     The folder knows the annotation files by their content, so that it can be finished only from the same ones.
     """
-    layout = check_format(name, task=task, companion=companion, split=split)
+    layout = check_format(name, annotations, task=task, companion=companion, split=split)
     if not layout.needs_images:
         raise ValueError(f"format {name!r} is a folder that was prepared already. Read it as it is.")
     files = [*annotation_files(annotations), *([Path(companion)] if companion else [])]
     settings = {
         "format": name,
         "task": task or layout.tasks[0],
-        "annotations": [[file.name, _digest(file)] for file in files if file.is_file()],
+        "annotations": [[file.name, sha256_of_files([file])] for file in files if file.is_file()],
         "source_split": split,
         "on_error": on_error,
     }
@@ -197,8 +197,3 @@ def _digest_of(rows: Sequence[dict[str, Any]]) -> str:
         image = [path.name, path.stat().st_size if path.is_file() else None]
         digest.update(json.dumps({**row, "image": image}, sort_keys=True).encode())
     return digest.hexdigest()
-
-
-def _digest(path: str | Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

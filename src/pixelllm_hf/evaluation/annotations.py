@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pixelllm_hf.data.grounded_examples import BadRecordError, ImageFolder, required
+from pixelllm_hf.data.grounded_examples import BadRecordError, ImageFolder, load_json, required
 from pixelllm_hf.data.referring_expressions import load_refs
-from pixelllm_hf.data.visual_genome import load_json
 from pixelllm_hf.evaluation.scene_folder import DataFolder, EvaluationDataError, Picture
 
 Box = tuple[float, float, float, float]

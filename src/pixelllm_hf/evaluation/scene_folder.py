@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from pixelllm_hf.data import read_coco_instances
+from pixelllm_hf.data.grounded_examples import load_json
 from pixelllm_hf.data.scenes import ObjectLibrary, write_scenes
 from pixelllm_hf.data.scenes.library import pluralise
-from pixelllm_hf.data.visual_genome import load_json
 from pixelllm_hf.evaluation.object_names import ObjectNames
 
 # Training uses small seeds. These two series are for choosing (during training) and for reporting.

@@ -84,12 +84,11 @@ class GroundedGenerationMixin(GenerationMixin):
     point_head: Any
     mask_head: Any
     proposal_head: Any
-    get_image_features: Any
+    features_or_see: Any
     get_visual_tokens: Any
     encode_prompts: Any
     padded_for_masks: Any
     predict_masks: Any
-    image_of_row: Any
     row_sizes_wh: Any
 
     @torch.no_grad()
@@ -170,11 +169,7 @@ class GroundedGenerationMixin(GenerationMixin):
                 f"with detect_objects the model finds the places itself, but {', '.join(named)} came too. "
                 "Leave out either."
             )
-        features = given["image_features"]
-        if features is None:
-            if given["pixel_values"] is None:
-                raise ValueError("expected pixel_values, image_features or encoder_outputs, but got none of them.")
-            features = self.get_image_features(given["pixel_values"], given["pixel_mask"])
+        features = self.features_or_see(given["image_features"], given["pixel_values"], given["pixel_mask"])
         detections = None
         if detect:
             detections = self._detect(features.fused)

@@ -126,6 +126,16 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         """
         return self.vision_towers(pixel_values, pixel_mask)
 
+    def features_or_see(
+        self, image_features: VisionFeatures | None, pixel_values: Tensor | None, pixel_mask: Tensor | None
+    ) -> VisionFeatures:
+        """The given image_features, or else those of the pixels."""
+        if image_features is not None:
+            return image_features
+        if pixel_values is None:
+            raise ValueError("expected pixel_values, image_features or encoder_outputs, but got none of them.")
+        return self.get_image_features(pixel_values, pixel_mask)
+
     def get_visual_tokens(
         self,
         image_features: VisionFeatures,
@@ -178,10 +188,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         image_features: VisionFeatures | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Image, places and text -> encoder states (R,S,C) and their mask (R,S)."""
-        if image_features is None:
-            if pixel_values is None:
-                raise ValueError("expected pixel_values, image_features or encoder_outputs, but got none of them.")
-            image_features = self.get_image_features(pixel_values, pixel_mask)
+        image_features = self.features_or_see(image_features, pixel_values, pixel_mask)
         visual = self.get_visual_tokens(
             image_features, pixel_mask, prompt_boxes, prompt_points, prompt_point_labels, prompt_mask
         )
@@ -286,10 +293,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         parts: dict[str, Tensor] = {}
         visual = None
         if encoder_outputs is None:
-            if image_features is None:
-                if pixel_values is None:
-                    raise ValueError("expected pixel_values, image_features or encoder_outputs, but got none of them.")
-                image_features = self.get_image_features(pixel_values, pixel_mask)
+            image_features = self.features_or_see(image_features, pixel_values, pixel_mask)
             if object_boxes is not None:
                 if self.proposal_head is None:
                     raise ValueError(lacks_head("proposal", "detects no objects"))

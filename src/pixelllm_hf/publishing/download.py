@@ -11,7 +11,6 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-READ_AT_ONCE = 1 << 24
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHA1 = re.compile(r"[0-9a-f]{40}")
 
@@ -103,9 +102,7 @@ def _is_as_named(content: Path) -> bool:
 
 def _digest(path: Path, digest: Any) -> str:
     with open(path, "rb") as file:
-        while piece := file.read(READ_AT_ONCE):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, lambda: digest).hexdigest()
 
 
 def _remove(paths: Sequence[Path]) -> list[str]:

@@ -75,7 +75,7 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         try:
-            check_format(self.format, task=self.task, companion=self.companion, split=self.split)
+            check_format(self.format, self.annotations, task=self.task, companion=self.companion, split=self.split)
             if FORMATS[self.format].needs_images and not self.images:
                 raise ValueError(f"format {self.format!r} needs 'images': the folder of the image files.")
         except ValueError as error:
@@ -124,7 +124,7 @@ def read_source(source: SourceConfig, report: ReadReport | None = None) -> Any:
             on_error=source.on_error,  # type: ignore[arg-type]
             report=report,
         )
-    except (FileNotFoundError, PreparedFolderError) as error:
+    except FileNotFoundError as error:
         raise ConfigError(f"Source {source.name!r}: {error}") from error
 
 
