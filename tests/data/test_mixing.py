@@ -52,6 +52,17 @@ def test_sources_come_as_often_as_they_weigh():
     assert count["trace"] / 4000 == pytest.approx(0.75, abs=0.03)
 
 
+def test_batches_that_are_taken_together_have_one_source_and_every_row_still_comes_once_a_pass():
+    plan = MixedBatches(SIZES, batch_size=4, seed=0, together=3)
+    batches = [plan.at(step) for step in range(5000 * 3)]
+    assert all(len({batch.source for batch in batches[i : i + 3]}) == 1 for i in range(0, len(batches), 3))
+    seen: dict[str, Counter] = {name: Counter() for name in SIZES}
+    for batch in batches:
+        seen[batch.source].update(zip(batch.epochs, batch.indices, strict=True))
+    assert all(max(count.values()) == 1 for count in seen.values())
+    assert MixedBatches(SIZES, batch_size=4, seed=0, together=3).at(14000) == batches[14000]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -60,6 +71,7 @@ def test_sources_come_as_often_as_they_weigh():
         ({"weights": {"trace": -1, "region": 1, "refer": 1}}, "0 or more"),
         ({"weights": {"trace": float("nan"), "region": 1, "refer": 1}}, "0 or more"),
         ({"batch_size": 0}, "batch_size"),
+        ({"together": 0}, "together must be 1 or more"),
     ],
 )
 def test_impossible_mixtures_are_refused(settings, message):

@@ -37,6 +37,20 @@ class Line(nn.Module):
         return SimpleNamespace(loss=loss, loss_parts={"square": loss, "bias": self.b.abs().sum()})
 
 
+class PartsByProcess(nn.Module):
+    """What process 0 learns from has another part of the loss than what the others learn from."""
+
+    def __init__(self, process: int) -> None:
+        super().__init__()
+        self.process = process
+        self.a = nn.Linear(4, 3)
+
+    def forward(self, pixel_values: torch.Tensor, target: torch.Tensor) -> SimpleNamespace:
+        loss = (self.a(pixel_values) - target).square().mean()
+        own = {"mask": loss * 0 + 2.0} if self.process == 0 else {"text": loss * 0 + 3.0, "point": loss * 0 + 4.0}
+        return SimpleNamespace(loss=loss, loss_parts={"square": loss * 0 + 5.0 + self.process, **own})
+
+
 class Numbers:
     """Batch number i; `poison` turns the input of one batch into NaN."""
 
@@ -241,3 +255,23 @@ def test_two_processes_train_together(
     assert (tmp_path / "run" / "checkpoints" / "step-0000004" / "training_state" / "random-1.safetensors").is_file()
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 4 and all(math.isfinite(row["loss"]) for row in rows)
+
+
+def train_with_parts_by_process(folder: str) -> None:
+    """One of two processes."""
+    config = RunConfig(output_dir=folder, total_steps=2, log_every=1, progress=False, cpu=True)
+    accelerator = start(config)
+    model = PartsByProcess(accelerator.process_index)
+    Trainer(model, Numbers(), accelerator=accelerator, run=config, optimizer=OptimizerConfig()).run()
+
+
+@pytest.mark.slow
+def test_processes_whose_batches_have_different_parts_do_not_wait_for_each_other_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from accelerate import notebook_launcher
+
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    notebook_launcher(train_with_parts_by_process, (str(tmp_path),), num_processes=2)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["mask"], row["text"], row["point"], row["square"]) for row in rows] == [(2.0, 3.0, 4.0, 5.5)] * 2

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Protocol
 
 import accelerate
@@ -211,8 +212,7 @@ class Trainer:
                     if source is not None and name != "loss":
                         by_source.append((f"{name}/{source}", value.detach()))
                 accelerator.backward(output.loss / run.gradient_accumulation)
-        totals = {name: accelerator.reduce(value, "mean") for name, value in totals.items()}
-        losses = {name: value.item() for name, value in totals.items()}
+        losses = self._mean_over_processes({name: value.item() for name, value in totals.items()})
         accelerator.unscale_gradients()
         limit = self.optimizer_config.max_grad_norm
         norm = float(nn.utils.clip_grad_norm_(self.trained, limit if limit else math.inf))
@@ -228,6 +228,14 @@ class Trainer:
         self.window.add([*losses.items(), ("grad_norm", norm)], self.optimizer_config.learning_rate * factor)
         # Of this process only. A part that a source does not have is 0 there and says nothing.
         self.window.add([(name, value) for name, v in by_source if (value := v.item())])
+
+    def _mean_over_processes(self, losses: dict[str, float]) -> dict[str, float]:
+        """Of each part over the processes whose batches have it: their sources, and so their parts, may differ."""
+        if self.accelerator.num_processes == 1:
+            return losses
+        rows = gather_object([losses])
+        names = dict.fromkeys(name for row in rows for name in row)
+        return {name: fmean(row[name] for row in rows if name in row) for name in names}
 
     def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         return send_to_device(batch, self.accelerator.device, non_blocking=True)
