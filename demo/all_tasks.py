@@ -18,6 +18,7 @@ from pixelllm_hf.processing.grounded_results import draw_results
 
 SCENE = Path(__file__).parent / "examples" / "scene.jpg"
 HEADS = {"segment": "mask_head_config", "dense": "proposal_head_config"}  # without them a model lacks these tasks
+MOST_OBJECTS = 8  # the best ones; a drawing of more is hard to read
 COLUMNS, TILE, TITLE, PAPER, INK = 3, 720, 56, (18, 20, 26), (214, 217, 224)
 
 
@@ -38,11 +39,15 @@ class Demo:
         writing = {} if "query_ids" in inputs else {"max_new_tokens": 64}
         with torch.inference_mode():
             output = self.model.generate(**inputs, **writing)
-        read = self.processor.post_process_dense if task == "dense" else self.processor.post_process_grounded_generation
-        results = read(output, inputs)[0]
+        if task == "dense":
+            results = self.processor.post_process_dense(output, inputs, max_results=MOST_OBJECTS)[0]
+        else:
+            results = self.processor.post_process_grounded_generation(output, inputs)[0]
         print(title)
         for result in results:
             print("  " + describe(result))
+        if not results:
+            print("  nothing found")
         objects = task in ("refer", "segment", "dense")
         drawing = draw_results(self.picture, results) if objects else results[0].draw(self.picture)
         self.drawings.append((title, drawing))
@@ -97,7 +102,7 @@ def main() -> None:
     demo.ask("segment", quoted, text=expressions)
     boxes = [result.box for result in found if has_area(result.box)]
     demo.ask("region", "the first box" if boxes else "the whole picture", boxes=boxes[:1] or None)
-    demo.ask("dense")
+    demo.ask("dense", f"up to {MOST_OBJECTS} objects")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     side_by_side(demo.drawings).save(args.out)
     print(f"drawn to {args.out}")

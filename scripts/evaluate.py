@@ -6,9 +6,14 @@ python scripts/evaluate.py --task segment --model org/pixelllm --data DIR --spli
 accelerate launch --num_processes 2 scripts/evaluate.py --task dense --model org/pixelllm --data DIR   # 2 accelerators
 ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 scripts/evaluate.py --task dense  # 2 CPU cores
 
+python scripts/evaluate.py --task refer --objects CUTOUTS --scenes 200 --trained-names builtin --title "Cut-outs of ..."
+
 DIR has images/ and annotations in their official layouts, such as `python -m pixelllm_hf.data.scenes` writes:
   trace    instances.json, localized_narratives.jsonl     region, dense  visual_genome/*.json or GRiT's JSON
   caption  captions.json, perhaps instances.json          refer, segment refcoco/refs*, refcoco/instances.json
+Or it holds the rows of the task that scripts/prepare_dataset.py made of such files, or of others.
+Where objects have names that the model never learnt, --trained-names says which it did: names are then measured on
+those objects, places on all. --title keeps such a report apart from the others in a model card.
 Several processes give the numbers of one. On a CPU each process has one thread, so that sums come in the same order on
 every machine; set OMP_NUM_THREADS to have more.
 """
@@ -31,17 +36,21 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import datasets
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from pixelllm_hf.cli import EMBEDDED, Captioner, UsageError
+from pixelllm_hf.cli import UsageError
 from pixelllm_hf.data.grounded_examples import BadRecordError
+from pixelllm_hf.data.prepared_folder import PreparedFolderError
 from pixelllm_hf.data.scenes import BackgroundFolderError, ObjectFolderError, SceneOutputError
-from pixelllm_hf.evaluation.report import counted, metrics_table, write_report
+from pixelllm_hf.evaluation.report import counted, metrics_table, names_listed, names_note, write_report
 from pixelllm_hf.evaluation.runner import Asking, CannotDoError, evaluate, versions, weights_digest
 from pixelllm_hf.evaluation.scene_folder import HELD_OUT_SEED, DataFolder, EvaluationDataError, composed_folder
 from pixelllm_hf.evaluation.tasks import TASKS
+from pixelllm_hf.evaluation.trained_names import TrainedNames
 from pixelllm_hf.files import atomic_text
+from pixelllm_hf.inference import EMBEDDED, Captioner, ModelError
 from pixelllm_hf.processing.prompt_places import PromptError
 
 SCENES = 500
@@ -50,6 +59,10 @@ SCENES = 500
 def main(args: argparse.Namespace) -> None:
     if args.data and (args.scenes or args.seed is not None):
         raise UsageError("--data brings its own scenes; leave --scenes and --seed out, or leave --data out.")
+    if args.description and not args.title:
+        raise UsageError("--description goes under a --title; give one, or leave it out.")
+    datasets.disable_progress_bars()
+    trained = TrainedNames.read(args.trained_names) if args.trained_names else None
     task, state = TASKS[args.task], PartialState(cpu=args.device == "cpu")
     device = str(state.device) if state.num_processes > 1 else args.device
     captioner = Captioner.load(args.model, device, args.dtype, {})
@@ -57,11 +70,12 @@ def main(args: argparse.Namespace) -> None:
     started = time.perf_counter()
     with ExitStack() as stack:
         folder = args.data or stack.enter_context(composed_once(state, args, seed))
+        data = DataFolder(Path(folder), images=args.images, split=args.split, trained=trained)
         evaluation = evaluate(
             captioner.model,
             captioner.processor,
             task,
-            DataFolder(Path(folder), images=args.images, split=args.split),
+            data,
             asking=Asking(
                 batch_size=args.batch_size,
                 max_new_tokens=args.max_new_tokens,
@@ -70,11 +84,13 @@ def main(args: argparse.Namespace) -> None:
             ),
             limit=args.limit,
         )
-    if evaluation is None:
-        return
-    report = heading(args, captioner.model, seed) | evaluation.result
+        if evaluation is None:
+            return
+        report = heading(args, captioner.model, seed, data) | evaluation.result
     print(f"{args.task} · {report['model']} · {counted(report)} · {time.perf_counter() - started:.1f} s")
     print(metrics_table(report))
+    if note := names_note(report):
+        print(f"\n{note}\n\n{names_listed(report)}")
     if args.json:
         write_report(args.json, report)
     if args.captions:
@@ -82,11 +98,14 @@ def main(args: argparse.Namespace) -> None:
             file.writelines(json.dumps(record) + "\n" for record in evaluation.answers)
 
 
-def heading(args: argparse.Namespace, model: Any, seed: int) -> dict[str, Any]:
+def heading(args: argparse.Namespace, model: Any, seed: int, folder: DataFolder) -> dict[str, Any]:
     """What the numbers were made of."""
     data: dict[str, Any] = {"folder": Path(args.data).name} if args.data else {"seed": seed}
     data |= {k: Path(v).name for k, v in (("objects", args.objects), ("backgrounds", args.backgrounds)) if v}
-    data |= {k: v for k, v in (("split", args.split), ("limit", args.limit)) if v}
+    own = ("split", "limit", "title", "description")
+    data |= {name: value for name in own if (value := getattr(args, name))}
+    if folder.trained is not None and folder.categories is not None:
+        data["names"] = folder.trained.report(folder.categories)
     decoding: dict[str, Any] = {"dtype": str(model.dtype).removeprefix("torch.")}
     if not TASKS[args.task].answer_is_given:
         decoding |= {"num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens}
@@ -123,12 +142,13 @@ def composed_once(state: PartialState, args: argparse.Namespace, seed: int) -> I
 
 
 def _without_outputs(arguments: list[str]) -> list[str]:
-    """The command line without what a reader of the report does not have: output files, where folders are."""
+    """The command line without what changes no number: output files, titles, and where folders are."""
+    left_out = ("--json", "--captions", "--title", "--description")
     kept, skip = [], False
     for argument in arguments:
-        if skip or argument in ("--json", "--captions"):
+        if skip or argument in left_out:
             skip = not skip
-        elif not argument.startswith(("--json=", "--captions=")):
+        elif not argument.startswith(tuple(f"{name}=" for name in left_out)):
             kept.append(shlex.quote(Path(argument).name if Path(argument).is_absolute() else argument))
     return kept
 
@@ -137,7 +157,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=list(TASKS), default="trace")
     parser.add_argument("--model", default=EMBEDDED, help="folder or hub id; tiny is the embedded one")
-    parser.add_argument("--data", help="folder with annotations in the official layouts, instead of composing scenes")
+    parser.add_argument("--data", help="folder with annotations, or a prepared one, instead of composing scenes")
     parser.add_argument("--images", type=Path, help="the pictures of --data, if they are not in its images/")
     parser.add_argument("--split", help="of a refs file that has several")
     parser.add_argument("--limit", type=int, help="only the first pictures")
@@ -145,6 +165,11 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, help=f"their series, never a trained one (default: {HELD_OUT_SEED})")
     parser.add_argument("--objects", help="folder of other cut-outs to compose with")
     parser.add_argument("--backgrounds", help="folder of photographs to compose on")
+    parser.add_argument(
+        "--trained-names", help="text file, one a line; or builtin: those of the scenes composed without --objects"
+    )
+    parser.add_argument("--title", help="of the data, for reports on other pictures than the model was made for")
+    parser.add_argument("--description", help="of the data, a sentence or two: what it is, whose, under which licence")
     parser.add_argument("--json", type=Path, help="write the numbers")
     parser.add_argument("--captions", type=Path, help="write every answer, one JSON record per picture and line")
     parser.add_argument("--batch-size", type=int, default=25, help="pictures at a time, in each process")
@@ -156,8 +181,10 @@ if __name__ == "__main__":
         main(parser.parse_args())
     except (
         UsageError,
+        ModelError,
         CannotDoError,
         EvaluationDataError,
+        PreparedFolderError,
         BadRecordError,
         PromptError,
         ObjectFolderError,

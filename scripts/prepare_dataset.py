@@ -3,10 +3,11 @@
 python scripts/prepare_dataset.py --format referring_expressions --task segment --split train --images train2014 \
     --annotations "refcoco/refs(unc).p" --companion refcoco/instances.json --out refcoco_rows \
     --push_to_hub org/refcoco --license cc-by-4.0
-python scripts/prepare_dataset.py --format coco_captions --annotations captions.json --images images --out caption_rows
+python scripts/prepare_dataset.py --format coco_captions --annotations captions.json --images images \
+    --instances instances.json --out caption_rows
 
 Killed and started again with the same arguments, it goes on where it stopped. What was dropped, and why, is printed and
-written to preparation.json beside the shards.
+written to preparation.json beside the shards. scripts/evaluate.py --data takes the folder too.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ def main() -> None:
     parser.add_argument("--task", help="what the rows are read as, where the format serves several tasks")
     parser.add_argument("--split", help="keep one split of the annotations (referring expressions)")
     parser.add_argument("--companion", help="second file or folder: instances, image_data or panoptic segments")
+    parser.add_argument(
+        "--instances", help="COCO instances of the pictures: which names are present, for evaluation on the folder"
+    )
     parser.add_argument("--on_error", default="skip", choices=("skip", "raise"), help="what a bad record does")
     parser.add_argument("--rows_per_shard", type=int, default=2000, help="records in one parquet file at most")
     parser.add_argument("--push_to_hub", metavar="ORG/NAME", help="upload the finished folder as a Hub data set")
@@ -47,6 +51,7 @@ def main() -> None:
             task=args.task,
             split=args.split,
             companion=args.companion,
+            instances=args.instances,
             on_error=args.on_error,
             rows_per_shard=args.rows_per_shard,
             progress=lambda line: print(line, flush=True),

@@ -1,7 +1,7 @@
 """Teach the two vision towers to name what they see, cell by cell, before they meet language.
 
 accelerate launch scripts/pretrain_vision.py --config configs/tiny_vision.yaml
-python scripts/pretrain_vision.py --config configs/tiny_vision.yaml total_steps=50 output_dir=runs/try  # a minute
+python scripts/pretrain_vision.py --config configs/tiny_vision.yaml total_steps=50 warmup_steps=5 output_dir=runs/try
 """
 
 from __future__ import annotations

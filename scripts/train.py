@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -52,7 +53,12 @@ def main(recipe: TrainConfig) -> None:
         add_lora(model, settings.lora)
 
     notes: list[str] = []
-    common: dict[str, Any] = {"processor": processor, "seed": recipe.run.seed, "notes": notes}
+    common: dict[str, Any] = {
+        "processor": processor,
+        "seed": recipe.run.seed,
+        "processes": accelerator.num_processes,
+        "notes": notes,
+    }
     with accelerator.main_process_first():
         batches = grounded_batches(data.sources, data, **common)
         held_out = grounded_batches(data.held_out, data, **common) if data.held_out else None
@@ -78,7 +84,7 @@ def main(recipe: TrainConfig) -> None:
         recipe=recipe,
         save_model=save,
         held_out=held_out,
-        evaluate=evaluation(recipe.evaluate, processor),
+        evaluate=evaluation(recipe.evaluate, recipe.evaluate_options, model, processor),
         trained_only=settings.lora is not None,
     )
     metrics = trainer.run()
@@ -87,16 +93,24 @@ def main(recipe: TrainConfig) -> None:
         print(f"{numbers} · {Path(recipe.run.output_dir) / 'model'}")
 
 
-def evaluation(name: str | None, processor: Any) -> Callable[[nn.Module, int], Mapping[str, float]] | None:
-    """The function that `evaluate: module:function` names, with the processor filled in."""
+def evaluation(
+    name: str | None, options: Mapping[str, Any], model: nn.Module, processor: Any
+) -> Callable[[nn.Module, int], Mapping[str, float]] | None:
+    """The function that `evaluate: module:function` names, with the processor and its options filled in."""
     if name is None:
+        if options:
+            raise ConfigError(f"evaluate_options {dict(options)} need evaluate: the function that takes them.")
         return None
     module, _, attribute = name.partition(":")
     try:
         function = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"evaluate names {name!r}, which cannot be imported ({error}).") from error
-    return lambda model, step: function(model, processor)
+    try:
+        inspect.signature(function).bind(model, processor, **options)
+    except TypeError as error:
+        raise ConfigError(f"evaluate_options {dict(options)} are no options of {name!r}: {error}.") from error
+    return lambda model, step: function(model, processor, **options)
 
 
 if __name__ == "__main__":

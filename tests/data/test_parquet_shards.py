@@ -230,3 +230,38 @@ def test_every_format_names_a_reader_that_exists():
 def test_what_a_format_cannot_do_is_refused_before_reading(name, options, message):
     with pytest.raises(ValueError, match=message):
         read_format(name, **{"annotations": "a.json", "images": "images", **options})
+
+
+def test_the_objects_of_the_pictures_are_kept_under_the_names_of_the_rows(squares, tmp_path):
+    """The narratives call their pictures 1, 2, ...; this instances file calls them 000000000001 and lists one less."""
+    coco = json.loads(squares.instances.read_text())
+    coco["images"] = [{**image, "id": f"{image['id']:012d}"} for image in coco["images"][:3]]
+    coco["annotations"] = [{**a, "image_id": f"{a['image_id']:012d}"} for a in coco["annotations"]]
+    known = squares.dump("padded.json", coco)
+    prepare_format("localized_narratives", squares.narratives, squares.images, tmp_path / "out", instances=known)
+    kept = json.loads((tmp_path / "out" / "instances.json").read_text())
+    assert [image["id"] for image in kept["images"]] == ["1", "2", "3"]
+    assert [(a["image_id"], a["category_id"]) for a in kept["annotations"]] == [("1", 6), ("2", 7), ("3", 8)]
+    assert [category["name"] for category in kept["categories"]] == ["red", "green", "blue", "yellow"]
+    assert "segmentation" not in kept["annotations"][0]
+    with pytest.raises(PreparedFolderError, match="begun with other settings"):
+        prepare_format("localized_narratives", squares.narratives, squares.images, tmp_path / "out")
+
+
+def test_instances_of_other_pictures_are_refused(squares, tmp_path):
+    coco = json.loads(squares.instances.read_text())
+    others = [{**image, "id": image["id"] + 70} for image in coco["images"]]
+    known = squares.dump("others.json", {**coco, "images": others, "annotations": []})
+    with pytest.raises(PreparedFolderError, match=r"others\.json' lists none of the pictures"):
+        prepare_format("coco_captions", squares.captions, squares.images, tmp_path / "out", instances=known)
+    assert PreparedFolder.load(tmp_path / "out").counts is None
+
+
+@pytest.mark.parametrize("name", ["referring_expressions", "coco_instances"])
+def test_formats_that_come_with_instances_need_not_be_told(squares, tmp_path, name):
+    annotations, companion = {
+        "referring_expressions": (squares.refs, squares.instances),
+        "coco_instances": (squares.instances, None),
+    }[name]
+    prepare_format(name, annotations, squares.images, tmp_path / "out", companion=companion)
+    assert len(json.loads((tmp_path / "out" / "instances.json").read_text())["annotations"]) == 4

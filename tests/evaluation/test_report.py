@@ -52,6 +52,9 @@ old
 <!-- metrics:refer -->
 <!-- /metrics:refer -->
 
+<!-- other-pictures -->
+<!-- /other-pictures -->
+
 <!-- learning-curve --><!-- /learning-curve -->
 """
 
@@ -121,6 +124,20 @@ def test_every_task_that_was_measured_has_a_section_and_no_other(tmp_path: Path)
     assert report.TITLES["refer"] not in alone and "old" not in alone
 
 
+def test_evaluations_on_other_pictures_stand_apart_under_their_titles(tmp_path: Path):
+    names = {"source": "builtin", "counted": {"car": ["car", "race car"]}, "not_counted": ["badger"]}
+    data = {"seed": 9, "title": "Cut-outs", "description": "Of photographs, by A. N. Other.", "names": names}
+    card = rendered(tmp_path, EVALUATION, {**REFER, "data": data}, {**EVALUATION, "data": data})
+    main, _, others = card.partition("## Other pictures")
+    assert report.TITLES["trace"] in main and f"### {report.TITLES['refer']}" not in main
+    assert others.index("### Cut-outs") < others.index(f"#### {report.TITLES['trace']}")
+    assert others.count("by A. N. Other.") == others.count("2 count under one") == 1, "said once for all tasks"
+    assert "Of 3 names of objects 2" in others and "car (car, race car)" in others and "Not counted: badger." in others
+    assert 'Measured on 7 pictures of "Cut-outs"' in others and "No target was set" in others
+    assert '7 pictures of "Cut-outs"' in {r.dataset_name for r in ModelCard(card).data.eval_results}  # type: ignore[attr-defined]
+    assert "Other pictures" not in rendered(tmp_path, EVALUATION)
+
+
 def test_the_metadata_of_a_card_holds_what_was_measured(tmp_path: Path):
     card = rendered(tmp_path, EVALUATION, REFER)
     results = ModelCard(card).data.eval_results  # type: ignore[attr-defined]
@@ -149,5 +166,5 @@ def test_a_file_that_is_no_evaluation_is_named(tmp_path: Path, capsys):
 
 def test_the_card_template_has_the_slots_that_are_filled():
     template = (Path(__file__).parents[2] / "model_card.md").read_text(encoding="utf-8")
-    render_card(template, {"learning-curve": "", **{f"metrics:{task}": "" for task in TASKS}})
+    render_card(template, dict.fromkeys(["learning-curve", *report.OPTIONAL], ""))
     assert set(report.TITLES) == set(TASKS)

@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from pixelllm_hf import PixelLLMForGroundedGeneration, PixelLLMProcessor
+from pixelllm_hf.data.parquet_shards import prepare_format
 from pixelllm_hf.data.scenes import ObjectLibrary, compose_scene
 from pixelllm_hf.evaluation import runner
+from pixelllm_hf.evaluation.annotations import read_scenes
 from pixelllm_hf.evaluation.runner import Asking
-from pixelllm_hf.evaluation.scene_folder import DataFolder, read_scenes
+from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.sharing import Share
 from pixelllm_hf.evaluation.tasks import TASKS
 from pixelllm_hf.evaluation.tasks.task import QUICK
@@ -38,7 +40,9 @@ def evaluate(model_and_processor, task, folder, **options):
 
 
 def test_scenes_are_read_back_with_their_objects(scene_folder: Path):
-    scenes, names = read_scenes(scene_folder)
+    data = DataFolder(scene_folder)
+    scenes, names = read_scenes(data), data.object_names
+    assert names is not None
     composed = compose_scene(123, 2, ObjectLibrary.builtin())
     assert scenes[2].open().size == composed.image.size
     assert scenes[2].names == tuple(obj.name for obj in composed.objects)
@@ -47,7 +51,9 @@ def test_scenes_are_read_back_with_their_objects(scene_folder: Path):
 
 
 def test_the_written_captions_themselves_name_all_objects(scene_folder: Path):
-    scenes, names = read_scenes(scene_folder)
+    data = DataFolder(scene_folder)
+    scenes, names = read_scenes(data), data.object_names
+    assert names is not None
     for index, scene in enumerate(scenes):
         for narrative in compose_scene(123, index, ObjectLibrary.builtin()).narratives:
             words = [word.text for word in narrative.words]
@@ -126,11 +132,13 @@ def test_validation_looks_at_every_task_and_leaves_the_model_in_the_mode_it_was_
     assert wanted <= set(numbers) and 0 <= numbers["object_f1"] <= 1
     assert ("segment_ciou" in numbers) == ("segment" in heads) and ("dense_map" in numbers) == ("dense" in heads)
     assert set(runner.validate(model, processor, ["refer"], scenes=2)) == set(TASKS["refer"].looks.values())
+    with pytest.raises(runner.CannotDoError, match="but not on refre"):
+        runner.validate(model, processor, ["refre", "refer"], scenes=2)
 
 
 def test_a_folder_without_scenes_is_named(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"instances\.json"):
-        read_scenes(tmp_path)
+        read_scenes(DataFolder(tmp_path))
 
 
 def test_the_same_evaluation_gives_the_same_numbers(model_and_processor, scene_folder: Path):
@@ -155,6 +163,38 @@ def test_the_script_prints_a_table_and_writes_the_numbers(small_checkpoint: Path
     report = json.loads((tmp_path / "trace.json").read_text())
     assert report["data"] == {"seed": 5} and "--json" not in report["command"]
     assert report["scenes"] == 3 and report["weights_sha256"] == runner.weights_digest(small_checkpoint)
+
+
+def test_the_script_takes_a_prepared_folder_and_says_what_its_data_is(
+    small_checkpoint: Path, scene_folder: Path, tmp_path: Path
+):
+    regions = scene_folder / "visual_genome"
+    prepare_format(
+        "visual_genome",
+        regions / "region_descriptions.json",
+        scene_folder / "images",
+        tmp_path / "rows",
+        companion=regions / "image_data.json",
+        instances=scene_folder / "instances.json",
+    )
+    (tmp_path / "names.txt").write_text("dog\ncat\n" + "\n".join(ObjectLibrary.builtin().names[:60]))
+    arguments = ["--task", "region", "--data", str(tmp_path / "rows"), "--json", str(tmp_path / "region.json")]
+    arguments += ["--trained-names", str(tmp_path / "names.txt"), "--title", "Prepared", "--description", "A few."]
+    environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, *command(small_checkpoint, *arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "region.json").read_text())
+    names = report["data"].pop("names")
+    assert report["data"] == {"folder": "rows", "title": "Prepared", "description": "A few."}
+    assert names["source"] == "names.txt" and len(names["counted"]) >= 60 and names["not_counted"]
+    assert report["command"].endswith("--task region --data rows --trained-names names.txt")
+    assert "Not counted: " in done.stdout and str(tmp_path) not in done.stdout
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pixelllm_hf.evaluation.object_names import ObjectNames
-from pixelllm_hf.evaluation.scene_folder import EvaluationScene
+from pixelllm_hf.evaluation.pictures import EvaluationScene
 from pixelllm_hf.evaluation.trace import place_error, score_scene, trace_metrics
 from pixelllm_hf.processing.grounded_results import GroundedCaption, GroundedWord
 

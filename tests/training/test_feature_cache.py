@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from pixelllm_hf.data.parquet_shards import prepare_format
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.training.config import ConfigError
@@ -50,6 +51,19 @@ def test_the_loss_with_cached_features_is_the_loss_with_pixels(
             batch.pop("image_features")
             seen = model(**batch).loss
         torch.testing.assert_close(looked_up, seen, rtol=2e-3, atol=2e-3)
+
+
+def test_a_prepared_source_has_cached_features_too(
+    model: PixelLLMForGroundedGeneration, squares: SimpleNamespace, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    prepare_format("localized_narratives", squares.narratives, squares.images, tmp_path / "rows", rows_per_shard=5)
+    inside: dict[str, Any] = {"format": "prepared", "annotations": str(tmp_path / "rows"), "images": ""}
+    cached = batches(model, squares, tokenizer_folder, tmp_path / "b", name="one", **inside)
+    of_files = batches(model, squares, tokenizer_folder, tmp_path / "a", name="one")
+    for index in range(3):
+        batch, other = cached.batch_at(index), of_files.batch_at(index)
+        assert torch.equal(batch["image_features"].fused, other["image_features"].fused)
+        assert torch.equal(batch["labels"], other["labels"])
 
 
 def test_features_are_kept_for_the_same_weights_and_made_anew_for_others(

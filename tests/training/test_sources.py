@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from datasets import concatenate_datasets
+from PIL import Image
 
 from pixelllm_hf.data.parquet_shards import prepare_format
+from pixelllm_hf.data.prepared_folder import read_prepared
 from pixelllm_hf.training.config import ConfigError
 from pixelllm_hf.training.initial_model import load_processor
-from pixelllm_hf.training.sources import DataConfig, SourceConfig, grounded_batches
+from pixelllm_hf.training.sources import DataConfig, SourceConfig, SourceRows, grounded_batches
 
 
 def sources(squares: SimpleNamespace) -> list[SourceConfig]:
@@ -132,3 +137,56 @@ def test_a_prepared_folder_that_is_none_is_a_mistake_of_the_recipe(squares: Simp
 def test_several_files_for_a_format_of_one_are_refused_by_the_recipe(squares: SimpleNamespace) -> None:
     with pytest.raises(ConfigError, match="takes one annotation file"):
         SourceConfig("coco_captions", ["a.json", "b.json"], str(squares.images))
+
+
+def prepared(squares: SimpleNamespace, folder: Path, **settings: Any) -> SourceConfig:
+    """The squares' expressions in a prepared folder."""
+    if not folder.exists():
+        options: dict[str, Any] = {"companion": squares.instances, "task": "segment", "rows_per_shard": 5}
+        prepare_format("referring_expressions", squares.refs, squares.images, folder, **options)
+    return SourceConfig("prepared", str(folder), name="one", max_prompts=2, **settings)
+
+
+def test_a_prepared_source_has_its_pixels_in_the_cache_and_the_same_batches(
+    squares: SimpleNamespace, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    processor = load_processor(str(tokenizer_folder), image_size=48)
+    source = prepared(squares, tmp_path / "rows")
+    made = []
+    for cache_dir in (None, str(tmp_path / "cache"), str(tmp_path / "cache")):
+        data = DataConfig([source], batch_size=5, cache_dir=cache_dir)
+        made.append(grounded_batches([source], data, processor=processor, seed=2))
+    caches = [batches.sources["one"].cache for batches in made]  # type: ignore[attr-defined]
+    assert caches[0] is None and len(caches[1]) == 12 and len(list((tmp_path / "cache").glob("pixels-*"))) == 1
+    for index in range(4):
+        plain, first, again = (batches.batch_at(index) for batches in made)
+        assert plain.pop("source") == first["source"] == again["source"]
+        for name, tensor in plain.items():
+            torch.testing.assert_close(first[name], tensor, rtol=0, atol=0, equal_nan=True)
+            torch.testing.assert_close(again[name], tensor, rtol=0, atol=0, equal_nan=True)
+
+
+def test_the_cache_of_a_prepared_source_goes_by_the_content_of_its_images(
+    squares: SimpleNamespace, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    processor = load_processor(str(tokenizer_folder), image_size=48)
+    images = tmp_path / "images"
+    shutil.copytree(squares.images, images)
+    changed = SimpleNamespace(**{**vars(squares), "images": images})
+    Image.new("RGB", (80, 64), "white").save(images / "000000000003.png")
+    kept = []
+    for folder, own in (("rows", squares), ("moved", squares), ("changed", changed)):
+        source = prepared(own, tmp_path / folder)
+        data = DataConfig([source], batch_size=5, cache_dir=str(tmp_path / "cache"))
+        cache = grounded_batches([source], data, processor=processor, seed=2).sources["one"].cache  # type: ignore[attr-defined]
+        kept.append(cache.folder)
+    assert kept[0] == kept[1] != kept[2]
+
+
+def test_rows_with_the_same_image_inside_share_its_pixels(squares: SimpleNamespace, tmp_path: Path) -> None:
+    rows = read_prepared(prepared(squares, tmp_path / "rows").annotations, cache_dir=tmp_path / "hf")
+    twice = concatenate_datasets([rows, rows])
+    own = SourceRows("one", twice, group_by_image=False, images_inside=True)
+    own.cache_pixels(str(tmp_path / "cache"), canvas=32)
+    assert own.cache is not None and len(own) == 24 and len(own.cache) == 12
+    assert [own.cache_row(index) for index in range(24)] == 2 * list(range(12))

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.processing.image_processing_pixelllm import PixelLLMImageProcessor
+from pixelllm_hf.training.cacheable_images import ImageFiles
 from pixelllm_hf.training.canvas_reader import CanvasReader
 from pixelllm_hf.training.config import ConfigError
 from pixelllm_hf.training.dense_labels import dense_labels
@@ -46,7 +47,7 @@ def test_labels_say_what_covers_each_cell(squares: SimpleNamespace, tmp_path: Pa
 
 def test_a_mirrored_picture_has_mirrored_labels_and_boxes(squares: SimpleNamespace, tmp_path: Path) -> None:
     labels = dense_labels(squares.instances, squares.images, tmp_path, canvas=80, cells=20)
-    cache = open_pixel_cache(labels.image_files, tmp_path, canvas=80, read=CanvasReader(80))
+    cache = open_pixel_cache(ImageFiles(labels.image_files), tmp_path, canvas=80, read=CanvasReader(80))
     rows = np.arange(1)
     plain = DenseBatches(cache, labels, rows, batch_size=1, seed=0).batch_at(0)
     flipping = DenseBatches(cache, labels, rows, batch_size=1, seed=0, flip=True)
@@ -72,27 +73,27 @@ def test_labels_are_made_once_and_again_when_the_file_changes(squares: SimpleNam
 
 def test_cached_pixels_are_the_processors(squares: SimpleNamespace, tmp_path: Path) -> None:
     files = sorted(squares.images.iterdir())[:3]
-    cache = open_pixel_cache(files, tmp_path, canvas=48, read=CanvasReader(48))
+    cache = open_pixel_cache(ImageFiles(files), tmp_path, canvas=48, read=CanvasReader(48))
     processor = PixelLLMImageProcessor(size={"height": 48, "width": 48})
     expected = processor([str(file) for file in files], return_tensors="np")
     assert np.array_equal(cache.pixels.transpose(0, 3, 1, 2).astype(np.float32), expected["pixel_values"])
     assert np.array_equal(cache.pixel_mask(range(3)), expected["pixel_mask"])
     assert np.array_equal(cache.original_sizes_hw, expected["original_sizes"])
-    assert cache.row(files[2]) == 2 and cache.row(tmp_path / "other.png") is None
+    assert cache.row(str(files[2])) == 2 and cache.row(str(tmp_path / "other.png")) is None
 
 
 def test_an_unreadable_image_is_counted_not_fatal(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), "red").save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"not an image")
     files = [tmp_path / "good.png", tmp_path / "bad.png"]
-    cache = open_pixel_cache(files, tmp_path / "c", canvas=16, read=CanvasReader(16))
+    cache = open_pixel_cache(ImageFiles(files), tmp_path / "c", canvas=16, read=CanvasReader(16))
     assert list(cache.bad) == [str(tmp_path / "bad.png")]
     assert cache.sizes_hw.tolist() == [[16, 16], [0, 0]]
 
 
 def test_batches_are_a_function_of_their_number(squares: SimpleNamespace, tmp_path: Path) -> None:
     labels = dense_labels(squares.instances, squares.images, tmp_path, canvas=32, cells=8)
-    cache = open_pixel_cache(labels.image_files, tmp_path, canvas=32, read=CanvasReader(32))
+    cache = open_pixel_cache(ImageFiles(labels.image_files), tmp_path, canvas=32, read=CanvasReader(32))
 
     def batches() -> DenseBatches:
         return DenseBatches(cache, labels, np.arange(len(cache)), batch_size=5, seed=3, flip=True)

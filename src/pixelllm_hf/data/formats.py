@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pixelllm_hf.data.grounded_examples import OnError, ReadReport
 
@@ -23,6 +23,7 @@ class Format:
         has_splits: the reader takes `split`.
         many_files: the annotations may be a list or a pattern.
         needs_images: the rows do not have their images already.
+        instances: which of its files lists the objects of the pictures in COCO's layout, if one does.
     """
 
     module: str
@@ -33,12 +34,15 @@ class Format:
     has_splits: bool = False
     many_files: bool = False
     needs_images: bool = True
+    instances: Literal["annotations", "companion"] | None = None
 
 
 FORMATS: dict[str, Format] = {
     "localized_narratives": Format("localized_narratives", "read_localized_narratives", ("trace",), many_files=True),
     "coco_captions": Format("coco_captions", "read_coco_captions", ("caption",)),
-    "coco_instances": Format("coco_objects", "read_coco_objects", ("region", "dense", "refer", "segment")),
+    "coco_instances": Format(
+        "coco_objects", "read_coco_objects", ("region", "dense", "refer", "segment"), instances="annotations"
+    ),
     "coco_panoptic": Format(
         "coco_objects",
         "read_coco_panoptic",
@@ -51,7 +55,12 @@ FORMATS: dict[str, Format] = {
     "mdetr": Format("grounding_json", "read_grounding_json", ("refer", "segment")),
     "prepared": Format("prepared_folder", "read_prepared", (), has_splits=True, needs_images=False),
     "referring_expressions": Format(
-        "referring_expressions", "read_referring_expressions", ("refer", "segment"), "instances", has_splits=True
+        "referring_expressions",
+        "read_referring_expressions",
+        ("refer", "segment"),
+        "instances",
+        has_splits=True,
+        instances="companion",
     ),
     "uninext": Format("grounding_json", "read_grounding_json", ("refer", "segment")),
     "visual_genome": Format("visual_genome", "read_visual_genome", ("region", "dense"), "image_data"),

@@ -21,6 +21,7 @@ from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES, BadRecordError
 from pixelllm_hf.data.localized_narratives import annotation_files
 from pixelllm_hf.data.mixing import undecoded
 from pixelllm_hf.data.prepared_folder import SHARDS, PreparedFolder, PreparedFolderError
+from pixelllm_hf.data.prepared_objects import write_objects
 from pixelllm_hf.files import atomic_path, sha256_of_files
 from pixelllm_hf.processing.image_reading import ImageError, read_image
 
@@ -36,18 +37,24 @@ def prepare_format(
     task: str | None = None,
     split: str | None = None,
     companion: str | Path | None = None,
+    instances: str | Path | None = None,
     on_error: OnError = "skip",
     rows_per_shard: int = 2000,
     progress: Callable[[str], None] | None = None,
 ) -> PreparedFolder:
     """Read annotation files as `formats.read_format` does and write the rows into the folder `out`.
 
+    instances: a COCO instances file of the pictures, for evaluation (see `prepared_objects`); taken from the
+    annotations or their companion where one of them is such a file.
     The folder knows the annotation files by their content, so that it can be finished only from the same ones.
     """
     layout = check_format(name, annotations, task=task, companion=companion, split=split)
     if not layout.needs_images:
         raise ValueError(f"format {name!r} is a folder that was prepared already. Read it as it is.")
-    files = [*annotation_files(annotations), *([Path(companion)] if companion else [])]
+    given = [*annotation_files(annotations), *([Path(companion)] if companion else [])]
+    if instances is None and layout.instances is not None:
+        instances = given[0] if layout.instances == "annotations" else companion
+    files = list(dict.fromkeys([*given, *([Path(instances)] if instances else [])]))
     settings = {
         "format": name,
         "task": task or layout.tasks[0],
@@ -67,6 +74,7 @@ def prepare_format(
         split=split or "train",
         on_error=on_error,
         rows_per_shard=rows_per_shard,
+        instances=instances,
         places=[str(file.parent) for file in [*files, Path(images) / "_"]],
         progress=progress,
     )
@@ -80,6 +88,7 @@ def prepare_shards(
     split: str = "train",
     on_error: OnError = "skip",
     rows_per_shard: int = 2000,
+    instances: str | Path | None = None,
     places: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
 ) -> PreparedFolder:
@@ -88,6 +97,7 @@ def prepare_shards(
     rows: called with a report, gives the same rows in the same order at every call; what it drops is in the report at
     its end. settings: what the rows come from; a folder that was begun with others is refused.
     Images that cannot be decoded, or are of another shape than annotated, drop their rows here.
+    instances: COCO instances of the pictures, which are written beside the shards.
     places: folders whose names are left out of the messages in the folder's record, which others may read.
     progress: receives a line per shard.
     """
@@ -115,6 +125,11 @@ def prepare_shards(
         state.save()
         reasons = [*report.first.values(), *(f for s in state.shards.values() for f in s["first_dropped"].values())]
         raise PreparedFolderError(f"no usable row was found: {'; '.join(reasons) or 'the annotations are empty'}.")
+    if instances is not None:
+        shards = [state.folder / name for name in names]
+        ids = (i for shard in shards for i in pq.read_table(shard, columns=["image_id"])["image_id"].to_pylist())
+        if not write_objects(instances, state.folder, dict.fromkeys(ids)):
+            raise PreparedFolderError(f"{str(instances)!r} lists none of the pictures. Pass the matching file.")
     report.first = _without(places, report.first)
     state.finish(report)
     return state

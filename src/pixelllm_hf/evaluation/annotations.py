@@ -1,73 +1,76 @@
-"""What is true of the pictures, read as the official evaluators read it: boxes are not clipped, nothing is reworded."""
+"""What is true of the pictures, read as the official evaluators read it: boxes are not clipped, nothing is reworded.
+
+A folder that `scripts/prepare_dataset.py` made has it in its rows instead, see `prepared_annotations`.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
+import numpy as np
+
+from pixelllm_hf.data import read_coco_instances, read_localized_narratives, read_prepared
 from pixelllm_hf.data.grounded_examples import BadRecordError, ImageFolder, load_json, required
 from pixelllm_hf.data.referring_expressions import load_refs
-from pixelllm_hf.evaluation.scene_folder import DataFolder, EvaluationDataError, Picture
+from pixelllm_hf.evaluation.pictures import (
+    Box,
+    CaptionedPicture,
+    DescribedPicture,
+    EvaluationDataError,
+    EvaluationScene,
+    Expression,
+    ReferredPicture,
+    Region,
+)
+from pixelllm_hf.evaluation.prepared_annotations import PreparedAnnotations
+from pixelllm_hf.evaluation.scene_folder import INSTANCES, DataFolder
 
-Box = tuple[float, float, float, float]
-
+NARRATIVES = "localized_narratives.jsonl"
 REFS = ("refs.json", "refs(unc).p", "refs(umd).p", "refs(google).p")
 REGIONS, IMAGE_DATA = "region_descriptions.json", "image_data.json"
 DENSE = ("dense.json", "test.json", "grit_test.json")  # GRiT's layout: COCO instances with captions
 
 
-@dataclass(frozen=True)
-class Expression:
-    """id counts from 1: official ids of 0 mean padding. box xywh; `has_distractor`: others of its class are there."""
-
-    id: int
-    text: str
-    box: Box
-    segmentation: Any
-    has_distractor: bool
-
-
-@dataclass(frozen=True, eq=False)
-class ReferredPicture(Picture):
-    """A picture and the expressions that refer to things in it."""
-
-    size_hw: tuple[int, int]
-    expressions: tuple[Expression, ...]
-
-
-@dataclass(frozen=True)
-class Region:
-    """box xywh, pixels of the picture."""
-
-    box: Box
-    phrase: str
+def read_scenes(data: DataFolder) -> list[EvaluationScene]:
+    """Pictures whose objects are known: all of `instances.json`, or the prepared rows with narratives."""
+    if data.is_prepared:
+        return list(PreparedAnnotations(data, "trace").scenes())
+    instances = data.need(INSTANCES)
+    dataset = read_coco_instances(instances, data.pictures, streaming=True)
+    categories = dataset.features["objects"].feature["category"].names
+    scenes = [
+        EvaluationScene(
+            image_id=row["image_id"],
+            file=Path(row["image"]["path"]),
+            names=tuple(data.counted_as(categories[obj["category"]]) for obj in row["objects"]),
+            boxes=np.array([obj["box"] for obj in row["objects"]], np.float64).reshape(-1, 4),
+        )
+        for row in dataset.cast_column("image", datasets.Image(decode=False))
+    ]
+    return _some(scenes, instances)
 
 
-@dataclass(frozen=True, eq=False)
-class DescribedPicture(Picture):
-    """A picture and its described regions, perhaps none. `size_wh` bounds the boxes that can be asked about."""
-
-    size_wh: tuple[int, int]
-    regions: tuple[Region, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class CaptionedPicture(Picture):
-    """A picture, what people say about it, and the names of what is in it (None if unknown)."""
-
-    captions: tuple[str, ...]
-    names: frozenset[str] | None
+def read_narratives(data: DataFolder) -> Any:
+    """Grounded rows of the narratives in the folder; None if there are none."""
+    if data.is_prepared:
+        return read_prepared(data.folder, task="trace", split=data.split)
+    narratives = data.find(NARRATIVES)
+    return None if narratives is None else read_localized_narratives(narratives, data.pictures)
 
 
 def read_referred(data: DataFolder) -> list[ReferredPicture]:
     """Pictures with referring expressions, in the order of the refs file."""
+    if data.is_prepared:
+        return list(PreparedAnnotations(data, "refer").referred())
     refs_file = data.need(*(f"{folder}{name}" for folder in ("refcoco/", "") for name in REFS))
     coco = load_json(data.need("refcoco/instances.json", "instances.json"), dict)
     images = {image["id"]: image for image in coco["images"]}
     annotations = {annotation["id"]: annotation for annotation in coco["annotations"]}
+    names = {category.get("id"): category.get("name") for category in coco.get("categories", [])}
     alike: dict[tuple[Any, Any], int] = defaultdict(int)
     for annotation in coco["annotations"]:
         alike[annotation["image_id"], annotation.get("category_id")] += not annotation.get("iscrowd")
@@ -86,12 +89,14 @@ def read_referred(data: DataFolder) -> list[ReferredPicture]:
             annotation_id, sentences = required(where, ref, "ann_id", "sentences")
             annotation = _known(where, "annotation", annotations, annotation_id)
             box = _box(where, annotation.get("bbox"))
+            trained = data.is_trained(str(names.get(annotation.get("category_id"))))
             distractor = alike[image_id, annotation.get("category_id")] > 1
             for sentence in sentences:
                 text = str(sentence.get("sent") or sentence.get("raw") or "").strip()
                 if text:
                     number += 1
-                    expressions.append(Expression(number, text, box, annotation.get("segmentation"), distractor))
+                    mask = annotation.get("segmentation")
+                    expressions.append(Expression(number, text, box, mask, distractor, trained))
         if expressions:
             path = folder.find(where, image_id, image.get("file_name"))
             pictures.append(ReferredPicture(str(image_id), path, (height, width), tuple(expressions)))
@@ -109,6 +114,8 @@ def _of_split(refs: list[dict[str, Any]], file: Path, split: str | None) -> list
 
 def read_described(data: DataFolder) -> list[DescribedPicture]:
     """Pictures with described regions: Visual Genome's two files, or GRiT's one for dense captioning."""
+    if data.is_prepared:
+        return list(PreparedAnnotations(data, "region").described())
     grit = data.find(*(f"{folder}{name}" for folder in ("visual_genome/", "") for name in DENSE))
     if grit is not None:
         return _some(list(_grit(grit, ImageFolder(data.pictures))), grit)
@@ -145,6 +152,8 @@ def _grit(file: Path, folder: ImageFolder) -> Iterator[DescribedPicture]:
 
 def read_captioned(data: DataFolder) -> list[CaptionedPicture]:
     """Pictures of a COCO captions file; as in the official evaluation those without a caption are left out."""
+    if data.is_prepared:
+        return list(PreparedAnnotations(data, "caption").captioned())
     file = data.need("captions.json")
     coco = load_json(file, dict)
     captions: dict[Any, list[str]] = defaultdict(list)
@@ -159,22 +168,21 @@ def read_captioned(data: DataFolder) -> list[CaptionedPicture]:
         (image_id,) = required(where, image, "id")
         if captions[image_id]:
             path = folder.find(where, image_id, image.get("file_name"))
-            present = None if names is None else frozenset(names.get(image_id, ()))
-            pictures.append(CaptionedPicture(str(image_id), path, tuple(captions[image_id]), present))
+            pictures.append(CaptionedPicture(str(image_id), path, tuple(captions[image_id]), names.get(image_id)))
     return _some(pictures, file)
 
 
-def _names_of_images(data: DataFolder) -> dict[Any, set[str]] | None:
-    """image id -> names of its objects; None without instances of these images."""
-    instances = data.find("instances.json")
+def _names_of_images(data: DataFolder) -> dict[Any, frozenset[str]]:
+    """image id -> names of its objects, for the images that `instances.json` lists."""
+    instances = data.find(INSTANCES)
     if instances is None:
-        return None
+        return {}
     coco = load_json(instances, dict)
     categories = {category["id"]: category["name"] for category in coco.get("categories", [])}
-    names: dict[Any, set[str]] = defaultdict(set)
-    for annotation in coco.get("annotations", []):
-        names[annotation["image_id"]].add(categories[annotation["category_id"]])
-    return names
+    names: dict[Any, set[str]] = {image["id"]: set() for image in coco.get("images", [])}
+    for annotation in coco["annotations"]:
+        names.setdefault(annotation["image_id"], set()).add(data.counted_as(categories[annotation["category_id"]]))
+    return {image_id: frozenset(present) for image_id, present in names.items()}
 
 
 def _known(where: str, what: str, records: dict[Any, dict[str, Any]], key: Any) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 python -m pixelllm_hf.evaluation.report --template model_card.md --evaluation trace.json --evaluation refer.json \\
     --log "All parts=runs/tiny/metrics.jsonl" --out src/pixelllm_hf/checkpoints/tiny/README.md
+
+Evaluations with a title (`scripts/evaluate.py --title`) are on other pictures than the model was made for. They go into
+a section of their own, under their titles.
 """
 
 from __future__ import annotations
@@ -27,10 +30,14 @@ METRICS = {
     "point_in_box": "object words whose point is in the object's box",
     "point_in_box_single": "the same, unambiguous names only",
     "center_error_percent": "centre error of object words, % of the diagonal",
+    "word_on_object": "object words, right or wrong, whose point is on some object's box",
+    "word_on_object_by_chance": "the same for points drawn at random",
+    "object_pointed_at": "objects with the point of an object word in their box",
     "point_l1_teacher_forced": "point L1 of given narratives, in image sides",
     "P@0.5": "expressions whose box has an IoU above 0.5",
     "P@0.5_distractor": "the same, where another object of the class is in the picture",
     "P@0.5_alone": "the same, where none is",
+    "P@0.5_trained_name": "the same, of objects with a name that the model was trained on",
     "P@0.6": "expressions whose box has an IoU above 0.6",
     "P@0.7": "above 0.7",
     "P@0.8": "above 0.8",
@@ -38,15 +45,19 @@ METRICS = {
     "mean_IoU": "mean IoU of the boxes",
     "mean_IoU_distractor": "the same, where another object of the class is in the picture",
     "mean_IoU_alone": "the same, where none is",
+    "mean_IoU_trained_name": "the same, of objects with a name that the model was trained on",
     "seg_cIoU": "cIoU: all intersections over all unions",
     "seg_cIoU_distractor": "the same, where another object of the class is in the picture",
     "seg_cIoU_alone": "the same, where none is",
+    "seg_cIoU_trained_name": "the same, of objects with a name that the model was trained on",
     "seg_gIoU": "gIoU: mean IoU of the masks",
     "seg_gIoU_distractor": "the same, where another object of the class is in the picture",
     "seg_gIoU_alone": "the same, where none is",
+    "seg_gIoU_trained_name": "the same, of objects with a name that the model was trained on",
     "seg_P@0.5": "expressions whose mask has an IoU above 0.5",
     "seg_P@0.5_distractor": "the same, where another object of the class is in the picture",
     "seg_P@0.5_alone": "the same, where none is",
+    "seg_P@0.5_trained_name": "the same, of objects with a name that the model was trained on",
     "seg_P@0.6": "expressions whose mask has an IoU above 0.6",
     "seg_P@0.7": "above 0.7",
     "seg_P@0.8": "above 0.8",
@@ -73,6 +84,8 @@ TITLES = {
     "segment": "Referring expression to mask (segment)",
     "dense": "Everything with box and caption (dense)",
 }
+OTHER_PICTURES = "other-pictures"
+OPTIONAL = {OTHER_PICTURES, *(f"metrics:{task}" for task in TITLES)}
 # Columns of a learning curve; the first whose columns a log has is shown.
 CURVES = (
     (
@@ -87,6 +100,10 @@ CURVES = (
     ("step", "eval_object_f1", "eval_point_in_box", "eval_refer_p50", "eval_region_exact"),
     ("step", "eval_object_f1", "eval_point_in_box", "eval_center_error_percent"),
     ("step", "eval_fused_foreground_accuracy", "eval_background_accuracy"),
+)
+NO_TARGET = (
+    "The model was not made for these pictures and was not trained on any of them. No target was set: the tables show "
+    "what is left of its skill."
 )
 FRONT_MATTER = re.compile(r"\A---\n(.*?\n)---\n", re.S)
 SLOT = re.compile(r"<!-- (?P<name>[\w:-]+) -->.*?<!-- /(?P=name) -->", re.S)
@@ -164,6 +181,8 @@ def how_made(report: Mapping[str, Any]) -> str:
 def data_name(report: Mapping[str, Any]) -> str:
     """On what, in words."""
     data = report["data"]
+    if "title" in data:
+        return f'{report["scenes"]} pictures of "{data["title"]}"'
     if "seed" not in data:
         parts = [f"{report['scenes']} scenes of {data['folder']}", *(f"{k} {data[k]}" for k in ("split",) if k in data)]
         return ", ".join(parts)
@@ -171,10 +190,54 @@ def data_name(report: Mapping[str, Any]) -> str:
     return f"{report['scenes']} composed scenes ({', '.join(details)})"
 
 
-def task_section(reports: Sequence[Mapping[str, Any]]) -> str:
+def task_section(reports: Sequence[Mapping[str, Any]], heading: str = "###") -> str:
     """The section of one task in a model card: a table for each of its evaluations."""
     tables = [f"{how_made(report)}\n\n{metrics_table(report)}" for report in reports]
-    return "\n\n".join([f"### {TITLES.get(reports[0]['task'], reports[0]['task'])}", *tables])
+    return "\n\n".join([f"{heading} {TITLES.get(reports[0]['task'], reports[0]['task'])}", *tables])
+
+
+def other_pictures(reports: Sequence[Mapping[str, Any]]) -> str:
+    """The section of evaluations with a title: for each title its description and a section for each task."""
+    parts = ["## Other pictures", NO_TARGET]
+    for title in dict.fromkeys(report["data"]["title"] for report in reports):
+        own = [report for report in reports if report["data"]["title"] == title]
+        parts.append(f"### {title}")
+        said = [
+            text
+            for report in own
+            for text in (report["data"].get("description"), names_note(report), _folded(names_listed(report)))
+            if text
+        ]
+        parts += dict.fromkeys(said)  # once, where all tasks say the same
+        for task in [task for task in TITLES if any(report["task"] == task for report in own)]:
+            parts.append(task_section([report for report in own if report["task"] == task], "####"))
+    return "\n\n".join(parts)
+
+
+def _folded(text: str) -> str:
+    return text and f"<details><summary>The names</summary>\n\n{text}\n\n</details>"
+
+
+def names_note(report: Mapping[str, Any]) -> str:
+    """How many objects count in naming, where the model was not trained on the names of all; else nothing."""
+    names = report["data"].get("names")
+    if names is None:
+        return ""
+    counted, others = sum(map(len, names["counted"].values())), len(names["not_counted"])
+    return (
+        f"Of {counted + others} names of objects {counted} count under one that the model was trained on. Object "
+        "names and captions of regions are measured on these alone; a trained name said of anything else is wrong. "
+        "Places, mAP and the scores of whole captions are over all objects."
+    )
+
+
+def names_listed(report: Mapping[str, Any]) -> str:
+    """Which names count, and as what, and which do not; nothing where all names were trained."""
+    names = report["data"].get("names")
+    if names is None:
+        return ""
+    counted = [name if own == [name] else f"{name} ({', '.join(own)})" for name, own in names["counted"].items()]
+    return f"Counted: {', '.join(counted) or 'none'}.\n\nNot counted: {', '.join(names['not_counted']) or 'none'}."
 
 
 def model_index(name: str, reports: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -188,7 +251,7 @@ def model_index(name: str, reports: Sequence[Mapping[str, Any]]) -> list[dict[st
         }
         results.append(
             {
-                "task": {"type": "image-to-text", "name": TITLES.get(report["task"], report["task"])},
+                "task": {"type": "image-text-to-text", "name": TITLES.get(report["task"], report["task"])},
                 "dataset": {
                     "type": "composed-scenes" if "seed" in report["data"] else "folder",
                     "name": data_name(report),
@@ -263,10 +326,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         reports = [read_report(path) for path in args.evaluation]
         template = args.template.read_text(encoding="utf-8")
-        # nothing is left of a task that is not given
-        slots = {match["name"]: "" for match in SLOT.finditer(template) if match["name"].startswith("metrics:")}
-        for task in dict.fromkeys(report["task"] for report in reports):
-            slots[f"metrics:{task}"] = task_section([report for report in reports if report["task"] == task])
+        # nothing is left of what is not given
+        slots = {match["name"]: "" for match in SLOT.finditer(template) if match["name"] in OPTIONAL}
+        untitled = [report for report in reports if "title" not in report["data"]]
+        for task in dict.fromkeys(report["task"] for report in untitled):
+            slots[f"metrics:{task}"] = task_section([report for report in untitled if report["task"] == task])
+        if titled := [report for report in reports if "title" in report["data"]]:
+            slots[OTHER_PICTURES] = other_pictures(titled)
         curves = []
         for title, _, path in (log.rpartition("=") for log in args.log):
             records = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]

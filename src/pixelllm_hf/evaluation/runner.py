@@ -122,10 +122,14 @@ def validate(
     """A quick look during training, for a recipe's `evaluate: pixelllm_hf.evaluation.runner:validate`.
 
     On a series of scenes that is neither trained nor reported on. tasks: by default all that the model has the heads
-    for. In a run of several processes all of them must call this; they share the work and get the same numbers.
+    for; others are a `CannotDoError`. In a run of several processes all of them must call this; they share the work
+    and get the same numbers.
     """
     share, data = Share.of_this_process(), DataFolder(_validation_folder(scenes or VALIDATION_SCENES))
-    wanted = list(tasks or [name for name, task in TASKS.items() if task.problem(model) is None])
+    able = [name for name, task in TASKS.items() if task.problem(model) is None]
+    wanted = list(able if tasks is None else tasks)
+    if unable := [name for name in wanted if name not in able]:
+        raise CannotDoError(f"this model can be validated on {', '.join(able)}, but not on {', '.join(unable)}.")
     covered = {other for name in wanted for other in TASKS[name].covers}
     numbers: dict[str, float] = {}
     with evaluating(model):

@@ -1,4 +1,4 @@
-"""Scenes to evaluate on: a folder in the official layouts, or one composed for the occasion."""
+"""Data to evaluate on: a folder in the official layouts, a prepared one, or scenes composed for the occasion."""
 
 from __future__ import annotations
 
@@ -9,61 +9,44 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import datasets
-import numpy as np
-from PIL import Image
-
-from pixelllm_hf.data import read_coco_instances
 from pixelllm_hf.data.grounded_examples import load_json
+from pixelllm_hf.data.prepared_folder import STATE
 from pixelllm_hf.data.scenes import ObjectLibrary, write_scenes
 from pixelllm_hf.data.scenes.library import pluralise
 from pixelllm_hf.evaluation.object_names import ObjectNames
+from pixelllm_hf.evaluation.pictures import EvaluationDataError
+from pixelllm_hf.evaluation.trained_names import TrainedNames
 
 # Training uses small seeds. These two series are for choosing (during training) and for reporting.
 VALIDATION_SEED = 800_000_000
 HELD_OUT_SEED = 900_000_000
 
 INSTANCES = "instances.json"
-NARRATIVES = "localized_narratives.jsonl"
-
-
-class EvaluationDataError(ValueError):
-    """Annotations that nothing can be measured on."""
-
-
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """One picture to ask about; what is known of it is in the subclasses."""
-
-    image_id: str
-    path: Path
-
-    def open(self) -> Image.Image:
-        """Decoded in full and not kept: a validation set may be large."""
-        with Image.open(self.path) as image:
-            image.load()
-        return image
-
-
-@dataclass(frozen=True, eq=False)
-class EvaluationScene(Picture):
-    """A picture and what is in it. boxes (O,4) xyxy pixels of the picture, one per entry of `names`."""
-
-    names: tuple[str, ...]
-    boxes: np.ndarray
 
 
 @dataclass(frozen=True)
 class DataFolder:
     """Where a task finds its files.
 
-    folder: has `images/` and annotation files in the official layouts, at its top or in `refcoco/`, `visual_genome/`.
+    folder: has `images/` and annotation files in the official layouts, at its top or in `refcoco/`, `visual_genome/`;
+    or is one that `scripts/prepare_dataset.py` made for the task.
     images: the pictures, if they are elsewhere. split: of files that hold several.
+    trained: the names that the model was trained on, where the data has others.
     """
 
     folder: Path
     images: Path | None = None
     split: str | None = None
+    trained: TrainedNames | None = None
+
+    def __post_init__(self) -> None:
+        if self.is_prepared and self.images is not None:
+            raise EvaluationDataError(f"{self.folder} was prepared and holds its pictures; leave the images out.")
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether it holds parquet shards of rows instead of annotation files."""
+        return (self.folder / STATE).is_file()
 
     @property
     def pictures(self) -> Path:
@@ -79,17 +62,33 @@ class DataFolder:
         if found is None:
             raise FileNotFoundError(
                 f"{self.folder} has no {' or '.join(names)}. Give a folder that `python -m pixelllm_hf.data.scenes` "
-                "wrote, or one with these files in their official layout and the pictures in images/."
+                "wrote, one with these files in their official layout and the pictures in images/, or one that "
+                "scripts/prepare_dataset.py made for the task (with --instances, where names of objects are needed)."
             )
         return found
 
     @cached_property
-    def object_names(self) -> ObjectNames | None:
-        """The names that captions may use: the categories of `instances.json`. None without that file."""
+    def categories(self) -> tuple[str, ...] | None:
+        """The categories of `instances.json`. None without that file."""
         instances = self.find(INSTANCES)
         if instances is None:
             return None
-        return object_names([category["name"] for category in load_json(instances, dict).get("categories", [])])
+        return tuple(category["name"] for category in load_json(instances, dict).get("categories", []))
+
+    @cached_property
+    def object_names(self) -> ObjectNames | None:
+        """The names that captions may use: the trained ones if they are given, else the categories."""
+        if self.trained is not None:
+            return object_names(sorted(self.trained.names))
+        return None if self.categories is None else object_names(self.categories)
+
+    def counted_as(self, name: str) -> str:
+        """The name that an object of category `name` counts under; its own where that is no trained one."""
+        return name if self.trained is None else self.trained.counted_as(name) or name
+
+    def is_trained(self, name: str) -> bool | None:
+        """Whether an object of category `name` counts under a trained name; None if these are not given."""
+        return None if self.trained is None else self.trained.counted_as(name) is not None
 
 
 @contextmanager
@@ -101,26 +100,6 @@ def composed_folder(
         yield write_scenes(
             Path(temporary) / "scenes", number, seed, objects=objects, backgrounds=backgrounds, split="test"
         )
-
-
-def read_scenes(folder: str | Path | DataFolder) -> tuple[list[EvaluationScene], ObjectNames]:
-    """The scenes of a folder with `instances.json` and `images/`, and the names that its captions may use."""
-    data = folder if isinstance(folder, DataFolder) else DataFolder(Path(folder))
-    instances = data.need(INSTANCES)
-    dataset = read_coco_instances(instances, data.pictures, streaming=True)
-    categories = dataset.features["objects"].feature["category"].names
-    scenes = [
-        EvaluationScene(
-            image_id=row["image_id"],
-            path=Path(row["image"]["path"]),
-            names=tuple(categories[obj["category"]] for obj in row["objects"]),
-            boxes=np.array([obj["box"] for obj in row["objects"]], np.float64).reshape(-1, 4),
-        )
-        for row in dataset.cast_column("image", datasets.Image(decode=False))
-    ]
-    if not scenes:
-        raise EvaluationDataError(f"{instances} lists no pictures, so there is nothing to evaluate.")
-    return scenes, object_names(categories)
 
 
 def object_names(categories: Sequence[str]) -> ObjectNames:

@@ -3,7 +3,8 @@
 Everything is measured on what `generate()` returned, never teacher-forced. The definitions:
 
 Object F1, of a scene: the set of names found in the caption (singular or plural) against the set of names of the
-objects present; 2·|both| / (|found| + |present|). Reported as the mean over scenes.
+objects present; 2·|both| / (|found| + |present|). Reported as the mean over scenes with something to name. Names that
+are not in the vocabulary cannot be found, and do not count as present (see `trained_names`).
 
 Object words: every mention, singular or plural, of a name that is present. A name of several words counts once, with
 the place of its last word. Mentions of things that are absent have no place to compare with; they lower F1.
@@ -28,7 +29,7 @@ import numpy as np
 
 from pixelllm_hf.evaluation.bootstrap import RESAMPLES, Estimate, ratio_of_sums
 from pixelllm_hf.evaluation.object_names import ObjectNames
-from pixelllm_hf.evaluation.scene_folder import EvaluationScene
+from pixelllm_hf.evaluation.pictures import EvaluationScene
 from pixelllm_hf.processing.grounded_results import GroundedCaption
 
 
@@ -52,14 +53,13 @@ class SceneScore:
 
     @property
     def f1(self) -> float:
-        """1 for an empty caption of an empty scene."""
-        total = len(self.found) + len(self.present)
-        return 2 * len(self.found & self.present) / total if total else 1.0
+        """0 where nothing is present."""
+        return 2 * len(self.found & self.present) / max(len(self.found) + len(self.present), 1)
 
 
 def score_scene(caption: GroundedCaption, scene: EvaluationScene, names: ObjectNames) -> SceneScore:
     """Compare one caption with its scene."""
-    present = frozenset(scene.names)
+    present = frozenset(scene.names) & names.names.keys()
     diagonal = float(np.hypot(*caption.image_size))
     mentions, placed = names.mentions([word.text for word in caption.words]), []
     for mention in mentions:
@@ -113,7 +113,7 @@ def naming_metrics(scores: Sequence[SceneScore], *, resamples: int = RESAMPLES) 
     correct = np.array([len(s.found & s.present) for s in scores], float)
     found, present = (np.array([len(getattr(s, name)) for s in scores]) for name in ("found", "present"))
     return {
-        "object_f1": ratio_of_sums(np.array([s.f1 for s in scores]), np.ones(len(scores)), resamples=resamples),
+        "object_f1": ratio_of_sums(np.array([s.f1 for s in scores]), present > 0, resamples=resamples),
         "object_precision": ratio_of_sums(correct, found, resamples=resamples),
         "object_recall": ratio_of_sums(correct, present, resamples=resamples),
     }

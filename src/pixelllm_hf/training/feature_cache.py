@@ -70,7 +70,7 @@ class CachedFeatureBatches:
             if cache is None or source.flip:
                 raise ConfigError(
                     f"cache_features needs pictures that are the same every time, but those of source {name!r} are "
-                    "scaled or flipped at random, or are no files. Set its scale to [1, 1] and its flip to 0."
+                    "scaled or flipped at random, or are not there. Set its scale to [1, 1] and its flip to 0."
                 )
             self.caches[name] = open_feature_cache(towers, cache, cache_dir, accelerator)
 

@@ -12,15 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
+from pixelllm_hf.training.cacheable_images import CacheableImages
+
 CACHE_VERSION = 1
-CanvasReader = Callable[[Path], tuple[np.ndarray, tuple[int, int], tuple[int, int]]]
+CanvasReader = Callable[[Path | bytes], tuple[np.ndarray, tuple[int, int], tuple[int, int]]]
 
 
 class PixelCache:
     """Row i is image i of the list it was built from.
 
     pixels (N, S, S, 3) uint8, RGB, image at the top left, 0 in the padding; sizes_hw (N, 2) of the image on the
-    canvas; original_sizes_hw (N, 2) of the file. An image that could not be read has size 0 and is in `bad`.
+    canvas; original_sizes_hw (N, 2) of the file. An image that could not be read has size 0 and its name is in `bad`.
     """
 
     def __init__(self, folder: Path):
@@ -34,14 +36,14 @@ class PixelCache:
         self.pixels = (
             np.memmap(self.folder / "pixels.u8", np.uint8, "r", shape=shape) if len(sizes) else np.zeros(shape)
         )
-        self._rows = {path: row for row, path in enumerate(info["paths"])}
+        self._rows = {name: row for row, name in enumerate(info["paths"])}
 
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def row(self, path: str | Path) -> int | None:
-        """The row of an image file, None if the cache does not have it."""
-        return self._rows.get(os.path.abspath(path))
+    def row(self, name: str) -> int | None:
+        """The row of an image by its name in the list, None if the cache does not have it."""
+        return self._rows.get(name)
 
     def pixel_mask(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """(R, S, S) bool, True on real pixels."""
@@ -51,56 +53,48 @@ class PixelCache:
 
 
 def open_pixel_cache(
-    paths: Sequence[str | Path], cache_dir: str | Path, *, canvas: int, read: CanvasReader, threads: int | None = None
+    images: CacheableImages, cache_dir: str | Path, *, canvas: int, read: CanvasReader, threads: int | None = None
 ) -> PixelCache:
-    """The cache of these image files in `cache_dir`, built on first use.
+    """The cache of these images in `cache_dir`, built on first use.
 
-    `read(path)` gives the canvas pixels, the image's size on it and the file's size, both (h, w). Names, sizes and
-    times of the files are the cache's key. Threads build it (Pillow decodes and resizes without the interpreter's
-    lock), so that it can be built at any time, by any program.
+    `read(file or bytes)` gives the canvas pixels, the image's size on it and the file's size, both (h, w). Threads
+    build it (Pillow decodes and resizes without the interpreter's lock), so that it can be built at any time, by any
+    program.
     """
-    files = [Path(os.path.abspath(path)) for path in paths]
-    stamps = [(str(f), s.st_size, s.st_mtime_ns) if (s := _stat(f)) else (str(f), -1, -1) for f in files]
     name = f"{getattr(read, '__module__', '')}.{getattr(read, '__qualname__', type(read).__qualname__)}"
-    digest = hashlib.sha256(json.dumps([CACHE_VERSION, canvas, name, stamps]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps([CACHE_VERSION, canvas, name, images.key]).encode()).hexdigest()[:16]
     folder = Path(cache_dir) / f"pixels-{canvas}-{digest}"
     if not (folder / "info.json").is_file():
-        _build(files, folder, canvas, read, threads or os.cpu_count() or 1)
+        _build(images, folder, canvas, read, threads or os.cpu_count() or 1)
     return PixelCache(folder)
 
 
-def _stat(path: Path) -> os.stat_result | None:
-    try:
-        return path.stat()
-    except OSError:
-        return None
-
-
-def _build(files: list[Path], folder: Path, canvas: int, read: CanvasReader, threads: int) -> None:
+def _build(images: CacheableImages, folder: Path, canvas: int, read: CanvasReader, threads: int) -> None:
     temporary = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
+    number = len(images.names)
     try:
         pixel_file = temporary / "pixels.u8"
         with open(pixel_file, "wb") as file:
-            file.truncate(max(len(files), 1) * canvas * canvas * 3)
-        pixels = np.memmap(pixel_file, np.uint8, "r+", shape=(len(files), canvas, canvas, 3)) if files else None
-        sizes = np.zeros((len(files), 2, 2), np.int32)
+            file.truncate(max(number, 1) * canvas * canvas * 3)
+        pixels = np.memmap(pixel_file, np.uint8, "r+", shape=(number, canvas, canvas, 3)) if number else None
+        sizes = np.zeros((number, 2, 2), np.int32)
         bad: dict[str, str] = {}
 
         def fill(row: int) -> None:
             try:
-                pixels[row], *sizes[row] = read(files[row])  # type: ignore[index]
+                pixels[row], *sizes[row] = read(images[row])  # type: ignore[index]
             except (OSError, ValueError) as error:
-                bad[str(files[row])] = str(error)
+                bad[images.names[row]] = str(error)
 
         with ThreadPoolExecutor(threads) as pool:
-            for _ in pool.map(fill, range(len(files))):
+            for _ in pool.map(fill, range(number)):
                 pass
         if pixels is not None:
             pixels.flush()
         np.save(temporary / "sizes.npy", sizes)
-        info = {"canvas": canvas, "paths": [str(f) for f in files], "bad": bad}
+        info = {"canvas": canvas, "paths": images.names, "bad": bad}
         (temporary / "info.json").write_text(json.dumps(info), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)

@@ -43,6 +43,8 @@ class TrainConfig:
 
     Args:
         evaluate: `module:function` called during training as `function(model, processor) -> {name: value}`.
+        evaluate_options: keywords of that function. `pixelllm_hf.evaluation.runner:validate` takes `tasks`, by default
+            all that the model has the heads for, and `scenes`: `{tasks: [trace, refer], scenes: 64}`.
     """
 
     data: DataConfig
@@ -50,3 +52,4 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     run: RunConfig = field(default_factory=RunConfig)
     evaluate: str | None = None
+    evaluate_options: dict[str, Any] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from pixelllm_hf.data.grounded_examples import ReadReport
 from pixelllm_hf.data.image_transforms import Augmentation
 from pixelllm_hf.data.mixing import GroundedBatches, undecoded
 from pixelllm_hf.data.prepared_folder import PreparedFolder, PreparedFolderError, read_prepared
+from pixelllm_hf.training.cacheable_images import ImageFiles, StoredImages
 from pixelllm_hf.training.canvas_reader import CanvasReader
 from pixelllm_hf.training.checkpointing import atomic_folder
 from pixelllm_hf.training.config import ConfigError
@@ -181,7 +182,7 @@ def _stat(file: str) -> os.stat_result | None:
 class SourceRows:
     """The rows of one source by image, marked with its name and with pixels from the cache where there is one.
 
-    images_inside: the rows hold the files' bytes, which are not looked at before they are needed.
+    images_inside: the rows hold the files' bytes instead of their paths.
     flip: chance that the collator mirrors a picture.
     """
 
@@ -195,25 +196,35 @@ class SourceRows:
         images_inside: bool = False,
         flip: float = 0.0,
     ):
-        self.name, self.rows, self.flip = name, undecoded(rows), flip
-        self._paths = [None] * len(rows) if images_inside else [_path(image) for image in self.rows["image"]]
+        self.name, self.rows, self.flip, self.images_inside = name, undecoded(rows), flip, images_inside
         groups: dict[str, list[int]] = {}
         for index, image_id in enumerate(self.rows["image_id"]):
             groups.setdefault(image_id if group_by_image else str(index), []).append(index)
         self.groups = list(groups.values())[:limit]
         self.cache: PixelCache | None = None
+        self._names: list[str] = []
 
     def __len__(self) -> int:
         return len(self.groups)
 
+    def cache_pixels(self, cache_dir: str, *, canvas: int, threads: int | None = None) -> None:
+        """Take the pixels of all images from a cache in `cache_dir` from now on; it is built if it is not there."""
+        first = [group[0] for group in self.groups]
+        images: ImageFiles | StoredImages
+        if self.images_inside:
+            images = StoredImages(self.rows, first)
+            self._names = images.name_of
+        else:
+            paths = [_path(image) or "" for image in self.rows["image"]]
+            images = ImageFiles([paths[index] for index in first])
+            self._names = images.names
+            if not all(map(os.path.isfile, images.names)):
+                return  # the collator says what is missing
+        self.cache = open_pixel_cache(images, cache_dir, canvas=canvas, read=CanvasReader(canvas), threads=threads)
+
     def cache_row(self, index: int) -> int | None:
         """The row of the pixel cache that holds image `index`; None if there is none."""
-        return None if self.cache is None else self.cache.row(self._paths[self.groups[index][0]] or "")
-
-    def image_files(self) -> list[str]:
-        """The file of every image; empty where images are not files."""
-        files = [self._paths[group[0]] or "" for group in self.groups]
-        return files if all(os.path.isfile(file) for file in files) else []
+        return None if self.cache is None else self.cache.row(self._names[index])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         first, *others = (self.rows[i] for i in self.groups[index])
@@ -249,9 +260,13 @@ def grounded_batches(
     *,
     processor: Any,
     seed: int,
+    processes: int = 1,
     notes: list[str] | None = None,
 ) -> GroundedBatches:
-    """Numbered batches of the mixed sources. `notes` receives a line per source: what was kept and dropped."""
+    """Numbered batches of the mixed sources. `notes` receives a line per source: what was kept and dropped.
+
+    processes: that many consecutive batches, one for each process, come from the same source.
+    """
     names = [source.name for source in sources]
     if len(set(names)) != len(names):
         raise ConfigError(f"Sources need different names, but these are {names}; give each a `name`.")
@@ -270,15 +285,8 @@ def grounded_batches(
             raise ConfigError(f"Source {source.name!r} has no usable record: {kept}.")
         images = processor.image_processor
         cacheable = tuple(source.scale) == (1.0, 1.0) and images.antialias
-        files = own.image_files() if data.cache_dir and cacheable else []
-        if files:
-            own.cache = open_pixel_cache(
-                files,
-                data.cache_dir or "",
-                canvas=images.canvas,
-                read=CanvasReader(images.canvas),
-                threads=data.cache_threads,
-            )
+        if data.cache_dir and cacheable:
+            own.cache_pixels(data.cache_dir, canvas=images.canvas, threads=data.cache_threads)
         if notes is not None:
             notes.append(f"{source.name}: {len(own)} images, {kept}")
         rows[source.name] = own
@@ -295,4 +303,6 @@ def grounded_batches(
             region_points=source.region_points,
         )
     weights = {source.name: source.weight for source in sources}
-    return GroundedBatches(rows, _BySource(collators), batch_size=data.batch_size, seed=seed, weights=weights)
+    return GroundedBatches(
+        rows, _BySource(collators), batch_size=data.batch_size, seed=seed, weights=weights, together=processes
+    )

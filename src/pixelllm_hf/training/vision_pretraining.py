@@ -218,6 +218,7 @@ def dense_batches(
     config: VisionPretrainConfig, canvas: int, cells: int
 ) -> tuple[DenseBatches, DenseBatches, DenseLabels]:
     """Training batches, held-out batches and the labels' names; builds the caches on first use."""
+    from pixelllm_hf.training.cacheable_images import ImageFiles
     from pixelllm_hf.training.canvas_reader import CanvasReader
 
     data = config.data
@@ -226,7 +227,7 @@ def dense_batches(
         labels = dense_labels(instances, images, data.cache_dir, canvas=canvas, cells=cells)
         read = CanvasReader(canvas)
         cache = open_pixel_cache(
-            labels.image_files, data.cache_dir, canvas=canvas, read=read, threads=data.cache_threads
+            ImageFiles(labels.image_files), data.cache_dir, canvas=canvas, read=read, threads=data.cache_threads
         )
         rows = np.flatnonzero(cache.sizes_hw[:, 0] > 0)
         return cache, labels, rows

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pixelllm_hf.evaluation.annotations import CaptionedPicture, read_captioned
+from pixelllm_hf.evaluation.annotations import read_captioned
 from pixelllm_hf.evaluation.bootstrap import Estimate
 from pixelllm_hf.evaluation.caption_estimates import caption_estimates
 from pixelllm_hf.evaluation.object_names import ObjectNames, words_of
+from pixelllm_hf.evaluation.pictures import CaptionedPicture
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.tasks.task import QUICK, Scores, Task, Thoroughness
 from pixelllm_hf.evaluation.trace import SceneScore, naming_metrics
@@ -59,5 +60,5 @@ def _naming(pictures: Sequence[NamedPicture], said: Sequence[str], resamples: in
     for picture, text in zip(pictures, said, strict=True):
         if picture.vocabulary is not None and picture.names is not None:
             found = frozenset(m.name for m in picture.vocabulary.mentions(words_of(text)))
-            scores.append(SceneScore(found, picture.names, ()))
+            scores.append(SceneScore(found, picture.names & picture.vocabulary.names.keys(), ()))
     return naming_metrics(scores, resamples=resamples) if scores else {}

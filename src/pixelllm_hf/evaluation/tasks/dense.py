@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pixelllm_hf.evaluation.annotations import DescribedPicture, read_described
+from pixelllm_hf.evaluation.annotations import read_described
 from pixelllm_hf.evaluation.bootstrap import Estimate, resampled
 from pixelllm_hf.evaluation.dense_captioning_map import (
     DETECTION_ONLY,
@@ -19,6 +19,7 @@ from pixelllm_hf.evaluation.dense_captioning_map import (
     dense_captioning_map,
 )
 from pixelllm_hf.evaluation.meteor import meteor
+from pixelllm_hf.evaluation.pictures import DescribedPicture
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.tasks.task import Scores, Task, Thoroughness
 from pixelllm_hf.processing.grounded_results import GroundedCaption

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from pixelllm_hf.evaluation.annotations import ReferredPicture, read_referred
+from pixelllm_hf.evaluation.annotations import read_referred
 from pixelllm_hf.evaluation.bootstrap import ratio_of_sums
+from pixelllm_hf.evaluation.pictures import Expression, ReferredPicture
 from pixelllm_hf.evaluation.referring_precision import THRESHOLDS, VARIANT, referring_precision
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.tasks.task import Scores, Task, Thoroughness
 from pixelllm_hf.processing.grounded_results import GroundedCaption
-
-# Of the expression's own class: "the red car" beside another car needs its colour, size or place.
-SUBSETS = {"": None, "_distractor": True, "_alone": False}
 
 
 class ReferTask(Task):
@@ -42,12 +40,10 @@ class ReferTask(Task):
         )
         by_id = dict(zip(result.ids, result.ious, strict=True))
         metrics = {}
-        for suffix, wanted in SUBSETS.items():
-            ious = [
-                np.array([by_id[e.id] for e in p.expressions if wanted in (None, e.has_distractor)]) for p in pictures
-            ]
+        for suffix, belongs in subsets(pictures).items():
+            ious = [np.array([by_id[e.id] for e in p.expressions if belongs(e)]) for p in pictures]
             counted = np.array([len(row) for row in ious])
-            for t in THRESHOLDS if wanted is None else (0.5,):
+            for t in (0.5,) if suffix else THRESHOLDS:
                 hits = np.array([(row > t).sum() for row in ious])
                 metrics[f"P@{t:g}{suffix}"] = ratio_of_sums(hits, counted, resamples=how.resamples)
             sums = np.array([row.sum() for row in ious])
@@ -55,7 +51,21 @@ class ReferTask(Task):
         return Scores(metrics, expression_counts(pictures, records), (VARIANT,))
 
 
-def answer_of(expression: Any, answer: GroundedCaption) -> dict[str, Any]:
+def subsets(pictures: Sequence[ReferredPicture]) -> dict[str, Callable[[Expression], bool]]:
+    """Suffix of a metric's name -> the expressions that it is over, as far as something is known of them.
+
+    A distractor is of the expression's own class: "the red car" beside another car needs its colour, size or place.
+    """
+    listed = [e for picture in pictures for e in picture.expressions]
+    found: dict[str, Callable[[Expression], bool]] = {"": lambda e: True}
+    if any(e.has_distractor is not None for e in listed):
+        found |= {"_distractor": lambda e: e.has_distractor is True, "_alone": lambda e: e.has_distractor is False}
+    if any(e.has_trained_name is not None for e in listed):
+        found["_trained_name"] = lambda e: e.has_trained_name is True
+    return found
+
+
+def answer_of(expression: Expression, answer: GroundedCaption) -> dict[str, Any]:
     """The box of an expression, xywh; one of no size where the model gave none, which then counts as a miss."""
     x0, y0, x1, y1 = answer.box or (0.0, 0.0, 0.0, 0.0)
     return {"id": expression.id, "text": expression.text, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": answer.score}
@@ -74,9 +84,12 @@ def expression_counts(pictures: Sequence[ReferredPicture], records: Sequence[dic
     """How many expressions there are, how many need more than the class, and how many got no box."""
     listed = [e for picture in pictures for e in picture.expressions]
     boxes = [answer["bbox"] for record in records for answer in record["answers"]]
-    return {
-        "expressions": len(listed),
-        "expressions_with_distractor": sum(e.has_distractor for e in listed),
-        "scenes_with_distractor": sum(any(e.has_distractor for e in picture.expressions) for picture in pictures),
-        "without_box": sum(not any(box) for box in boxes),
-    }
+    counts = {"expressions": len(listed)}
+    if any(e.has_distractor is not None for e in listed):
+        counts["expressions_with_distractor"] = sum(e.has_distractor is True for e in listed)
+        counts["scenes_with_distractor"] = sum(
+            any(e.has_distractor for e in picture.expressions) for picture in pictures
+        )
+    if any(e.has_trained_name is not None for e in listed):
+        counts["expressions_with_trained_name"] = sum(e.has_trained_name is True for e in listed)
+    return counts | {"without_box": sum(not any(box) for box in boxes)}

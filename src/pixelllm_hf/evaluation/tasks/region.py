@@ -1,7 +1,8 @@
 """Location-conditioned captioning: what is in this box?
 
 Exact match: the same words as the phrase of the box, in lower case and without punctuation. Object name right: of the
-names of the folder's categories the caption holds just those that the phrase holds.
+names of the folder's categories the caption holds just those that the phrase holds. Where the names that the model was
+trained on are given, they take the place of the categories, and phrases without one are not asked about.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from pixelllm_hf.evaluation.annotations import DescribedPicture, Region, read_described
+from pixelllm_hf.evaluation.annotations import read_described
 from pixelllm_hf.evaluation.bootstrap import ratio_of_sums
 from pixelllm_hf.evaluation.caption_estimates import caption_estimates
 from pixelllm_hf.evaluation.object_names import ObjectNames, words_of
-from pixelllm_hf.evaluation.scene_folder import DataFolder, EvaluationDataError
+from pixelllm_hf.evaluation.pictures import DescribedPicture, EvaluationDataError, Region
+from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.tasks.task import QUICK, Scores, Task, Thoroughness
 from pixelllm_hf.processing.grounded_results import GroundedCaption
 
@@ -36,14 +38,19 @@ class RegionTask(Task):
     looks = {"exact_match": "region_exact", "object_name": "region_name"}
 
     def read(self, data: DataFolder) -> list[AskedPicture]:
-        asked = []
+        names, asked = data.object_names, []
         for picture in read_described(data):
             kept = tuple(region for region in picture.regions if _can_be_asked(region, picture.size_wh))
+            if data.trained is not None and names is not None:
+                kept = tuple(region for region in kept if names.mentions(words_of(region.phrase)))
             if kept:
                 known = {**vars(picture), "regions": kept, "skipped": len(picture.regions) - len(kept)}
-                asked.append(AskedPicture(**known, vocabulary=data.object_names))
+                asked.append(AskedPicture(**known, vocabulary=names))
         if not asked:
-            raise EvaluationDataError(f"{data.folder} has no region inside a picture, so there is nothing to evaluate.")
+            raise EvaluationDataError(
+                f"{data.folder} has no region that can be asked about: inside a picture and, where trained names are "
+                "given, with one of them in its phrase."
+            )
         return asked
 
     def ask(self, pictures: Sequence[AskedPicture]) -> dict[str, Any]:

@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from pixelllm_hf.evaluation.annotations import ReferredPicture, read_referred
+from pixelllm_hf.evaluation.annotations import read_referred
 from pixelllm_hf.evaluation.bootstrap import ratio_of_sums
-from pixelllm_hf.evaluation.scene_folder import DataFolder, EvaluationDataError
+from pixelllm_hf.evaluation.pictures import EvaluationDataError, ReferredPicture
+from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.segmentation_iou import (
     THRESHOLDS,
     VARIANT,
     cumulative_iou,
     segmentation_iou,
 )
-from pixelllm_hf.evaluation.tasks.refer import SUBSETS, ReferTask, annotations_of, answer_of, expression_counts
+from pixelllm_hf.evaluation.tasks.refer import ReferTask, annotations_of, answer_of, expression_counts, subsets
 from pixelllm_hf.evaluation.tasks.task import Scores, Thoroughness
 from pixelllm_hf.processing.grounded_results import GroundedCaption
 from pixelllm_hf.processing.mask_codec import encode_rle, rle_area
@@ -39,7 +40,8 @@ class SegmentTask(ReferTask):
             for e in picture.expressions:
                 if e.segmentation is None:
                     raise EvaluationDataError(
-                        f"expression {e.text!r} of image {picture.image_id} has no mask to compare with."
+                        f"expression {e.text!r} of image {picture.image_id} has no mask to compare with. "
+                        "A prepared folder has masks if it was prepared with --task segment."
                     )
         return pictures
 
@@ -60,8 +62,8 @@ class SegmentTask(ReferTask):
         )
         place = {expression: i for i, expression in enumerate(result.ids)}
         metrics = {}
-        for suffix, wanted in SUBSETS.items():
-            rows = [[place[e.id] for e in p.expressions if wanted in (None, e.has_distractor)] for p in pictures]
+        for suffix, belongs in subsets(pictures).items():
+            rows = [[place[e.id] for e in p.expressions if belongs(e)] for p in pictures]
             chosen = [i for row in rows for i in row]
             if not chosen:
                 continue
@@ -74,10 +76,10 @@ class SegmentTask(ReferTask):
             ious = result.intersections / (result.unions + 1e-5)
             sums = np.array([ious[row].sum() for row in rows])
             metrics[f"seg_gIoU{suffix}"] = ratio_of_sums(sums, count, resamples=how.resamples)
-            for t in THRESHOLDS if wanted is None else (0.5,):
+            for t in (0.5,) if suffix else THRESHOLDS:
                 hits = np.array([(ious[row] > t).sum() for row in rows])
                 metrics[f"seg_P@{t:g}{suffix}"] = ratio_of_sums(hits, count, resamples=how.resamples)
-            if wanted is None and result.box_ious is not None:
+            if not suffix and result.box_ious is not None:
                 hits = np.array([(result.box_ious[row] > 0.5).sum() for row in rows])
                 metrics["seg_box_P@0.5"] = ratio_of_sums(hits, count, resamples=how.resamples)
         counts = expression_counts(pictures, records)

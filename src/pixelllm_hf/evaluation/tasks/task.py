@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from pixelllm_hf.evaluation.bootstrap import RESAMPLES, Estimate
-from pixelllm_hf.evaluation.scene_folder import DataFolder, Picture
+from pixelllm_hf.evaluation.pictures import Picture
+from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.sharing import Share
 from pixelllm_hf.processing.grounded_results import GroundedCaption
 

@@ -11,23 +11,36 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pixelllm_hf.data import GroundedCollator, read_localized_narratives
+from pixelllm_hf.data import GroundedCollator
+from pixelllm_hf.evaluation.annotations import read_narratives, read_scenes
 from pixelllm_hf.evaluation.bootstrap import Estimate, ratio_of_sums
 from pixelllm_hf.evaluation.object_names import ObjectNames
+from pixelllm_hf.evaluation.pictures import EvaluationScene
 from pixelllm_hf.evaluation.point_l1 import point_l1
-from pixelllm_hf.evaluation.scene_folder import NARRATIVES, DataFolder, EvaluationScene, read_scenes
+from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.sharing import Share
 from pixelllm_hf.evaluation.tasks.task import Scores, Task, Thoroughness
 from pixelllm_hf.evaluation.trace import SceneScore, score_scene, trace_metrics
+from pixelllm_hf.evaluation.unnamed_places import Pointing, pointing_metrics, score_pointing
 from pixelllm_hf.processing.grounded_results import GroundedCaption
 from pixelllm_hf.processing.task_prompts import TASK_PROMPTS
 
 
 @dataclass(frozen=True, eq=False)
 class TracedScene(EvaluationScene):
-    """A scene and the names of its folder."""
+    """A scene, the names that captions may use, and whether it holds objects that none of them fits."""
 
     vocabulary: ObjectNames
+    has_other_names: bool
+
+
+@dataclass(frozen=True)
+class TraceRecord:
+    """One caption and how it scores; `pointing` where objects may have names that the model never learnt."""
+
+    caption: GroundedCaption
+    score: SceneScore
+    pointing: Pointing | None
 
 
 class TraceTask(Task):
@@ -47,14 +60,17 @@ class TraceTask(Task):
     }
 
     def read(self, data: DataFolder) -> list[TracedScene]:
-        scenes, names = read_scenes(data)
-        return [TracedScene(**vars(scene), vocabulary=names) for scene in scenes]
+        scenes, names = read_scenes(data), data.object_names
+        assert names is not None, "scenes have categories"
+        return [TracedScene(**vars(s), vocabulary=names, has_other_names=data.trained is not None) for s in scenes]
 
     def answers(self, processor: Any, output: Any, inputs: Mapping[str, Any]) -> list[list[GroundedCaption]]:
         return processor.post_process_grounded_generation(output, inputs)
 
-    def record(self, picture: TracedScene, answers: Sequence[GroundedCaption]) -> tuple[GroundedCaption, SceneScore]:
-        return answers[0], score_scene(answers[0], picture, picture.vocabulary)
+    def record(self, picture: TracedScene, answers: Sequence[GroundedCaption]) -> TraceRecord:
+        caption, names = answers[0], picture.vocabulary
+        pointing = score_pointing(caption, picture.boxes, names) if picture.has_other_names else None
+        return TraceRecord(caption, score_scene(caption, picture, names), pointing)
 
     def forced(
         self, model: Any, processor: Any, data: DataFolder, share: Share, *, batch_size: int, progress: bool
@@ -64,25 +80,20 @@ class TraceTask(Task):
         )
         return {} if estimate is None else {"point_l1_teacher_forced": estimate}
 
-    def score(
-        self,
-        pictures: Sequence[TracedScene],
-        records: Sequence[tuple[GroundedCaption, SceneScore]],
-        how: Thoroughness,
-    ) -> Scores:
-        return Scores(
-            trace_metrics([score for _, score in records], resamples=how.resamples),
-            {"words": sum(len(caption.words) for caption, _ in records)},
-        )
+    def score(self, pictures: Sequence[TracedScene], records: Sequence[TraceRecord], how: Thoroughness) -> Scores:
+        metrics = trace_metrics([record.score for record in records], resamples=how.resamples)
+        if pointing := [record.pointing for record in records if record.pointing is not None]:
+            metrics |= pointing_metrics(pointing, resamples=how.resamples)
+        return Scores(metrics, {"words": sum(len(record.caption.words) for record in records)})
 
-    def listed(self, picture: TracedScene, record: tuple[GroundedCaption, SceneScore]) -> dict[str, Any]:  # type: ignore[override]
-        caption, score = record
+    def listed(self, picture: TracedScene, record: TraceRecord) -> dict[str, Any]:  # type: ignore[override]
+        score = record.score
         return {
             "image_id": picture.image_id,
             "present": sorted(score.present),
             "found": sorted(score.found),
             "words": [vars(mention) for mention in score.mentions],
-            "caption": caption.to_dict(),
+            "caption": record.caption.to_dict(),
         }
 
 
@@ -96,10 +107,9 @@ def teacher_forced_point_l1(
     progress: bool = False,
 ) -> Estimate | None:
     """The reference's `point_l1`: mean over pictures, given the written narratives. None without narratives."""
-    narratives, share = data.find(NARRATIVES), share or Share()
-    if narratives is None:
+    rows, share = read_narratives(data), share or Share()
+    if rows is None:
         return None
-    rows = read_localized_narratives(narratives, data.pictures)
     contexts = {"trace": [TASK_PROMPTS["trace"].default]}  # one wording, not one drawn for each row
     collate = GroundedCollator.for_processor(processor, prompt_choice="first", contexts=contexts)
     captions: dict[int, tuple[str, np.ndarray, np.ndarray]] = {}

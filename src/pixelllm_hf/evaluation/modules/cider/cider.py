@@ -1,27 +1,14 @@
 """CIDEr of captions, as a module of `evaluate`."""
 
-import datasets
-import evaluate
-
 from pixelllm_hf.evaluation.cider import cider
+from pixelllm_hf.evaluation.modules import declared_metric
 from pixelllm_hf.evaluation.ptb_tokenizer import tokenize_samples
 
-_FEATURES = {
-    "predictions": datasets.Value("string"),
-    "references": datasets.List(datasets.Value("string")),
-}
 
-
-class CiderModule(evaluate.Metric):
+class CiderModule(declared_metric.DeclaredMetric):
     """One caption and a list of reference captions per sample, raw text; `tokenizer` as in `ptb_tokenizer.tokenize`."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=__doc__,
-            citation="",
-            inputs_description=type(self).__doc__,
-            features=datasets.Features(_FEATURES),
-        )
+    columns = declared_metric.CAPTIONS
 
     def _compute(self, predictions, references, tokenizer=None):
         hypotheses, samples, name = tokenize_samples(predictions, references, tokenizer=tokenizer)

@@ -1,10 +1,10 @@
 """Dense captioning mAP of Visual Genome, as a module of `evaluate`."""
 
 import datasets
-import evaluate
 
 from pixelllm_hf.evaluation.dense_captioning_map import dense_captioning_map
 from pixelllm_hf.evaluation.meteor import meteor
+from pixelllm_hf.evaluation.modules import declared_metric
 
 _BOXES = datasets.List(datasets.List(datasets.Value("float64"), length=4))
 _CAPTIONS = datasets.List(datasets.Value("string"))
@@ -14,19 +14,13 @@ _FEATURES = {
 }
 
 
-class DenseCaptioningMapModule(evaluate.Metric):
+class DenseCaptioningMapModule(declared_metric.DeclaredMetric):
     """One entry per image: boxes xywh in original pixels, captions and, of predictions, scores.
 
     `meteor_variant` as `variant` of `meteor.meteor`; other options as in `dense_captioning_map`.
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=__doc__,
-            citation="",
-            inputs_description=type(self).__doc__,
-            features=datasets.Features(_FEATURES),
-        )
+    columns = _FEATURES
 
     def _compute(self, predictions, references, meteor_variant=None, merge=True, ignore_empty_string=True):
         def scorer(candidates, captions):

@@ -1,10 +1,10 @@
 """Local Bipartite Matching of traces, as a module of `evaluate`."""
 
 import datasets
-import evaluate
 import numpy as np
 
 from pixelllm_hf.evaluation.local_bipartite_matching import local_bipartite_matching
+from pixelllm_hf.evaluation.modules import declared_metric
 
 _FEATURES = {
     "predictions": datasets.List(datasets.List(datasets.Value("float64"), length=4)),
@@ -12,19 +12,13 @@ _FEATURES = {
 }
 
 
-class LocalBipartiteMatchingModule(evaluate.Metric):
+class LocalBipartiteMatchingModule(declared_metric.DeclaredMetric):
     """Per sample the rows of a trace, xyxy in fractions of the image, one per word; references add the area.
 
     `windows` are the values of k to report.
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=__doc__,
-            citation="",
-            inputs_description=type(self).__doc__,
-            features=datasets.Features(_FEATURES),
-        )
+    columns = _FEATURES
 
     def _compute(self, predictions, references, windows=(0, 1)):
         predicted, given = ([np.asarray(trace) for trace in side] for side in (predictions, references))

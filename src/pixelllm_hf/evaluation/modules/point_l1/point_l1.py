@@ -1,9 +1,9 @@
 """Trace error of teacher-forced captions, per image, as a module of `evaluate`."""
 
 import datasets
-import evaluate
 import numpy as np
 
+from pixelllm_hf.evaluation.modules import declared_metric
 from pixelllm_hf.evaluation.point_l1 import point_l1
 
 _POINTS = datasets.List(datasets.List(datasets.List(datasets.List(datasets.Value("float64"), length=2))))
@@ -17,19 +17,13 @@ _FEATURES = {
 }
 
 
-class PointL1Module(evaluate.Metric):
+class PointL1Module(declared_metric.DeclaredMetric):
     """Per image the points (captions, tokens, points, 2) in pixels, with the token mask and the image's size.
 
     The mean over images; one without a traced token counts as 0, as in the reference.
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=__doc__,
-            citation="",
-            inputs_description=type(self).__doc__,
-            features=datasets.Features(_FEATURES),
-        )
+    columns = _FEATURES
 
     def _compute(self, predictions, references):
         values = [

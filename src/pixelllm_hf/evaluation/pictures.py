@@ -1,0 +1,98 @@
+"""Pictures and what is known of them, which is what the tasks ask about and score against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+
+Box = tuple[float, float, float, float]
+
+
+class EvaluationDataError(ValueError):
+    """Annotations that nothing can be measured on."""
+
+
+@dataclass(frozen=True, eq=False)
+class StoredFile:
+    """An image file inside row `index` of a data set; opened as a `Path` is, and read each time."""
+
+    rows: Any
+    index: int
+
+    def open(self, mode: str = "rb") -> BinaryIO:
+        return BytesIO(self.rows[self.index]["image"]["bytes"])
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One picture to ask about; what is known of it is in the subclasses."""
+
+    image_id: str
+    file: Path | StoredFile
+
+    def open(self) -> Image.Image:
+        """Decoded in full and not kept: a validation set may be large."""
+        with self.file.open("rb") as stream, Image.open(stream) as image:
+            image.load()
+        return image
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationScene(Picture):
+    """A picture and what is in it. boxes (O,4) xyxy pixels of the picture, one per entry of `names`."""
+
+    names: tuple[str, ...]
+    boxes: np.ndarray
+
+
+@dataclass(frozen=True)
+class Expression:
+    """id counts from 1: official ids of 0 mean padding. box xywh.
+
+    has_distractor: others of its class are there; has_trained_name: the model was trained on the name of its class;
+    None if unknown.
+    """
+
+    id: int
+    text: str
+    box: Box
+    segmentation: Any
+    has_distractor: bool | None
+    has_trained_name: bool | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ReferredPicture(Picture):
+    """A picture and the expressions that refer to things in it."""
+
+    size_hw: tuple[int, int]
+    expressions: tuple[Expression, ...]
+
+
+@dataclass(frozen=True)
+class Region:
+    """box xywh, pixels of the picture."""
+
+    box: Box
+    phrase: str
+
+
+@dataclass(frozen=True, eq=False)
+class DescribedPicture(Picture):
+    """A picture and its described regions, perhaps none. `size_wh` bounds the boxes that can be asked about."""
+
+    size_wh: tuple[int, int]
+    regions: tuple[Region, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class CaptionedPicture(Picture):
+    """A picture, what people say about it, and the names of what is in it (None if unknown)."""
+
+    captions: tuple[str, ...]
+    names: frozenset[str] | None
