@@ -11,11 +11,18 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "src/pixelllm_hf/__init__.py").read_text("utf-8"), re.M)
 assert VERSION is not None
 
-DEMO = ["gradio>=6.0,<7"]
+DEMO = ["gradio[mcp]>=6.31,<7"]
 SAM = ["segment-anything"]
 EVAL = ["pycocoevalcap>=1.2"]  # METEOR's data and, with Java, the official scorers
 DEV = [
+    *DEMO,
+    "ipykernel>=7.0",
+    "mkdocs-material>=9.7",
+    "mkdocstrings[python]>=1.0",
     "mypy>=2.0",
+    "nbclient>=0.10",
+    "nbformat>=5.10",
+    "playwright>=1.60",
     "pycocotools>=2.0.8",
     "pytest>=9.0",
     "ruff>=0.17",
@@ -37,7 +44,7 @@ setup(
     python_requires=">=3.11",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"pixelllm_hf": ["checkpoints/*/*", "data/scenes/objects/*", "py.typed"]},
+    package_data={"pixelllm_hf": ["checkpoints/*/*", "data/scenes/objects/*", "py.typed", "space/viewer_assets/*"]},
     install_requires=[
         "accelerate>=1.15",
         "datasets>=5.2",
