@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 
-.PHONY: help demo test lint format docs clean
+.PHONY: help demo browser test lint format docs clean
 
 help:
 	@echo "make demo   all tasks of the embedded model on the example pictures, drawn into demo/out"
@@ -36,7 +36,15 @@ demo: $(VENV)/.package
 	$(BIN)/pixelllm caption demo/examples/scene.jpg demo/examples/coffee.jpg --draw demo/out --json demo/out/captions.jsonl
 	$(BIN)/python demo/all_tasks.py --out demo/out/all_tasks.png
 
-test: $(VENV)/.dev
+# Debian's Chromium for the browser tests, if it may be installed; else they are skipped by name.
+browser:
+	@if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		echo "Installing Chromium for the browser tests."; \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+			chromium fonts-dejavu-core >/dev/null; } || echo "It cannot be installed; the browser tests are skipped."; \
+	fi
+
+test: $(VENV)/.dev browser
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.dev

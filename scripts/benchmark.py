@@ -22,7 +22,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
 from pixelllm_hf import PixelLLMConfig, PixelLLMForGroundedGeneration
-from pixelllm_hf.cli import EMBEDDED, Captioner, UsageError
+from pixelllm_hf.inference import EMBEDDED, Captioner, ModelError
 
 # Random weights at sizes between the embedded model and the released one; towers stay tiny, they are not timed.
 SIZES: dict[str, dict[str, int]] = {
@@ -201,5 +201,5 @@ if __name__ == "__main__":
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     try:
         sys.exit(main(parser.parse_args()))
-    except UsageError as error:
+    except ModelError as error:
         sys.exit(f"error: {error}")

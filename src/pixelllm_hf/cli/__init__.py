@@ -15,10 +15,10 @@ import sys
 from collections.abc import Sequence
 
 from pixelllm_hf import __version__
+from pixelllm_hf.inference import ModelError, first_lines
 
 from .commands import COMMANDS
-from .errors import OK, SOME_FAILED, WRONG_USAGE, UsageError, first_lines
-from .loaded_model import EMBEDDED, Captioner
+from .errors import OK, SOME_FAILED, WRONG_USAGE, UsageError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else WRONG_USAGE
     try:
         return COMMANDS[args.command].run(args)
-    except UsageError as error:
+    except (UsageError, ModelError) as error:
         print(f"pixelllm: {error}", file=sys.stderr)
         return WRONG_USAGE
     except KeyboardInterrupt:
@@ -53,4 +53,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return SOME_FAILED
 
 
-__all__ = ["COMMANDS", "EMBEDDED", "OK", "SOME_FAILED", "WRONG_USAGE", "Captioner", "UsageError", "main"]
+__all__ = ["COMMANDS", "OK", "SOME_FAILED", "WRONG_USAGE", "UsageError", "main"]

@@ -6,9 +6,9 @@ import argparse
 import math
 from pathlib import Path
 
-from .loaded_model import EMBEDDED
+from pixelllm_hf.inference import EMBEDDED, Box, Points
+
 from .records import FORMATS
-from .request import Box, Points
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -73,6 +73,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """What every command with a model takes."""
     parser.add_argument("images", nargs="+", metavar="image", help="picture file or folder of pictures")
     parser.add_argument("--model", default=EMBEDDED, help="folder or hub id of a model (default: the embedded one)")
+    parser.add_argument("--revision", help="branch, tag or commit of a model of the Hub (default: its main branch)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the answers, one JSON record a line")
     parser.add_argument(
         "--format",

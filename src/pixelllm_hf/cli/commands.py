@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pixelllm_hf.inference import Captioner, Request, first_lines
 from pixelllm_hf.publishing import command as publishing
 
+from . import demo_command
 from .arguments import (
     add_box_argument,
     add_expression_arguments,
@@ -22,12 +24,10 @@ from .arguments import (
     positive,
 )
 from .drawings import Drawings
-from .errors import OK, SOME_FAILED, UsageError, first_lines
-from .loaded_model import Captioner
+from .errors import OK, SOME_FAILED, UsageError
 from .pictures import Inputs, find_pictures
 from .printing import print_captions, print_objects
 from .records import check_records, open_records
-from .request import Request
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _load(args: argparse.Namespace, request: Request) -> Captioner:
     """The model, which must be able to do what is asked."""
     names = ("num_beams", "max_new_tokens")  # only of commands whose answer is written
     generation = {name: getattr(args, name) for name in names if hasattr(args, name)}
-    captioner = Captioner.load(args.model, args.device, args.dtype, generation)
+    captioner = Captioner.load(args.model, args.device, args.dtype, generation, revision=args.revision)
     captioner.require(request.task)
     return captioner
 
@@ -198,5 +198,6 @@ COMMANDS = {
     "segment": Command("find what an expression means: a box and a mask", add_refer_arguments, segment),
     "region": Command("describe places in pictures, given as boxes or points", add_region_arguments, region),
     "dense": Command("find the objects of pictures and describe each", add_dense_arguments, dense),
+    "demo": Command(demo_command.HELP, demo_command.add_arguments, demo_command.run),
     "publish": Command(publishing.HELP, publishing.add_arguments, publishing.run),
 }

@@ -1,0 +1,60 @@
+"""`pixelllm demo`: the page of the demo on this machine."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .arguments import positive
+from .errors import OK, UsageError
+
+HELP = "serve a page on which pictures are described"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `pixelllm demo`."""
+    from pixelllm_hf.space.launching import MAX_QUEUE
+
+    parser.add_argument(
+        "--model", dest="models", action="append", metavar="MODEL",
+        help="folder or hub id; may be repeated for a choice (default: $PIXELLLM_MODEL, else the embedded one)",
+    )  # fmt: skip
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
+    parser.add_argument("--port", type=positive, help="port (default: the first free one from 7860 on)")
+    parser.add_argument("--share", action="store_true", help="make it public through a tunnel of gradio's")
+    parser.add_argument(
+        "--max-queue", type=positive, default=MAX_QUEUE, help=f"requests that may wait (default: {MAX_QUEUE})"
+    )
+    parser.add_argument("--examples", type=Path, metavar="DIR", help="pictures to offer (default: the demo's)")
+    parser.add_argument("--device", default="auto", help="e.g. cpu, cuda:0, mps (default: the accelerator if any)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until interrupted; returns the exit code."""
+    from pixelllm_hf.space.launching import DemoExtraMissingError, default_models, end_in_order, start_demo
+
+    if args.examples is not None and not args.examples.is_dir():
+        raise UsageError(f"--examples needs a folder of pictures, but {str(args.examples)!r} is none.")
+    end_in_order()
+    try:
+        demo = start_demo(
+            args.models or default_models(),
+            host=args.host,
+            port=args.port,
+            share=args.share,
+            max_queue=args.max_queue,
+            examples=args.examples or _source_tree_examples(),
+            device=args.device,
+        )
+    except DemoExtraMissingError as error:
+        raise UsageError(str(error)) from error
+    try:
+        demo.wait()
+    finally:
+        demo.close()
+    return OK
+
+
+def _source_tree_examples() -> Path | None:
+    folder = Path(__file__).parents[3] / "demo" / "examples"
+    return folder if folder.is_dir() else None

@@ -1,0 +1,196 @@
+"""A model that is ready to answer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import ModelError, first_lines
+from .model_source import find_model
+from .request import Request
+
+if TYPE_CHECKING:
+    from pixelllm_hf.processing.grounded_results import GroundedCaption, GroundedWord
+
+# What a model must have for a task: the part's entry in the config, and what it is called.
+NEEDED_HEADS = {"segment": ("mask_head_config", "mask head"), "dense": ("proposal_head_config", "detector")}
+
+
+@dataclass
+class Captioner:
+    """A model with its processor: pictures in, results out."""
+
+    model: Any
+    processor: Any
+    generation: dict[str, Any]
+
+    @classmethod
+    def load(
+        cls, name: str, device: str, dtype: str, generation: dict[str, Any], *, revision: str | None = None
+    ) -> Captioner:
+        """From a folder, a hub id (its revision), or the embedded model. What is wrong is a `ModelError`."""
+        import torch
+        from safetensors import SafetensorError
+        from transformers.utils import logging
+
+        from pixelllm_hf import PixelLLMForGroundedGeneration, PixelLLMProcessor
+
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()  # remarks for programmers, at every call of generate()
+        chosen = _device(device)
+        # half precision is slow on a CPU and gains nothing there
+        wanted = "float32" if dtype == "auto" and chosen.type == "cpu" else dtype
+        try:
+            source = find_model(name, revision)
+            processor = PixelLLMProcessor.from_pretrained(source)
+            model, loaded = PixelLLMForGroundedGeneration.from_pretrained(
+                source,
+                dtype=wanted if wanted == "auto" else getattr(torch, wanted),
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
+            where = _damaged_file(source) if isinstance(error, SafetensorError) else None
+            named = f"{where} is damaged, copy it again: " if where else ""
+            raise ModelError(f"the model {name!r} cannot be loaded: {named}{first_lines(error)}") from error
+        if loaded["missing_keys"]:
+            missing = sorted(loaded["missing_keys"])
+            raise ModelError(
+                f"the model {name!r} lacks {len(missing)} weights, the first is {missing[0]}. "
+                "Is every file of the checkpoint there?"
+            )
+        return cls(model.to(chosen).eval(), processor, generation)
+
+    def require(self, task: str) -> None:
+        """A `ModelError` if the model has no head for the task."""
+        missing = self.missing_head(task)
+        if missing:
+            raise ModelError(
+                f"the model {self.model.name_or_path!r} has no {missing}, which task {task!r} needs. "
+                "Choose one that has it with --model."
+            )
+
+    def missing_head(self, task: str) -> str | None:
+        """What the model lacks for the task, in words; None if nothing."""
+        entry, head = NEEDED_HEADS.get(task, (None, None))
+        return head if entry and getattr(self.model.config, entry, None) is None else None
+
+    def __call__(
+        self, images: list[Any], request: Request, *, seconds: float | None = None, **options: Any
+    ) -> list[list[GroundedCaption]]:
+        """Per image the results of its prompts, or of the objects that were found.
+
+        options: of `generate`, besides those of `generation`. seconds: what writing longer than this is stopped, and a
+        `TooSlowError`; finding objects and making masks is not interrupted.
+        """
+        import torch
+
+        inputs, on_device = self._inputs(images, request)
+        stop = self._stop(seconds)
+        with torch.inference_mode():
+            output = self.model.generate(**on_device, **self.generation, **options, stopping_criteria=[stop])
+        stop.check()
+        return self._results(output, inputs, request)
+
+    def stream(
+        self, image: Any, request: Request, *, seconds: float | None = None, **options: Any
+    ) -> Iterator[list[GroundedCaption]]:
+        """The answer to a request with one prompt while it is written: longer by a word each time, in the end whole.
+
+        Scores and what stands between the words are known in the end. Whoever breaks off waits until the model has
+        stopped, which is after the token it is writing. Greedy decoding or sampling; else as for calling.
+        """
+        import torch
+
+        inputs, on_device = self._inputs([image], request)
+        stop, outputs, finished = self._stop(seconds), [], threading.Event()
+
+        def generate(**given: Any) -> None:
+            try:
+                with torch.inference_mode():
+                    outputs.append(self.model.generate(**given))
+            finally:
+                finished.set()
+
+        size_wh = tuple(reversed(inputs["original_sizes"][0].tolist()))
+        words: list[GroundedWord] = []
+        written = self.processor.streamer(on_device).stream(
+            generate, **self.generation, **options, stopping_criteria=[stop]
+        )
+        try:
+            for word in written:
+                words.append(word)
+                yield [_unfinished(words, size_wh)]
+            stop.check()
+            yield self._results(outputs[0], inputs, request)[0]
+        finally:
+            stop.now = True
+            if words:  # it has begun
+                finished.wait()
+
+    def _inputs(self, images: list[Any], request: Request) -> tuple[Any, dict[str, Any]]:
+        """What the processor makes of it, here and on the model's device."""
+        inputs = self.processor(images=images, task=request.task, **_prompts(request, len(images)))
+        return inputs, {name: value.to(self.model.device) for name, value in inputs.items()}
+
+    def _results(self, output: Any, inputs: Any, request: Request) -> list[list[GroundedCaption]]:
+        if request.task == "dense":
+            return self.processor.post_process_dense(
+                output, inputs, max_results=request.max_results, min_score=request.min_score
+            )
+        return self.processor.post_process_grounded_generation(output, inputs)
+
+    @staticmethod
+    def _stop(seconds: float | None) -> Any:
+        from .stop_writing import StopWriting
+
+        return StopWriting(seconds)
+
+
+def _unfinished(words: Sequence[GroundedWord], size_wh: tuple[int, int]) -> GroundedCaption:
+    """The words so far, with blanks where other characters will be."""
+    from pixelllm_hf.processing.grounded_results import GroundedCaption
+
+    text = ""
+    for word in words:
+        text = text.ljust(word.start) + word.text
+    return GroundedCaption(text, tuple(words), size_wh)
+
+
+def _prompts(request: Request, count: int) -> dict[str, Any]:
+    """The processor's arguments: the same prompts for each of `count` pictures."""
+    boxes = [list(box) for box in request.boxes] + [None] * len(request.points)
+    points = [None] * len(request.boxes) + [[list(xy) for xy in group] for group in request.points]
+    return {
+        "boxes": [boxes] * count if request.boxes else None,
+        "points": [points] * count if request.points else None,
+        "text": [list(request.expressions)] * count if request.expressions else request.text,
+    }
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    if name == "auto":
+        return torch.accelerator.current_accelerator() or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+        return device
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"the device {name!r} cannot be used: {first_lines(error)}") from error
+
+
+def _damaged_file(folder: Path) -> Path | None:
+    """The first weight file that cannot be opened; the library's own message does not name it."""
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="np"):
+                pass
+        except SafetensorError:
+            return file
+    return None

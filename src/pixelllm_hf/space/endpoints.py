@@ -1,0 +1,176 @@
+"""The demo's functions for programs: endpoints of its API and tools of its MCP server.
+
+Gradio reads the types of parameters and results from the signatures, where they must be types and not their names, so
+this file does without `from __future__ import annotations`. Docstrings become the tools' descriptions.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, TypedDict
+
+import gradio as gr
+
+from .limits import checked_request, checked_whole, read_picture, uploaded_file
+from .refusals import told
+from .service import Service
+
+ANSWERS = "answers"  # the queue of everything that asks a model
+
+
+class Word(TypedDict):
+    """One word and its place, in pixels of the original picture; see `GroundedWord`."""
+
+    text: str
+    start: int
+    end: int
+    point: list[float] | None
+    box: list[float] | None
+    score: float | None
+
+
+class Mask(TypedDict):
+    """COCO's compressed run lengths."""
+
+    size: list[int]
+    counts: str
+
+
+class Answer(TypedDict):
+    """The record of a `GroundedCaption`."""
+
+    text: str
+    words: list[Word]
+    image_size: list[int]
+    score: float | None
+    prompt: str | None
+    prompt_box: list[float] | None
+    prompt_points: list[list[float]] | None
+    prompt_index: int
+    box: list[float] | None
+    box_score: float | None
+    mask: Mask | None
+    mask_score: float | None
+    trace: list[list[float]]
+
+
+def add_endpoints(service: Service, uploads: Path) -> None:
+    """Offer the six tasks, inside a `gr.Blocks`. uploads: the folder in which gradio keeps uploaded files."""
+
+    def caption(picture: gr.FileData, beams: int = 1, model: str = "") -> list[Answer]:
+        """Describe a picture in a short sentence, with the place of every word in pixels of the picture.
+
+        Args:
+            picture: the picture, a JPEG, PNG, WebP or GIF.
+            beams: width of the beam search; 1 is fastest.
+            model: name of a model of this demo; empty for the first one.
+
+        Returns:
+            one answer, with its words, their points (x, y) and boxes (x0, y0, x1, y1).
+        """
+        return _answers(service, uploads, picture, "caption", beams=beams, model=model)
+
+    def trace(picture: gr.FileData, beams: int = 1, model: str = "") -> list[Answer]:
+        """Describe a picture in a long caption whose words form a path over the picture, like a narrator's pointer.
+
+        Args:
+            picture: the picture, a JPEG, PNG, WebP or GIF.
+            beams: width of the beam search; 1 is fastest.
+            model: name of a model of this demo; empty for the first one.
+
+        Returns:
+            one answer; its trace is the points (x, y) of its words in reading order, in pixels.
+        """
+        return _answers(service, uploads, picture, "trace", beams=beams, model=model)
+
+    def refer(picture: gr.FileData, expressions: list[str], model: str = "") -> list[Answer]:
+        """Find what expressions mean in a picture: a box for each.
+
+        Args:
+            picture: the picture, a JPEG, PNG, WebP or GIF.
+            expressions: what to find, for example "the red car".
+            model: name of a model of this demo; empty for the first one.
+
+        Returns:
+            an answer for each expression, with its box (x0, y0, x1, y1) in pixels.
+        """
+        return _answers(service, uploads, picture, "refer", expressions=expressions, model=model)
+
+    def segment(picture: gr.FileData, expressions: list[str], model: str = "") -> list[Answer]:
+        """Find what expressions mean in a picture: a box and a mask for each.
+
+        Args:
+            picture: the picture, a JPEG, PNG, WebP or GIF.
+            expressions: what to find, for example "the red car".
+            model: name of a model of this demo; empty for the first one.
+
+        Returns:
+            an answer for each expression, with its box in pixels and its mask as COCO's compressed run lengths.
+        """
+        return _answers(service, uploads, picture, "segment", expressions=expressions, model=model)
+
+    def region(
+        picture: gr.FileData,
+        boxes: list[list[float]] | None = None,
+        points: list[list[float]] | None = None,
+        beams: int = 1,
+        model: str = "",
+    ) -> list[Answer]:
+        """Describe places in a picture: what is in a box, or at a point.
+
+        Args:
+            picture: the picture, a JPEG, PNG, WebP or GIF.
+            boxes: places (x0, y0, x1, y1) in pixels of the picture.
+            points: places (x, y) in pixels of the picture.
+            beams: width of the beam search; 1 is fastest.
+            model: name of a model of this demo; empty for the first one.
+
+        Returns:
+            an answer for each box, then for each point.
+        """
+        return _answers(service, uploads, picture, "region", boxes=boxes, points=points, beams=beams, model=model)
+
+    def dense(
+        picture: gr.FileData, max_results: int | None = None, min_score: float = 0.0, beams: int = 1, model: str = ""
+    ) -> list[Answer]:
+        """Find all objects of a picture and describe each.
+
+        Args:
+            picture: the picture, a JPEG, PNG, WebP or GIF.
+            max_results: at most so many objects.
+            min_score: leave out objects with a lower score, 0 to 1.
+            beams: width of the beam search; 1 is fastest.
+            model: name of a model of this demo; empty for the first one.
+
+        Returns:
+            an answer for each object, the surest first, with its box and box_score.
+        """
+        wanted = {"max_results": max_results, "min_score": min_score}
+        return _answers(service, uploads, picture, "dense", beams=beams, model=model, **wanted)
+
+    for endpoint in (caption, trace, refer, segment, region, dense):
+        gr.api(endpoint, api_name=endpoint.__name__, concurrency_id=ANSWERS)
+
+
+def tools_answer_in_json(blocks: gr.Blocks) -> None:
+    """The MCP tools' texts are JSON. Gradio would write them as Python prints its values, which clients cannot read."""
+    from mcp.types import TextContent
+
+    server: Any = blocks.mcp_server_obj
+    server.postprocess_output_data = lambda data, root_url: [
+        TextContent(type="text", text=json.dumps(value, ensure_ascii=False)) for value in data
+    ]
+
+
+def _answers(
+    service: Service, uploads: Path, picture: Any, task: str, *, model: Any, beams: Any = 1, **prompts: Any
+) -> list[Any]:
+    with told():
+        limits = service.limits
+        request = checked_request(task, limits, **prompts)
+        width = checked_whole(beams, 1, limits.beams, "the beams")
+        name = service.chosen(model)
+        pixels = read_picture(uploaded_file(picture, uploads), limits)
+        return [result.to_dict() for result in service.answer(pixels, request, model=name, beams=width)]
+
+
+__all__ = ["ANSWERS", "Answer", "add_endpoints", "tools_answer_in_json"]

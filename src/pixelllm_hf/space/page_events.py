@@ -1,0 +1,231 @@
+"""What happens when something is done on the page."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from pixelllm_hf.inference import Request
+from pixelllm_hf.processing.grounded_results import GroundedCaption
+
+from .downloads import RECORDS, TEXT_SHOWN, drawing, new_file, record_text
+from .example_pictures import ExamplePictures
+from .limits import checked_request, checked_whole, read_picture, uploaded_file
+from .refusals import FOR_VISITORS, RefusedError, told
+from .service import Service
+from .share_link import SharedView, read_query
+from .shared_pictures import SharedPictures
+from .view import ShownPicture, build_view
+
+TASKS = {
+    "caption": "Describe",
+    "trace": "Tell in detail",
+    "region": "Describe a place",
+    "refer": "Find",
+    "segment": "Find and cut out",
+    "dense": "Describe everything",
+}
+PLACES = 6  # number fields: a box and a point
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a visitor sees, kept until the session ends: for files and links. results: records, which are small."""
+
+    picture: Path
+    request: Request
+    beams: int
+    model: str
+    results: tuple[dict[str, Any], ...]
+
+
+class PageEvents:
+    """The page's listeners. They get values as the browser sends them (no preprocessing), so they check everything.
+
+    uploads: the folder in which gradio keeps uploaded files.
+    """
+
+    def __init__(self, service: Service, examples: ExamplePictures, shared: SharedPictures, uploads: Path):
+        self.service = service
+        self.limits = service.limits
+        self.examples = examples
+        self.shared = shared
+        self.uploads = uploads
+
+    # --- asking ---
+
+    def show(self, picture: Any) -> tuple[Any, ...]:
+        """A new picture -> empty place fields, nothing answered, an empty table and note, and the viewer with it."""
+        view = None
+        if picture is not None:
+            with told():
+                view = build_view(self._read(picture)[1], [], task="caption")
+        return *([None] * PLACES), None, [], "", view
+
+    def answer(
+        self, picture: Any, task: Any, phrase: Any, *rest: Any
+    ) -> Iterator[tuple[Any, list[list[Any]], str, Answered | None]]:
+        """The controls' values -> view, rows of the table, note and what was answered, growing while it is written."""
+        *place, beams, model = rest
+        with told():
+            box, point = _places(place)
+            asked_phrase = task in ("refer", "segment")
+            request = checked_request(
+                task,
+                self.limits,
+                expressions=[phrase] if asked_phrase and phrase else None,
+                boxes=[box] if task == "region" and box else None,
+                points=[point] if task == "region" and point and not box else None,
+            )
+            width = checked_whole(beams, 1, self.limits.beams, "the beams")
+            name = self.service.chosen(model)
+            file, pixels = self._read(picture)
+            shown, started = ShownPicture.of(pixels), time.perf_counter()
+            results: list[GroundedCaption] = []
+            for results in self.service.stream(pixels, request, model=name, beams=width):
+                yield build_view(shown, results, task=request.task, writing=True), [], "Writing …", None
+            note = _note(request, results, time.perf_counter() - started)
+            answered = Answered(file, request, width, name, tuple(result.to_dict() for result in results))
+            yield build_view(shown, results, task=request.task), _rows(results), note, answered
+
+    def drawn(self, event: gr.EventData) -> tuple[Any, ...]:
+        """A box or a point from the viewer -> the task and the place fields."""
+        data = event._data if isinstance(event._data, dict) else {}
+        place: list[float | None]
+        with told():
+            if "box" in data:
+                place = [*checked_request("region", self.limits, boxes=[data["box"]]).boxes[0], None, None]
+            else:
+                points = checked_request("region", self.limits, points=[data.get("point")]).points
+                place = [None] * 4 + [*points[0][0]]
+        return "region", *(None if number is None else round(number, 1) for number in place)
+
+    def choose_model(self, model: Any, task: Any) -> tuple[Any, str]:
+        """A model -> the tasks that it can do, and what it lacks for the others."""
+        with told():
+            lacking = self.service.lacking(model)
+        return gr.update(choices=task_choices(lacking), value="caption" if task in lacking else task), lacks(lacking)
+
+    # --- taking away ---
+
+    def make_file(self, form: Any, side: Any, answered: Answered | None) -> tuple[str, Any, Any]:
+        """A format -> the file, its text to copy and its picture; what the format does not have is hidden."""
+        with told():
+            if answered is None:
+                raise RefusedError("ask something first; then there is something to take away.")
+            results = [GroundedCaption.from_dict(record) for record in answered.results]
+            pixels = read_picture(answered.picture, self.limits)
+            if form in list(RECORDS):
+                name = f"{self._stem(answered.picture)}{answered.picture.suffix}"
+                text = record_text(form, results, name, pixels.size)
+                file = new_file(self.uploads, f"pixelllm-{form.lower()}.json")
+                file.write_text(text, encoding="utf-8")
+                if len(text) > TEXT_SHOWN:
+                    text = f"{len(text)} letters are too many to show; they are in the file."
+                return str(file), gr.update(value=text, visible=True), gr.update(value=None, visible=False)
+            if form != "PNG":
+                raise RefusedError(f"the formats are {', '.join(RECORDS)} and PNG.")
+            length = checked_whole(side, 1, 100_000, "the drawing's length")
+            drawn = drawing(pixels, results, as_objects=answered.request.about_objects, side=length)
+            file = new_file(self.uploads, "pixelllm.png")
+            drawn.save(file)
+            return str(file), gr.update(value="", visible=False), gr.update(value=str(file), visible=True)
+
+    def link(self, answered: Answered | None) -> str:
+        """The query of the link to what is seen. An uploaded picture is kept for it from now on."""
+        with told():
+            if answered is None:
+                raise RefusedError("ask something first; then there is something to link to.")
+            example = self.examples.name_of(uploaded_file({"path": str(answered.picture)}, self.uploads))
+            kept = None if example else self.shared.put(read_picture(answered.picture, self.limits))
+            request, points = answered.request, answered.request.points
+            return SharedView(
+                example=example,
+                picture=kept,
+                task=request.task,
+                prompt=request.expressions[0] if request.expressions else "",
+                box=request.boxes[0] if request.boxes else None,
+                point=points[0][0] if points else None,
+                beams=answered.beams,
+                model=answered.model if len(self.service.models) > 1 else "",
+            ).query()
+
+    def open_link(self, request: gr.Request) -> tuple[Any, ...]:
+        """The address that the page was opened with -> the controls, and whether to ask at once."""
+        try:
+            view = read_query(request.query_params.multi_items(), self.limits)
+            if view is None:
+                return (*[gr.skip()] * 12, None)
+            model = self.service.chosen(view.model)
+            lacking = self.service.lacking(model)
+            if view.task not in TASKS or view.task in lacking:
+                raise RefusedError("the link asks for a task that is not offered here, so it was not followed.")
+            if view.picture is None and view.example not in self.examples.files:
+                raise RefusedError("the link's picture is not one of the examples, so it was not followed.")
+            file = self.shared.get(view.picture) if view.picture else self.examples.files[str(view.example)]
+        except FOR_VISITORS as error:
+            gr.Warning(str(error))
+            return (*[gr.skip()] * 12, None)
+        place = [*(view.box or [None] * 4), *(view.point or [None] * 2)]
+        task = gr.update(choices=task_choices(lacking), value=view.task)
+        return str(file), task, view.prompt, *place, view.beams, model, lacks(lacking), time.time()
+
+    # --- common ---
+
+    def _read(self, picture: Any) -> tuple[Path, Any]:
+        file = uploaded_file(picture, self.uploads)
+        return file, read_picture(file, self.limits)
+
+    def _stem(self, picture: Path) -> str:
+        return self.examples.name_of(picture) or "picture"
+
+
+def task_choices(lacking: dict[str, str]) -> list[tuple[str, str]]:
+    """(label, task) pairs of what the model can do."""
+    return [(label, task) for task, label in TASKS.items() if task not in lacking]
+
+
+def lacks(lacking: dict[str, str]) -> str:
+    """Why tasks are absent, in a sentence."""
+    return " ".join(
+        f"“{TASKS[task]}” needs a {head}, which this model does not have." for task, head in lacking.items()
+    )
+
+
+def _places(numbers: Sequence[Any]) -> tuple[list[Any] | None, list[Any] | None]:
+    """The number fields -> a box and a point; None where all fields are empty."""
+    box, point = list(numbers[:4]), list(numbers[4:])
+    for place, what in ((box, "a box needs four numbers"), (point, "a point needs two numbers")):
+        if None in place and any(number is not None for number in place):
+            raise RefusedError(f"{what}, but some of its fields are empty.")
+    return (None if None in box else box), (None if None in point else point)
+
+
+def _rows(results: Sequence[GroundedCaption]) -> list[list[Any]]:
+    """Number, text, score and place of each result."""
+    rows = []
+    for number, result in enumerate(results, 1):
+        score = result.score if result.box_score is None else result.box_score
+        place = "" if result.location is None else ", ".join(f"{value:.0f}" for value in result.location)
+        shown = "" if score is None or not math.isfinite(score) else f"{score:.2f}"
+        rows.append([number, result.text, shown, place])
+    return rows
+
+
+def _note(request: Request, results: Sequence[GroundedCaption], seconds: float) -> str:
+    if request.task == "dense":
+        found = "Nothing was found" if not results else f"{len(results)} object{'s' * (len(results) > 1)}"
+    elif request.task in ("refer", "segment"):
+        found = "Found" if results and results[0].box is not None else "Not found"
+    else:
+        found = f"{sum(len(result.words) for result in results)} words"
+    return f"{found} in {seconds:.1f} s."
+
+
+__all__ = ["TASKS", "Answered", "PageEvents", "lacks", "task_choices"]

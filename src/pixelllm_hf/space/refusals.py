@@ -1,0 +1,36 @@
+"""What the demo says no to, in words for the visitor."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pixelllm_hf.inference import ModelError, TooSlowError, first_lines
+from pixelllm_hf.processing.image_reading import ImageError
+from pixelllm_hf.processing.prompt_places import PromptError
+
+
+class RefusedError(ValueError):
+    """A request that this demo does not take; the message says what it takes."""
+
+
+# Their messages are meant for whoever asked; anything else is a mistake of ours and stays in the log.
+FOR_VISITORS = (RefusedError, ImageError, PromptError, ModelError, TooSlowError)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Errors for visitors become notices of the page and error messages of the API.
+
+    Notices are shown as HTML, and messages quote what was sent, so what would be markup is escaped.
+    """
+    import gradio as gr
+
+    try:
+        yield
+    except FOR_VISITORS as error:
+        raise gr.Error(html.escape(first_lines(error), quote=False), print_exception=False) from error
+
+
+__all__ = ["FOR_VISITORS", "RefusedError", "told"]

@@ -1,0 +1,114 @@
+"""Models that answer requests, one at a time each."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pixelllm_hf.inference import EMBEDDED, Captioner, Request
+from pixelllm_hf.processing.task_prompts import TASK_PROMPTS
+
+from .limits import Limits
+from .refusals import RefusedError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from pixelllm_hf.processing.grounded_results import GroundedCaption
+
+WRITTEN = ("caption", "trace", "region", "dense")  # tasks whose answer is written, so that beams mean something
+STREAMED = ("caption", "trace", "region")
+
+
+class Service:
+    """Answers requests about pictures with the model that is chosen.
+
+    captioners: by the names that visitors see; the first one answers where none is named.
+    """
+
+    def __init__(self, captioners: Mapping[str, Captioner], limits: Limits):
+        self.limits = limits
+        self._captioners = dict(captioners)
+        self._locks = {name: threading.Lock() for name in captioners}
+
+    @classmethod
+    def load(cls, models: Sequence[str], *, limits: Limits, device: str = "auto", dtype: str = "auto") -> Service:
+        """models: folders, hub ids or "tiny", the embedded model. Errors: `ModelError`."""
+        return cls({name: Captioner.load(model, device, dtype, {}) for name, model in shown_names(models)}, limits)
+
+    @property
+    def models(self) -> list[str]:
+        """The names to choose from."""
+        return list(self._captioners)
+
+    def lacking(self, model: str | None) -> dict[str, str]:
+        """The tasks that the model cannot do, with what it lacks for them."""
+        captioner = self._captioners[self.chosen(model)]
+        missing = {task: captioner.missing_head(task) for task in TASK_PROMPTS}
+        return {task: head for task, head in missing.items() if head is not None}
+
+    def chosen(self, model: object) -> str:
+        """The name of a model that is here; the first one for None or an empty name."""
+        if model is None or model == "":
+            return self.models[0]
+        if not isinstance(model, str) or model not in self._captioners:
+            raise RefusedError(f"there is no such model here. The models are {', '.join(self.models)}.")
+        return model
+
+    def answer(
+        self, picture: Image.Image, request: Request, *, model: str | None = None, beams: int = 1
+    ) -> list[GroundedCaption]:
+        """The results for a picture, as `checked_request` and `read_picture` let it in."""
+        name = self._ready(model, request)
+        with self._locks[name]:
+            return self._captioners[name](
+                [picture], request, seconds=self.limits.seconds, **self._writing(request, beams)
+            )[0]
+
+    def stream(
+        self, picture: Image.Image, request: Request, *, model: str | None = None, beams: int = 1
+    ) -> Iterator[list[GroundedCaption]]:
+        """The same while it is written, longer each time; at once what cannot be streamed."""
+        name = self._ready(model, request)
+        one = len(request.boxes) + len(request.points) <= 1
+        if request.task not in STREAMED or beams > 1 or not one:
+            yield self.answer(picture, request, model=name, beams=beams)
+            return
+        with self._locks[name]:
+            yield from self._captioners[name].stream(
+                picture, request, seconds=self.limits.seconds, **self._writing(request, beams)
+            )
+
+    def _ready(self, model: str | None, request: Request) -> str:
+        name = self.chosen(model)
+        if (head := self.lacking(name).get(request.task)) is not None:
+            able = [other for other in self.models if request.task not in self.lacking(other)]
+            instead = f"Choose {' or '.join(able)}." if able else "Choose another task."
+            raise RefusedError(f"the model {name} has no {head}, which the task “{request.task}” needs. {instead}")
+        return name
+
+    def _writing(self, request: Request, beams: int) -> dict[str, int]:
+        if request.task not in WRITTEN:
+            return {}
+        return {"max_new_tokens": self.limits.new_tokens, "num_beams": beams}
+
+
+def shown_names(models: Sequence[str]) -> list[tuple[str, str]]:
+    """(name, model) pairs: a hub id as it is, of a folder only its own name, and none twice.
+
+    >>> shown_names(["tiny", "org/pixelllm", "/data/runs/best", "/data/old/best"])
+    [('tiny', 'tiny'), ('org/pixelllm', 'org/pixelllm'), ('best', '/data/runs/best'), ('best (2)', '/data/old/best')]
+    """
+    pairs: dict[str, str] = {}
+    for model in dict.fromkeys(models):
+        plain = model if model == EMBEDDED or (model.count("/") == 1 and not Path(model).exists()) else Path(model).name
+        name, number = plain, 2
+        while name in pairs:
+            name, number = f"{plain} ({number})", number + 1
+        pairs[name] = model
+    return list(pairs.items())
+
+
+__all__ = ["STREAMED", "WRITTEN", "Service", "shown_names"]

@@ -1,0 +1,137 @@
+"""What the page shows of some answers: plain JSON of bounded size, in pixels of the original picture."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from pixelllm_hf.processing.grounded_results import GroundedCaption, GroundedWord
+
+from .outlines import mask_outlines
+
+PICTURE_SIDE = 1280  # longest side of the picture on the page; a screen has rarely more for it
+PICTURE_BYTES = 600_000  # of the JPEG; a noisy picture is made smaller until it fits
+MOST_ANSWERS = 100
+MOST_WORDS = 400
+MOST_LETTERS = 4000
+_JPEG_QUALITY = 88
+
+
+@dataclass(frozen=True)
+class ShownPicture:
+    """A picture as the page shows it. Make it once where the same picture gets many views, as while streaming.
+
+    url: a data URI of a JPEG that was encoded here, so nothing but pixels of what a visitor sent reaches the page.
+    size: (width, height) of the original in pixels, which all places refer to.
+    """
+
+    url: str
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, picture: Image.Image) -> ShownPicture:
+        """picture: the original, as it went into the processor (turned upright already). Transparency turns white."""
+        # Pasted, not converted: a conversion takes the file's comments and profiles along, and saving writes them.
+        shown = Image.new("RGB", picture.size, "white")
+        if picture.has_transparency_data:
+            with_alpha = picture.convert("RGBA")
+            shown.paste(with_alpha, mask=with_alpha)
+        else:
+            shown.paste(picture.convert("RGB"))
+        scale = min(1.0, PICTURE_SIDE / max(shown.size))
+        while True:
+            encoded = _jpeg(shown, scale)
+            if len(encoded) <= PICTURE_BYTES:
+                break
+            scale *= 0.7
+        return cls("data:image/jpeg;base64," + base64.b64encode(encoded).decode("ascii"), picture.size)
+
+
+def build_view(
+    picture: Image.Image | ShownPicture,
+    results: Sequence[GroundedCaption],
+    *,
+    task: str,
+    writing: bool = False,
+) -> dict[str, Any]:
+    """The value of `LinkedViewer`: a picture and its answers.
+
+    results: of this picture, in the order they are to be listed; fewer and shorter ones while the model still writes.
+    -> {"picture", "size" [w, h], "task", "writing", "answers": [{"text", "score", "box", "mask", "prompt",
+    "prompt_box", "prompt_points", "words": [{"text", "start", "end", "point", "box", "score"}]}], "left_out"}.
+    A mask is a list of outlines [x0, y0, x1, y1, ...], or None; an answer's score is the detector's where there is one.
+    What is not finite is None. left_out: how many answers beyond the first hundred are not in it.
+    """
+    shown = picture if isinstance(picture, ShownPicture) else ShownPicture.of(picture)
+    for i, result in enumerate(results):
+        if tuple(result.image_size) != tuple(shown.size):
+            raise ValueError(
+                f"result {i} belongs to a picture of {result.image_size[0]} x {result.image_size[1]} pixels, but this "
+                f"one is {shown.size[0]} x {shown.size[1]}. Pass the picture that went into the processor."
+            )
+    return {
+        "picture": shown.url,
+        "size": [int(side) for side in shown.size],
+        "task": task,
+        "writing": bool(writing),
+        "answers": [_answer(result) for result in results[:MOST_ANSWERS]],
+        "left_out": max(0, len(results) - MOST_ANSWERS),
+    }
+
+
+def _answer(result: GroundedCaption) -> dict[str, Any]:
+    text = result.text[:MOST_LETTERS]
+    words = [word for word in result.words[:MOST_WORDS] if word.end <= len(text)]
+    return {
+        "text": text,
+        "score": _number(result.score if result.box_score is None else result.box_score, digits=4),
+        "box": _numbers(result.box),
+        "mask": None if result.mask is None else mask_outlines(result.mask),
+        "prompt": None if result.prompt is None else result.prompt[:MOST_LETTERS],
+        "prompt_box": _numbers(result.prompt_box),
+        "prompt_points": None
+        if result.prompt_points is None
+        else [[*point, int(label)] for x, y, label in result.prompt_points if (point := _numbers((x, y))) is not None],
+        "words": [_word(word) for word in words],
+    }
+
+
+def _word(word: GroundedWord) -> dict[str, Any]:
+    return {
+        "text": word.text,
+        "start": int(word.start),
+        "end": int(word.end),
+        "point": _numbers(word.point),
+        "box": _numbers(word.box),
+        "score": _number(word.score, digits=4),
+    }
+
+
+def _numbers(values: Sequence[float] | None) -> list[float] | None:
+    """Rounded to a hundredth of a pixel; None if one of them is not finite."""
+    if values is None:
+        return None
+    numbers = [_number(value, digits=2) for value in values]
+    return None if None in numbers else numbers  # type: ignore[return-value]
+
+
+def _number(value: float | None, *, digits: int) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(float(value), digits)
+
+
+def _jpeg(picture: Image.Image, scale: float) -> bytes:
+    if scale < 1:
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        picture = picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="JPEG", quality=_JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+__all__ = ["ShownPicture", "build_view"]

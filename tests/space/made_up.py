@@ -1,0 +1,64 @@
+"""A picture and answers about it that no model gave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from pixelllm_hf.processing.grounded_results import GroundedCaption, GroundedWord
+
+SIZE = (900, 600)
+# What is where: name, box. The dog lies within the meadow.
+PLACES = {
+    "dog": (120, 300, 330, 480),
+    "ball": (420, 420, 500, 500),
+    "tree": (640, 90, 840, 460),
+    "meadow": (0, 280, 900, 600),
+}
+
+
+def made_up_picture(size: tuple[int, int] = SIZE) -> Image.Image:
+    picture = Image.new("RGB", SIZE, (158, 205, 240))
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle(PLACES["meadow"], fill=(120, 178, 92))
+    draw.ellipse(PLACES["tree"], fill=(45, 110, 60))
+    draw.rounded_rectangle(PLACES["dog"], 60, fill=(139, 90, 50))
+    draw.ellipse(PLACES["ball"], fill=(200, 40, 40))
+    return picture.resize(size)
+
+
+def made_up_word(text: str, start: int, box: tuple[float, ...] | None, score: float | None = 0.9) -> GroundedWord:
+    point = None if box is None else ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+    return GroundedWord(text, start, start + len(text), point, box, score)  # type: ignore[arg-type]
+
+
+def made_up_caption(text: str = "A dog with a ball, near a tree.", **fields: Any) -> GroundedCaption:
+    """Its nouns have places; "A", "with" and the like have none."""
+    words, start = [], 0
+    for chunk in text.split(" "):
+        name = chunk.strip(",.")
+        words.append(made_up_word(name, start, PLACES.get(name)))
+        start += len(chunk) + 1
+    return GroundedCaption(text, tuple(words), SIZE, score=0.8, **fields)
+
+
+def made_up_object(name: str, *, mask: bool = False) -> GroundedCaption:
+    box = tuple(float(value) for value in PLACES[name])
+    pixels = None
+    if mask:
+        rows, columns = np.mgrid[: SIZE[1], : SIZE[0]]
+        x, y, rx, ry = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2, (box[2] - box[0]) / 2, (box[3] - box[1]) / 2
+        pixels = ((columns - x) / rx) ** 2 + ((rows - y) / ry) ** 2 <= 1
+    caption = made_up_caption(f"a {name}")
+    return replace(caption, box=box, box_score=0.75, mask=pixels, mask_score=0.9 if mask else None)  # type: ignore[arg-type]
+
+
+def growing(caption: GroundedCaption) -> Iterator[GroundedCaption]:
+    """The caption word by word, as it streams in."""
+    for number in range(1, len(caption.words) + 1):
+        words = caption.words[:number]
+        yield replace(caption, text=caption.text[: words[-1].end], words=words, score=None)

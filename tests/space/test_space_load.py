@@ -1,0 +1,93 @@
+"""A small crowd at the running demo; scripts/load_test_space.py brings a large one."""
+
+from __future__ import annotations
+
+import gc
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .running_demo import EXAMPLES, LIMITS, SCENE
+
+CLIENTS, REQUESTS, QUEUE = 12, 2, 6
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def narrow_demo(demo, small_checkpoint: Path) -> Iterator[Any]:
+    """A demo in whose queue few can wait."""
+    from pixelllm_hf.space.launching import start_demo
+
+    running = start_demo(
+        [str(small_checkpoint)], limits=LIMITS, examples=EXAMPLES, device="cpu", host="127.0.0.1", quiet=True,
+        max_queue=QUEUE,
+    )  # fmt: skip
+    yield running
+    running.close()
+
+
+def memory_mb() -> float:
+    found = re.search(r"^VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+def test_in_a_crowd_everybody_is_answered_or_told_that_the_queue_is_full(narrow_demo):
+    from pixelllm_hf.space.crowd import ANSWERED, LOST, REFUSED, Crowd, overtaken
+
+    visits = Crowd(narrow_demo.url, SCENE.read_bytes()).visit(CLIENTS, requests=REQUESTS)
+    counts = Counter(visit.outcome for visit in visits)
+    assert counts[LOST] == 0, [visit.why for visit in visits if visit.outcome == LOST]
+    assert counts[ANSWERED] == CLIENTS * REQUESTS
+    assert counts[REFUSED] > 0, "more came at once than the queue holds"
+    answered = [visit for visit in visits if visit.outcome == ANSWERED]
+    assert all(visit.place is not None and visit.place <= QUEUE for visit in answered), "told their place at once"
+    assert overtaken(visits) <= 1, "turns are kept; one may seem to overtake when its message arrives late"
+
+
+def test_a_second_crowd_needs_hardly_more_memory_than_the_first(narrow_demo, uploads):
+    if not Path("/proc/self/status").exists():
+        pytest.skip("needs /proc to look at the memory")
+    from pixelllm_hf.space.crowd import Crowd
+
+    crowd = Crowd(narrow_demo.url, SCENE.read_bytes())
+    crowd.visit(CLIENTS, requests=1)
+    gc.collect()
+    before = memory_mb()
+    crowd.visit(CLIENTS, requests=2)
+    gc.collect()
+    assert memory_mb() - before < 64
+    assert len(list(uploads.glob("*/picture.jpg"))) == 1, "the same picture is kept once"
+
+
+def test_overtaking_is_noticed():
+    from pixelllm_hf.space.crowd import ANSWERED, Visit, overtaken
+
+    kept = [Visit(ANSWERED, joined=t, queued=t + 0.5, started=10.0 + t) for t in range(5)]
+    assert overtaken(kept) == 0
+    assert overtaken([*kept, Visit(ANSWERED, joined=0.1, queued=1.5, started=99.0)]) == 3
+
+
+def test_a_request_that_is_not_answered_counts_as_lost(narrow_demo):
+    from pixelllm_hf.space.crowd import LOST, Crowd
+
+    visits = Crowd(narrow_demo.url, b"not a picture").visit(2, requests=1)
+    assert [visit.outcome for visit in visits] == [LOST, LOST]
+    assert all("not a picture" in visit.why for visit in visits)
+
+
+def test_the_load_test_starts_a_demo_of_its_own_and_reports(small_checkpoint: Path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "load_test_space.py", "--clients", "3", "--seconds", "1",
+         "--max-queue", "2", "--model", str(small_checkpoint), "--device", "cpu"],
+        capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^answered +[1-9]", done.stdout, re.M)
+    assert re.search(r"^lost +0$", done.stdout, re.M)

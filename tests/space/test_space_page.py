@@ -1,0 +1,145 @@
+"""What the page does besides answering, in a browser: keyboard, mistakes, files, links."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from .browser import Visit
+from .running_demo import SCENE, picture_bytes
+
+READY = ".lv[data-state='ready']"
+
+
+@pytest.fixture
+def open_page(demo: Any, visit: Callable[..., Visit]) -> Callable[..., Any]:
+    """Opens the demo; with `example` it shows this picture."""
+
+    def go(query: str = "", *, example: str = "", **options: Any) -> Any:
+        page = visit(f"{demo.url}{query}", settled="#ask", **options).page
+        if example:
+            page.get_by_role("button", name=example).click()
+            page.wait_for_selector(f"{READY} .lv-picture")
+        return page
+
+    return go
+
+
+def choose(page: Any, task: str) -> None:
+    page.locator("#task").get_by_label(task, exact=True).check()
+
+
+def answered(page: Any, note: str) -> None:
+    page.wait_for_selector(f"#status:has-text('{note}')")
+
+
+def caption_of(page: Any) -> str:
+    return " ".join(page.locator(".lv-text").first.inner_text().split())
+
+
+def fill_box(page: Any, box: tuple[int, int, int, int]) -> None:
+    page.get_by_role("button", name="Place, beams, model").click()
+    for side, value in zip(("left", "top", "right", "bottom"), box, strict=True):
+        field = page.locator(f"#box-{side} input")
+        field.fill(str(value))
+        while field.input_value() != str(value):  # gradio makes the fields while the accordion opens, and again
+            page.wait_for_timeout(200)
+            field.fill(str(value))
+
+
+def test_a_box_can_be_given_by_keyboard_alone(open_page):
+    page = open_page(example="scene")
+    choose(page, "Describe a place")
+    fill_box(page, (10, 10, 120, 110))
+    page.locator("#ask").focus()
+    page.keyboard.press("Enter")
+    answered(page, "words in")
+
+
+def test_an_uploaded_picture_is_asked_for_a_phrase(open_page, tmp_path):
+    page = open_page()
+    file = tmp_path / "mine.png"
+    file.write_bytes(picture_bytes((200, 120)))
+    page.locator("#picture input[type=file]").first.set_input_files(file)
+    page.wait_for_selector(f"{READY} .lv-picture")
+    assert page.locator("#phrase").is_hidden()
+    choose(page, "Find")
+    page.fill("#phrase textarea", "the <b>duck</b>")
+    page.keyboard.press("Enter")
+    answered(page, "Found in")
+    assert "the <b>duck</b>" in page.locator(".lv-answers").inner_text(), "what looks like markup is text"
+
+
+def test_mistakes_are_told_and_leave_the_page_usable(open_page):
+    page = open_page()
+    page.click("#ask")
+    page.wait_for_selector("text=a picture is needed")
+    page.get_by_role("button", name="scene").click()
+    page.wait_for_selector(f"{READY} .lv-picture")
+    choose(page, "Find")
+    page.click("#ask")
+    page.wait_for_selector("text=write what to find")
+    page.fill("#phrase textarea", "the duck")
+    page.click("#ask")
+    answered(page, "Found in")
+
+
+@pytest.mark.parametrize("form", ["JSON", "COCO", "LabelMe", "PNG"])
+def test_answers_can_be_taken_away(open_page, tmp_path, form):
+    page = open_page(example="scene")
+    page.click("#ask")
+    answered(page, "words in")
+    page.get_by_role("button", name="Take it with you").click()
+    page.locator("#format").get_by_label(form, exact=True).check()
+    page.click("#make-file")
+    page.wait_for_selector("#file a[download]")
+    with page.expect_download() as download:
+        page.locator("#file a[download]").first.click()
+    saved = tmp_path / download.value.suggested_filename
+    download.value.save_as(saved)
+    if form == "PNG":
+        assert Image.open(saved).width == 1600
+        page.wait_for_selector("#drawing img")
+    else:
+        content = json.loads(saved.read_text())
+        assert caption_of(page).split()[3] in saved.read_text()
+        assert page.locator("#text").is_visible()
+        assert form != "COCO" or content["images"][0]["file_name"] == "scene.jpg"
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_link_shows_the_same_again(open_page, tmp_path, own):
+    page = open_page(example="" if own else "scene")
+    if own:
+        file = tmp_path / "mine.png"
+        Image.open(SCENE).rotate(180).save(file)
+        page.locator("#picture input[type=file]").first.set_input_files(file)
+        page.wait_for_selector(f"{READY} .lv-picture")
+    choose(page, "Describe a place")
+    fill_box(page, (10, 10, 120, 110))
+    page.click("#ask")
+    answered(page, "words in")
+    page.get_by_role("button", name="Take it with you").click()
+    page.click("#make-link")
+    page.wait_for_function("() => document.querySelector('#link textarea, #link input').value.startsWith('http')")
+    link = page.locator("#link textarea, #link input").first.input_value()
+    query = link.partition("/?")[2]
+    assert ("picture=" in query) == own and ("example=scene" in query) != own
+    assert "box=10%2C10%2C120%2C110" in query
+    other = open_page(f"?{query}")
+    answered(other, "words in")
+    assert caption_of(other) == caption_of(page)
+    assert other.locator("#task").get_by_label("Describe a place").is_checked()
+
+
+@pytest.mark.parametrize(
+    "query", ["?example=nobody", "?file=/etc/passwd", "?picture=" + "0" * 64, "?example=scene&task=x"]
+)
+def test_a_link_that_cannot_be_followed_says_so(open_page, query):
+    page = open_page(query)
+    page.wait_for_selector(".toast-body")
+    assert page.locator(".lv[data-state='empty']").count() == 1
