@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import unittest
+from functools import wraps
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from transformers_tests.generation.test_utils import GenerationTesterMixin
 from transformers_tests.test_configuration_common import ConfigTester
 from transformers_tests.test_image_processing_common import ImageProcessingTestMixin
 from transformers_tests.test_modeling_common import ModelTesterMixin
-from transformers_tests.test_processing_common import ProcessorTesterMixin
+from transformers_tests.test_processing_common import MODALITY_TEST_SPECS, ProcessorTesterMixin
 
 from pixelllm_hf import PixelLLMConfig, PixelLLMForGroundedGeneration, PixelLLMImageProcessor, PixelLLMProcessor
 from pixelllm_hf.data import train_tokenizer
@@ -26,7 +28,8 @@ class PixelLLMModelTester:
 
     batch_size = 2
     seq_length = 7
-    decoder_seq_length = 5
+    encoder_seq_length = 6 + seq_length  # visual tokens come before the text
+    decoder_seq_length = seq_length  # some tests take the mask of one for the other
     is_training = True
     hidden_size = 32
     num_hidden_layers = 2
@@ -55,11 +58,21 @@ class PixelLLMModelTester:
         return config, inputs
 
 
+_forward = PixelLLMForGroundedGeneration.forward
+
+
+@wraps(_forward)
+def _usual_outputs(*args: Any, **kwargs: Any) -> Any:
+    """What a forward pass gives that other models give as well."""
+    output = _forward(*args, **kwargs)
+    ours = ("coordinates", "decoder_states", "encoder_attention_mask")
+    return type(output)(**{name: value for name, value in output.items() if name not in ours})
+
+
 class PixelLLMModelTest(ModelTesterMixin, GenerationTesterMixin, unittest.TestCase):
     all_model_classes = (PixelLLMForGroundedGeneration,)
     is_encoder_decoder = True
     _is_composite = True
-    has_attentions = False  # the towers give maps, not their attention
     test_all_params_have_gradient = False  # heads for which a batch has no labels have none
     pipeline_model_mapping = {"image-text-to-text": PixelLLMForGroundedGeneration}
 
@@ -72,6 +85,11 @@ class PixelLLMModelTest(ModelTesterMixin, GenerationTesterMixin, unittest.TestCa
         config.prompt_config.position_scale = 0.0
         self.model_tester.get_config = lambda: config  # type: ignore[method-assign]
         super().test_init_weights_can_init_buffers()
+
+    def test_attention_outputs(self) -> None:
+        # It counts the entries of the output, of which ours has three more than others.
+        with mock.patch.object(PixelLLMForGroundedGeneration, "forward", _usual_outputs):
+            super().test_attention_outputs()
 
     def _prepare_for_class(self, inputs_dict: dict, model_class: type, return_labels: bool = False) -> dict:
         inputs = super()._prepare_for_class(inputs_dict, model_class)
@@ -113,8 +131,16 @@ def _tokenizer() -> Any:
     return tokenizer
 
 
+# Their example of a setting makes pixels negative, which ours refuses; a smaller canvas shows as well where it went.
+SMALLER = {"height": CANVAS // 2, "width": CANVAS // 2}
+MODALITY_TEST_SPECS["images"]["init_time_kwargs"] = {"size": SMALLER}
+
+
 class PixelLLMProcessorTest(ProcessorTesterMixin, unittest.TestCase):
     processor_class = PixelLLMProcessor
+
+    def _check_modality_outputs(self, inputs: dict, modality: str) -> None:
+        self.assertEqual(tuple(inputs[self.images_input_name].shape[-2:]), (SMALLER["height"], SMALLER["width"]))
 
     @classmethod
     def _setup_image_processor(cls) -> PixelLLMImageProcessor:

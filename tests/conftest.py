@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -36,3 +38,21 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     side = model.config.image_size
     PixelLLMProcessor(PixelLLMImageProcessor(size={"height": side, "width": side}), tokenizer).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def python_without_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of a virtual environment that has all that this one has, except this package.
+
+    Run it with -I, so that nothing but the environment says what can be imported.
+    """
+    folder = tmp_path_factory.mktemp("without_package") / "venv"
+    venv.create(folder, with_pip=False, symlinks=True)
+    modules = next(folder.glob("lib/python*/site-packages"))
+    for place in map(Path, sys.path):
+        if place.name in ("site-packages", "dist-packages"):
+            for entry in place.iterdir():
+                # also the files through which an editable installation is found
+                if "pixelllm" not in entry.name.lower() and not (modules / entry.name).exists():
+                    (modules / entry.name).symlink_to(entry)
+    return folder / "bin" / "python"

@@ -18,13 +18,23 @@ if TYPE_CHECKING:
     from .modeling.modeling_pixelllm import PixelLLMForGroundedGeneration as PixelLLMForGroundedGeneration
     from .processing.canvas_transform import CanvasTransform as CanvasTransform, xywh_to_xyxy as xywh_to_xyxy
     from .processing.code_export import CodeExportError as CodeExportError
-    from .processing.grounded_results import GroundedCaption as GroundedCaption, GroundedWord as GroundedWord
+    from .processing.grounded_results import (
+        GroundedCaption as GroundedCaption,
+        GroundedWord as GroundedWord,
+        draw_results as draw_results,
+    )
     from .processing.grounded_streamer import GroundedStreamer as GroundedStreamer
     from .processing.image_processing_pixelllm import PixelLLMImageProcessor as PixelLLMImageProcessor
     from .processing.image_reading import ImageError as ImageError
     from .processing.pipeline_grounded_captioning import GroundedCaptioningPipeline as GroundedCaptioningPipeline
     from .processing.processing_pixelllm import PixelLLMProcessor as PixelLLMProcessor
     from .processing.prompt_places import PromptError as PromptError
+    from .processing.result_exports import (
+        coco_annotations as coco_annotations,
+        coco_results as coco_results,
+        labelme_record as labelme_record,
+        narrative_records as narrative_records,
+    )
 
 __version__ = "0.1.0"
 
@@ -41,6 +51,11 @@ _HOMES = {
     "GroundedWord": ".processing.grounded_results",
     "ImageError": ".processing.image_reading",
     "PromptError": ".processing.prompt_places",
+    "coco_annotations": ".processing.result_exports",
+    "coco_results": ".processing.result_exports",
+    "draw_results": ".processing.grounded_results",
+    "labelme_record": ".processing.result_exports",
+    "narrative_records": ".processing.result_exports",
     "xywh_to_xyxy": ".processing.canvas_transform",
 }
 

@@ -198,7 +198,9 @@ def test_portions_of_encoded_prompts_give_the_same_answers(model, small_inputs):
 def test_no_more_prompts_are_encoded_at_once_than_allowed(model, small_inputs, monkeypatch):
     sizes = []
     encode = model.language_model.encode
-    monkeypatch.setattr(model.language_model, "encode", lambda x, mask: sizes.append(len(x)) or encode(x, mask))
+    monkeypatch.setattr(
+        model.language_model, "encode", lambda x, *rest, **o: sizes.append(len(x)) or encode(x, *rest, **o)
+    )
     model.generate(**small_inputs, max_new_tokens=3, prompts_at_once=2)
     assert sizes == [2, 1]
 

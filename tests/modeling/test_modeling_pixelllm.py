@@ -31,6 +31,20 @@ def test_losses_come_as_parts_and_weighted_total(small_model, small_inputs):
     assert output.coordinates.shape == (3, 7, 2, 2)
 
 
+def test_the_last_token_of_a_caption_that_was_cut_takes_no_part_in_attention(small_model, small_inputs):
+    labels, _ = labels_for(3)
+    labels[0, -1] = 7  # no room was left for EOS
+    tokens = torch.nn.functional.pad(labels.clamp(min=0), (1, 0))
+    following = torch.nn.functional.pad(tokens[:, 1:], (0, 1))  # the reference's rule, spec section 5.1
+    assert not following[0, -1] and following[0, :-1].all()
+    expected = small_model(**small_inputs, decoder_input_ids=tokens, decoder_attention_mask=following > 0)
+    trained = small_model(**small_inputs, labels=labels)
+    torch.testing.assert_close(trained.decoder_states, expected.decoder_states)
+    plain = small_model(**small_inputs, decoder_input_ids=tokens)
+    torch.testing.assert_close(trained.decoder_states[0, :-1], plain.decoder_states[0, :-1])
+    assert not torch.allclose(trained.decoder_states[0, -1], plain.decoder_states[0, -1], atol=1e-3)
+
+
 def test_the_point_loss_is_in_canvas_pixels_of_the_unpadded_image(small_model, small_inputs):
     labels, points = labels_for(3)
     output = small_model(**small_inputs, labels=labels, point_labels=points)

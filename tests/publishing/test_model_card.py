@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
+from transformers.pipelines import SUPPORTED_TASKS
 
 from pixelllm_hf.publishing import PublishError, render_model_card, validate_card
 from pixelllm_hf.publishing.model_card import Example
@@ -12,7 +13,7 @@ TEXT = """---
 license: mit
 tags:
 - mine
-pipeline_tag: image-text-to-text
+pipeline_tag: image-to-text
 ---
 
 # Mine
@@ -42,7 +43,9 @@ def card(text: str | None = TEXT, **options: Any) -> ModelCard:
 
 def test_the_authors_metadata_stay_and_ours_are_added():
     data = card().data
-    assert (data.license, data.pipeline_tag, data.library_name) == ("mit", "image-text-to-text", "transformers")
+    assert (data.license, data.pipeline_tag, data.library_name) == ("mit", "image-to-text", "transformers")
+    plain = card("---\nlicense: mit\n---\n\n# Mine\n").data
+    assert plain.pipeline_tag in dict(SUPPORTED_TASKS), "transformers has no pipeline of that name"
     assert data.tags == ["mine", "grounded-captioning", "pixelllm"]
     assert card(license="apache-2.0").data.license == "apache-2.0"
 

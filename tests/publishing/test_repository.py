@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,31 +71,6 @@ def test_everything_that_loading_needs_is_there_and_nothing_else(checkpoint: Pat
         ".gitattributes", "README.md", "config.json", "generation_config.json", "model.safetensors",
         "processor_config.json", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
-
-
-def test_a_process_without_the_package_loads_it_by_its_name(checkpoint: Path, hub: Any, tmp_path: Path):
-    publish(checkpoint)
-    sequences, coordinates = answers(checkpoint)
-    program = f"""
-import sys
-sys.modules["pixelllm_hf"] = None  # importing it fails
-from PIL import Image
-from transformers import AutoModel, AutoProcessor
-processor = AutoProcessor.from_pretrained("org/small", trust_remote_code=True)
-model = AutoModel.from_pretrained("org/small", trust_remote_code=True).eval()
-picture = Image.radial_gradient("L").convert("RGB").resize((60, 40))
-out = model.generate(**processor(images=picture, return_tensors="pt"), max_new_tokens=5)
-assert out.sequences.tolist() == {sequences.tolist()!r}, out.sequences
-nan = float("nan")
-import torch
-torch.testing.assert_close(out.coordinates, torch.tensor({coordinates.tolist()!r}), rtol=0, atol=0, equal_nan=True)
-"""
-    environment = {
-        "PATH": "", "HOME": str(tmp_path), "HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.endpoint,
-        "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_beyond_the_size_limit_the_weights_go_in_shards_with_the_same_bits(checkpoint: Path, hub: Any):
@@ -356,6 +330,23 @@ def test_the_librarys_own_push_to_hub_works_too(small_checkpoint: Path, hub: Any
     PixelLLMForGroundedGeneration.from_pretrained(small_checkpoint).push_to_hub("org/small")
     PixelLLMProcessor.from_pretrained(small_checkpoint).push_to_hub("org/small")
     assert_same_answers(answers("org/small"), answers(small_checkpoint))
+
+
+def test_what_push_to_hub_sends_names_code_that_it_sends_and_a_folder_saved_here_has_none(
+    small_checkpoint: Path, hub: Any, tmp_path: Path
+):
+    model = PixelLLMForGroundedGeneration.from_pretrained(small_checkpoint)
+    processor = PixelLLMProcessor.from_pretrained(small_checkpoint)
+    for part, settings in ((model, "config.json"), (processor, "processor_config.json")):
+        part.push_to_hub("org/alone")
+        files = hub.files("org/alone")
+        named = {reference.split(".")[0] for reference in json.loads(files[settings])["auto_map"].values()}
+        sent = {name.removesuffix(".py"): text.decode() for name, text in files.items() if name.endswith(".py")}
+        imported = {name for text in sent.values() for name in re.findall(r"^from \.(\w+) import", text, re.M)}
+        assert named | imported <= set(sent)
+        part.save_pretrained(tmp_path)
+        assert not list(tmp_path.glob("*.py")) and "auto_map" not in (tmp_path / settings).read_text()
+    assert set(ModelCard.load("org/alone").data.tags) >= {"grounded-captioning", "pixelllm"}
 
 
 # --- data sets --------------------------------------------------------------------------------------------------

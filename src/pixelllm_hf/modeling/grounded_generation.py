@@ -31,6 +31,7 @@ from .generation import StateRecorder
 from .generation import current_recorder
 from .generation import log_probs_of
 from .generation import recording
+from .model_output import LayerOutputs
 from .prompt_rows import PromptRows
 from .reference_beam_search import reference_beam_search
 
@@ -105,7 +106,8 @@ class GroundedGenerationMixin(GenerationMixin):
         Takes what the processor returns and every option of `GenerationConfig`; greedy, sampling and beam search.
         Options of our own, as keywords or entries of the generation config; flags may be tensors:
             query_ids: (R,T) the answer itself, an expression and EOS, right-padded: nothing is searched, the places of
-                the given words are read (the official rule of referring). Decoding options mean nothing then.
+                the given words are read (the official rule of referring). Options of decoding and of what to return
+                per step mean nothing then.
             output_boxes: the box of what each answer is about, from the points of its last word; by default where
                 query_ids or output_masks are given.
             output_masks: its mask, too.
@@ -225,6 +227,7 @@ class GroundedGenerationMixin(GenerationMixin):
     def _answer(self, rows: PromptRows, call: _Call) -> GroundedOutput:
         """Everything that is wanted of one portion."""
         visual, text_states = None, None
+        layers = LayerOutputs.asked(call.config)
         if rows.encoder_states is not None:
             states, mask = rows.encoder_states, rows.attention_mask
         else:
@@ -232,11 +235,13 @@ class GroundedGenerationMixin(GenerationMixin):
                 rows.image_features, rows.pixel_mask, rows.boxes, rows.points, rows.point_labels, rows.mask
             )
             length = self.config.mask_head_config.prompt_length if call.masks else 0
-            states, mask = self.encode_prompts(visual, rows.input_ids, rows.attention_mask, length=length)
+            states, mask = self.encode_prompts(
+                visual, rows.input_ids, rows.attention_mask, length=length, layers=layers
+            )
         if rows.query_ids is not None:
             output, text_states = self._follow(rows.query_ids, states, mask, call)
         else:
-            output = self._write(states, mask, call)
+            output = self._write(states, mask, call, layers)
         if call.boxes:
             words = last_words(output.sequences, _eos_ids(call.config, self.config))
             output["boxes"] = boxes_of_words(output.coordinates, words)
@@ -298,8 +303,9 @@ class GroundedGenerationMixin(GenerationMixin):
         )
         return output, text_states
 
-    def _write(self, states: Tensor, mask: Tensor, call: _Call) -> GroundedOutput:
+    def _write(self, states: Tensor, mask: Tensor, call: _Call, layers: LayerOutputs | None) -> GroundedOutput:
         """Search or sample the answers with transformers, keeping the state of every token."""
+        seen = {} if layers is None else layers.kept
         options, own, config = dict(call.options), call.own, call.given_config
         if config is None:
             options["return_dict_in_generate"] = True
@@ -324,7 +330,11 @@ class GroundedGenerationMixin(GenerationMixin):
                 generation_config=config,
                 logits_processor=processors,
                 streamer=held,
-                encoder_outputs=BaseModelOutput(last_hidden_state=states),
+                encoder_outputs=BaseModelOutput(
+                    last_hidden_state=states,
+                    hidden_states=seen.get("encoder_hidden_states"),
+                    attentions=seen.get("encoder_attentions"),
+                ),
                 attention_mask=mask,  # bool: every step would turn numbers into it again
                 output_coordinates=False,
                 **options,

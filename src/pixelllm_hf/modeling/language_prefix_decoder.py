@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_pixelllm import PixelLLMPrefixDecoderConfig
+from .model_output import LayerOutputs
 
 
 class WordAndPositionEmbedding(nn.Module):
@@ -63,6 +64,14 @@ class PrefixAttention(nn.Module):
         query = self._heads(self.query(x)).to(keys.dtype)
         seen = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, dropout_p=dropout)
         return self.out(seen.transpose(1, 2).flatten(2))
+
+    def weights(self, x: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
+        """How much `forward` attends to each key, without dropout: (R,heads,T,K)."""
+        query = self._heads(self.query(x)).to(keys.dtype)
+        scores = query @ keys.transpose(-1, -2) * query.shape[-1] ** -0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        return scores.softmax(-1)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -134,16 +143,21 @@ class PrefixDecoderLanguageModel(nn.Module):
         words = self.embedding(input_ids).to(visual.dtype)
         return torch.cat([visual, words], dim=1), torch.cat([visual_mask, attention_mask.bool()], dim=1)
 
-    def encode(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+    def encode(self, embeddings: Tensor, mask: Tensor, *, layers: LayerOutputs | None = None) -> Tensor:
         """embeddings (R,S,C), mask (R,S) bool -> all that text sees of memory, (R,S,layers,2,C).
 
         These are the keys and values of every layer. Rows may be repeated, selected and sorted like any others.
+        layers: takes what the layers leave.
         """
         x, seen = embeddings, mask.bool()[:, None, None, :]
         kept = []
         for i, layer in enumerate(self.layers):
             keys, values = layer.attention.keys_values(x)
             kept.append(torch.stack([keys, values], dim=1))
+            if layers is not None and layers.hidden_states is not False:
+                layers.add(encoder_hidden_states=x)
+            if layers is not None and layers.attentions and i + 1 < len(self.layers):
+                layers.add(encoder_attentions=layer.attention.weights(x, keys, seen))
             if i + 1 < len(self.layers):  # nobody sees what memory becomes in the last layer
                 x = layer(x, keys, values, seen)
         return torch.stack(kept, dim=1).permute(0, 4, 1, 2, 3, 5).flatten(-2)  # from (R,layers,2,heads,S,head_dim)
@@ -157,6 +171,7 @@ class PrefixDecoderLanguageModel(nn.Module):
         decoder_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool = False,
+        layers: LayerOutputs | None = None,
     ) -> tuple[Tensor, Cache | None]:
         """decoder_input_ids (R,T), encoder_states from `encode`, encoder_mask (R,S) -> states (R,T,C) and the cache.
 
@@ -165,6 +180,7 @@ class PrefixDecoderLanguageModel(nn.Module):
 
         decoder_mask (R,T) changes nothing: text is padded on the right, where no word sees it, and the reference lets
         padding itself see as much as words do. A mask of four dimensions says what text sees of text.
+        layers: as in `encode`.
         """
         if past_key_values is None and use_cache:
             past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
@@ -186,7 +202,15 @@ class PrefixDecoderLanguageModel(nn.Module):
                 if text_mask is None:
                     text_mask = _causal(decoder_input_ids, start, keys.shape[2])
                 mask = _joined(encoder_mask, text_mask, keys.dtype)
-            x = layer(x, torch.cat([memory_keys, keys], dim=2), torch.cat([memory_values, values], dim=2), mask)
+            keys, values = torch.cat([memory_keys, keys], dim=2), torch.cat([memory_values, values], dim=2)
+            if layers is not None and layers.hidden_states is not False:
+                layers.add(decoder_hidden_states=x)
+            if layers is not None and layers.attentions:
+                cross, own = layer.attention.weights(x, keys, mask).tensor_split([encoder_mask.shape[1]], dim=-1)
+                layers.add(cross_attentions=cross, decoder_attentions=own)
+            x = layer(x, keys, values, mask)
+        if layers is not None and layers.hidden_states is not False:
+            layers.add(decoder_hidden_states=x)
         return x, past_key_values if use_cache else None
 
     def logits(self, states: Tensor) -> Tensor:

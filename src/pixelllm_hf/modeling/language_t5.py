@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import T5Config, T5Model
 from transformers.cache_utils import Cache
+
+from .model_output import LayerOutputs
 
 # What the reference adds to the scores of masked positions. It swallows the relative-position bias, so a query
 # that may see nothing attends to everything uniformly instead of becoming NaN.
@@ -72,12 +76,18 @@ class T5PrefixLanguageModel(nn.Module):
         embeddings = torch.cat([visual_tokens, words.to(visual_tokens.dtype)], dim=1)
         return embeddings, torch.cat([visual_mask, attention_mask.bool()], dim=1)
 
-    def encode(self, embeddings: Tensor, mask: Tensor) -> Tensor:
-        """embeddings (R,S,C), mask (R,S) bool -> states (R,S,C). Relative positions run over the whole prefix."""
+    def encode(self, embeddings: Tensor, mask: Tensor, *, layers: LayerOutputs | None = None) -> Tensor:
+        """embeddings (R,S,C), mask (R,S) bool -> states (R,S,C). Relative positions run over the whole prefix.
+
+        layers: takes what the layers leave.
+        """
         pair_mask = None
         if not mask.all():
             pair_mask = _score_mask(mask[:, None, :, None] & mask[:, None, None, :], embeddings.dtype)
-        return self.body.encoder(inputs_embeds=embeddings, attention_mask=pair_mask).last_hidden_state
+        output = self.body.encoder(inputs_embeds=embeddings, attention_mask=pair_mask, **_recorded(layers))
+        if layers is not None:
+            layers.keep("encoder", output)
+        return output.last_hidden_state
 
     def decode(
         self,
@@ -88,12 +98,13 @@ class T5PrefixLanguageModel(nn.Module):
         decoder_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool = False,
+        layers: LayerOutputs | None = None,
     ) -> tuple[Tensor, Cache | None]:
         """decoder_input_ids (R,T), encoder_states (R,S,C), encoder_mask (R,S) -> states (R,T,C) and the cache.
 
         State t has consumed token t and predicts token t+1. decoder_mask (R,T) marks the positions that take part;
         as in the reference the others get uniform attention over everything (spec sections 5.1 and 14.5), which only
-        the mask head ever sees. A mask of four dimensions is used as it is.
+        the mask head ever sees. A mask of four dimensions is used as it is. layers: as in `encode`.
         """
         self_mask, cross_mask = decoder_mask, encoder_mask
         if decoder_mask is not None and decoder_mask.ndim == 2:
@@ -109,12 +120,22 @@ class T5PrefixLanguageModel(nn.Module):
             encoder_attention_mask=cross_mask,
             past_key_values=past_key_values,
             use_cache=use_cache,
+            **_recorded(layers),
         )
+        if layers is not None:
+            layers.keep("decoder", output)
         return output.last_hidden_state, output.past_key_values
 
     def logits(self, states: Tensor) -> Tensor:
         """states (…,C) -> scores of the next token (…,V)."""
         return self.lm_head(states)
+
+
+def _recorded(layers: LayerOutputs | None) -> dict[str, Any]:
+    """What T5's stacks are to return besides."""
+    if layers is None:
+        return {}
+    return {"output_attentions": layers.attentions, "output_hidden_states": layers.hidden_states}
 
 
 def _score_mask(keep: Tensor, dtype: torch.dtype) -> Tensor:

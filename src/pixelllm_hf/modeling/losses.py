@@ -11,14 +11,22 @@ NOT_COUNTED = -100
 def text_loss(
     logits: Tensor, tokens: Tensor, row_mask: Tensor | None = None, *, label_smoothing: float, eos_token_id: int
 ) -> Tensor:
-    """Cross entropy of the next token, over positions whose next token is not padding and whose row counts.
+    """`label_loss` of the next token: logits (…,T,V), tokens (…,T) as the decoder consumes them."""
+    # Shifting the targets and not the logits spares a copy of the logits; the last position predicts nothing.
+    targets = F.pad(tokens[..., 1:], (0, 1))
+    return label_loss(logits, targets, row_mask, label_smoothing=label_smoothing, eos_token_id=eos_token_id)
 
-    logits (…,T,V), tokens (…,T) as the decoder consumes them, row_mask (…) > 0 where a caption counts. A caption
-    that begins with EOS is empty and does not count. Smoothing spreads over the V - 1 other tokens.
+
+def label_loss(
+    logits: Tensor, labels: Tensor, row_mask: Tensor | None = None, *, label_smoothing: float, eos_token_id: int
+) -> Tensor:
+    """Cross entropy of the label of each position, over labels that are not padding (<= 0) and whose row counts.
+
+    logits (…,T,V), labels (…,T), row_mask (…) > 0 where a caption counts. A caption that begins with EOS is empty and
+    does not count. Smoothing spreads over the V - 1 other tokens.
     """
     vocabulary = logits.shape[-1]
-    # Shifting the targets and not the logits spares a copy of the logits; the last position predicts nothing.
-    targets = F.pad(tokens[..., 1:], (0, 1)).long()
+    targets = labels.long()
     valid = (targets > 0) & (targets[..., :1] != eos_token_id)
     if row_mask is not None:
         valid = valid & (row_mask[..., None] > 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import ModelOutput
 
 from .box_ops import boxes_of_words
 from .box_ops import last_words
@@ -22,12 +20,14 @@ from .grounded_generation import full_encoder_mask
 from .grounded_generation import lacks_head
 from .language_prefix_decoder import PrefixDecoderLanguageModel
 from .language_t5 import T5PrefixLanguageModel
+from .losses import label_loss
 from .losses import point_loss
-from .losses import text_loss
 from .mask_head import MaskHead
 from .mask_head import MaskHeadOutput
 from .mask_head import check_one_width
 from .mask_losses import mask_loss
+from .model_output import LayerOutputs
+from .model_output import PixelLLMOutput
 from .point_head import PointHead
 from .pretrained_pixelllm import PixelLLMPreTrainedModel
 from .prompt_encoder import PromptEncoder
@@ -39,27 +39,6 @@ from .proposed_prompts import propose_prompts
 from .vision_towers import VisionFeatures
 from .vision_towers import VisionTowers
 from .vision_towers import valid_size_hw
-
-
-@dataclass
-class PixelLLMOutput(ModelOutput):
-    """What one forward pass gives.
-
-    loss: weighted total, if labels were given; loss_parts: its unweighted parts by name ("text", "point", "mask",
-    "detection").
-    logits (R,T,V); decoder_states (R,T,C): state t has consumed decoder token t; coordinates (R,T,P,2) float32, xy,
-    0..1 of the unpadded image, entry t belongs to decoder token t (entry 0, of BOS, means nothing).
-    With labels T is one more than the labels': decoder tokens are BOS and the labels.
-    """
-
-    loss: Tensor | None = None
-    loss_parts: dict[str, Tensor] | None = None
-    logits: Tensor | None = None
-    coordinates: Tensor | None = None
-    decoder_states: Tensor | None = None
-    past_key_values: Cache | None = None
-    encoder_last_hidden_state: Tensor | None = None
-    encoder_attention_mask: Tensor | None = None
 
 
 class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationMixin):
@@ -106,6 +85,13 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         self.post_init()
         if self.generation_config is not None:
             self.generation_config.return_dict_in_generate = True
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        # T5's encoder and decoder share their words whatever `tie_word_embeddings` says, which is about an output
+        # layer that is never tied here; without these keys they would be drawn anew on loading.
+        if all_submodels:
+            return super().get_expanded_tied_weights_keys(all_submodels=True)
+        return dict(self._tied_weights_keys)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -201,10 +187,11 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         attention_mask: Tensor | None = None,
         *,
         length: int = 0,
+        layers: LayerOutputs | None = None,
     ) -> tuple[Tensor, Tensor]:
         """visual_tokens (R,V,C) of `get_visual_tokens` and text (R,L) -> encoder states (R,S,C) and their mask (R,S).
 
-        Text is padded to `length` tokens where it is shorter.
+        Text is padded to `length` tokens where it is shorter. layers: takes what the encoder's layers leave.
         """
         if input_ids is not None:
             check_rows(len(input_ids), len(visual_tokens))
@@ -214,7 +201,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
                 attention_mask = input_ids != pad
             input_ids, attention_mask = F.pad(input_ids, (0, missing), value=pad), F.pad(attention_mask, (0, missing))
         embeddings, mask = self.language_model.embed_prompt(visual_tokens, input_ids, attention_mask)
-        return self.language_model.encode(embeddings, mask), mask
+        return self.language_model.encode(embeddings, mask, layers=layers), mask
 
     def predict_masks(
         self,
@@ -267,6 +254,8 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         output_coordinates: bool = True,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> PixelLLMOutput | tuple:
@@ -280,7 +269,8 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             image_features, encoder_outputs: results of `get_image_features` / `encode` to use again.
             decoder_input_ids: (R,T) tokens to consume, the first one BOS; decoder_attention_mask (R,T) marks those
                 that take part (see `T5PrefixLanguageModel.decode`).
-            labels: (R,T) tokens to predict, -100 ignored; the decoder then consumes BOS and the labels.
+            labels: (R,T) tokens to predict, -100 ignored. The decoder then consumes BOS and the labels, or the
+                decoder_input_ids (R,T) that come too: BOS and all labels but the last, whose place is then not learnt.
             point_labels: (R,T,P,2) places of the labels' tokens, xy, 0..1 of the unpadded image; NaN or all zero:
                 no place. text_loss_mask (R,): rows whose text counts (all by default).
             mask_labels: (R,S,S) what the labels refer to, > 0 inside, on the canvas; mask_loss_mask (R,): rows that
@@ -289,7 +279,9 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
                 captions as labels. The proposal head finds them and its proposals become the prompts: no prompt and no
                 labels are given beside them, input_ids (B,L) has one row per image, point_labels are (B,M,T,P,2).
             output_coordinates: False leaves the point head out.
+            output_attentions, output_hidden_states: of the language model's layers, see `LayerOutputs`.
         """
+        layers = LayerOutputs.asked(self.config, output_attentions, output_hidden_states)
         parts: dict[str, Tensor] = {}
         visual = None
         if encoder_outputs is None:
@@ -314,13 +306,20 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
                 image_features, pixel_mask, prompt_boxes, prompt_points, prompt_point_labels, prompt_mask
             )
             length = 0 if mask_labels is None else self._mask_config().prompt_length
-            states, mask = self.encode_prompts(visual, input_ids, attention_mask, length=length)
+            states, mask = self.encode_prompts(visual, input_ids, attention_mask, length=length, layers=layers)
         else:
             states = encoder_outputs[0]
             mask = full_encoder_mask(attention_mask, states)
+            if layers is not None:
+                layers.keep("encoder", encoder_outputs)
 
         if labels is not None and decoder_input_ids is None:
             decoder_input_ids, decoder_attention_mask = self._decoder_inputs(labels)
+        elif labels is not None and labels.shape != decoder_input_ids.shape:
+            raise ValueError(
+                f"decoder_input_ids beside labels are BOS and all labels but the last, as many as the labels, but the "
+                f"shapes are {tuple(decoder_input_ids.shape)} and {tuple(labels.shape)}. Leave decoder_input_ids out."
+            )
         if decoder_input_ids is None:
             raise ValueError("expected labels or decoder_input_ids to decode, but got neither.")
         num_tokens = decoder_input_ids.shape[1]
@@ -339,6 +338,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             decoder_mask=decoder_attention_mask,
             past_key_values=past_key_values,
             use_cache=bool(use_cache) and labels is None,
+            layers=layers,
         )
         decoder_input_ids, decoder_states = decoder_input_ids[:, :num_tokens], text_states[:, :num_tokens]
         logits = self.language_model.logits(decoder_states)
@@ -347,9 +347,9 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         loss = None
         if labels is not None:
             sizes_wh = self.row_sizes_wh(pixel_mask, prompt_mask, len(labels))
-            parts["text"] = text_loss(
+            parts["text"] = label_loss(
                 logits,
-                decoder_input_ids,
+                F.pad(labels, (0, num_tokens - labels.shape[1]), value=IGNORED_LABEL),
                 text_loss_mask,
                 label_smoothing=self.config.label_smoothing,
                 eos_token_id=self.config.text_config.eos_token_id,
@@ -374,7 +374,8 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             decoder_states=decoder_states,
             past_key_values=cache,
             encoder_last_hidden_state=states,
-            encoder_attention_mask=mask,
+            encoder_attention_mask=mask.long() if encoder_outputs is None else None,
+            **({} if layers is None else layers.kept),
         )
         return_dict = self.config.return_dict if return_dict is None else return_dict
         return output if return_dict else output.to_tuple()
@@ -405,18 +406,22 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         return torch.arange(images, device=self.device).repeat_interleave(rows // images)
 
     def _decoder_inputs(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """labels (R,T) -> decoder tokens (R,T+1): BOS and the labels; mask of the positions before EOS."""
+        """labels (R,T) -> decoder tokens (R,T+1): BOS and the labels; mask of those that another one follows.
+
+        As in the reference that leaves out EOS, and the last token of a caption that was cut before its EOS.
+        """
         text = self.config.text_config
         start = labels.new_full((labels.shape[0], 1), text.decoder_start_token_id)
         tokens = torch.cat([start, labels.masked_fill(labels == IGNORED_LABEL, text.pad_token_id)], dim=1)
-        takes_part = (labels != IGNORED_LABEL) & (labels != text.eos_token_id)
-        return tokens, torch.cat([torch.ones_like(start, dtype=torch.bool), takes_part], dim=1)
+        return tokens, F.pad(labels != IGNORED_LABEL, (0, 1))
 
     def _loss_weight(self, name: str) -> float:
         return getattr(self.config, f"{name}_loss_weight")
 
     def _point_loss(self, coordinates: Tensor, labels: Tensor, point_labels: Tensor, sizes_wh: Tensor) -> Tensor:
         scale = sizes_wh[:, None, None, :]  # R,1,1,2 canvas pixels
+        placed = coordinates.shape[1] - 1  # labels that the decoder has consumed
+        labels, point_labels = labels[:, :placed], point_labels[:, :placed]
         valid = torch.isfinite(point_labels).flatten(2).all(-1) & (labels != IGNORED_LABEL)
         return point_loss(coordinates[:, 1:] * scale, point_labels.nan_to_num(0.0).float() * scale, valid)
 

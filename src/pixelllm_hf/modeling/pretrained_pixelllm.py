@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.dynamic_module_utils import custom_object_save
 
 from .configuration_pixelllm import PixelLLMConfig
 from .mask_head import ChannelNorm
@@ -26,6 +31,7 @@ class PixelLLMPreTrainedModel(PreTrainedModel):
     config_class = PixelLLMConfig
     config: PixelLLMConfig
     base_model_prefix = ""
+    model_tags = ["grounded-captioning", "pixelllm"]  # of the card that push_to_hub makes
     main_input_name = "pixel_values"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
@@ -70,6 +76,22 @@ class PixelLLMPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight)
         elif isinstance(module, FourierPositions):
             init.normal_(module.positional_encoding_gaussian_matrix, std=module.scale)
+
+    def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
+        """What goes to the Hub takes its code along, so that it loads where this package is not installed."""
+        path = Path(working_dir) / "config.json"  # not there if an adapter alone was saved
+        if self._auto_class is None and path.is_file():  # what was loaded with its code has saved that already
+            custom_object_save(self, working_dir)
+            model, config = _reference(type(self)), _reference(type(self.config))
+            settings = json.loads(path.read_text(encoding="utf-8"))
+            settings["auto_map"] = {"AutoConfig": config, "AutoModel": model, "AutoModelForImageTextToText": model}
+            path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
+
+
+def _reference(cls: type) -> str:
+    """A class of the code beside the weights, as an auto_map names it."""
+    return f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}"
 
 
 __all__ = ["PixelLLMPreTrainedModel"]

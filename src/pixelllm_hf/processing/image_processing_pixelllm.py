@@ -9,24 +9,20 @@ from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import SizeDict
-from transformers.processing_utils import ImagesKwargs
 
 from .canvas_transform import CanvasTransform
 from .image_reading import MAX_IMAGE_PIXELS
 from .image_reading import read_image
+from .processing_kwargs import PixelLLMImageProcessorKwargs
 
-
-class PixelLLMImageKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
-    """antialias, max_image_pixels: see `PixelLLMImageProcessor`."""
-
-    antialias: bool
-    max_image_pixels: int
+_REFUSED = ("do_rescale", "do_normalize", "do_center_crop")
 
 
 class PixelLLMImageProcessor(PilBackend):
     """Pictures of any kind and size -> pixel_values, pixel_mask and original_sizes.
 
-    Pillow and numpy only. Pixels stay 0..255: each vision tower normalises for itself.
+    Pillow and numpy only. Pixels stay 0..255: each vision tower normalises for itself. Of transformers' other settings
+    for pictures, those that would change what the model sees are refused.
 
     Args:
         size: {"height": S, "width": S}, the canvas.
@@ -40,7 +36,7 @@ class PixelLLMImageProcessor(PilBackend):
     max_image_pixels = MAX_IMAGE_PIXELS
     do_rescale = False
     do_normalize = False
-    valid_kwargs = PixelLLMImageKwargs
+    valid_kwargs = PixelLLMImageProcessorKwargs
     model_input_names = ["pixel_values", "pixel_mask", "original_sizes"]
 
     @property
@@ -59,6 +55,11 @@ class PixelLLMImageProcessor(PilBackend):
         **kwargs: Any,
     ) -> BatchFeature:
         """pixel_values (B,3,S,S) float32 0..255, pixel_mask (B,S,S) bool, original_sizes (B,2) int64 (h, w)."""
+        if wanted := [name for name in _REFUSED if kwargs.get(name)]:
+            raise ValueError(
+                f"{', '.join(wanted)} cannot be had: the model takes whole pictures with pixels of 0..255, which each "
+                "vision tower normalises for itself. Leave it out."
+            )
         sources = as_image_list(images)
         side = canvas_side(size)
         pixel_values = np.zeros((len(sources), 3, side, side), dtype=np.float32)
@@ -137,4 +138,4 @@ def _neighbours(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return np.minimum(first, old - 1), second, (centres - lower).astype(np.float32)
 
 
-__all__ = ["PixelLLMImageKwargs", "PixelLLMImageProcessor"]
+__all__ = ["PixelLLMImageProcessor", "PixelLLMImageProcessorKwargs"]

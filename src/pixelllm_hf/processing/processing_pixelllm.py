@@ -9,14 +9,18 @@ import numpy as np
 import torch
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
+from transformers.processing_utils import Unpack
 
 from .canvas_transform import CanvasTransform
+from .code_export import export_processor_code
 from .grounded_results import GroundedCaption
 from .grounded_results import box_on_image
 from .grounded_results import ground_words
 from .grounded_results import mean_probability
 from .grounded_streamer import GroundedStreamer
 from .mask_resizing import masks_on_image
+from .processing_kwargs import PixelLLMProcessorKwargs
+from .processing_kwargs import refuse_unknown
 from .prompt_places import Prompt
 from .prompt_places import PromptError
 from .prompt_places import gather_prompts
@@ -41,6 +45,8 @@ class PixelLLMProcessor(ProcessorMixin):
         max_points: points one prompt may have, as in the model's prompt config.
     """
 
+    valid_processor_kwargs = PixelLLMProcessorKwargs
+
     def __init__(
         self,
         image_processor: Any,
@@ -60,10 +66,8 @@ class PixelLLMProcessor(ProcessorMixin):
         points: Any = None,
         text: Any = None,
         *,
-        task: str = "caption",
-        return_tensors: str | None = "pt",
-        padding: Any = None,
-        **images_kwargs: Any,
+        task: str | None = None,
+        **kwargs: Unpack[PixelLLMProcessorKwargs],
     ) -> BatchFeature:
         """What `generate` and `forward` take. R rows are the prompts of all images, image after image.
 
@@ -75,11 +79,11 @@ class PixelLLMProcessor(ProcessorMixin):
                 label 1 is inside (default), 0 outside.
             text: a string for all prompts, a list with an entry per image (one image: per prompt) or a list of lists
                 with an entry per prompt. None: the task's own prompt. For some tasks the text is put into a phrase.
-            task: see `TASK_PROMPTS`. "refer" and "segment" take expressions as text, each of which is a prompt; "dense"
-                takes no boxes and no points, and one text for an image.
-            return_tensors: "pt", "np" or None (numpy arrays).
-            padding: taken because transformers' pipelines pass it; text prompts are always padded to the longest.
-            images_kwargs: settings of the image processor for this call (`antialias`, `max_image_pixels`).
+            task: see `TASK_PROMPTS`; None is "caption". "refer" and "segment" take expressions as text, each of which
+                is a prompt; "dense" takes no boxes and no points, and one text for an image.
+            kwargs: flat, or in text_kwargs and images_kwargs: return_tensors ("pt", the default, "np" or None, numpy
+                arrays too), padding, max_length and truncation of text prompts (`PixelLLMTextKwargs`), settings of the
+                image processor for this call (`antialias`, `max_image_pixels`).
 
         Returns pixel_values (B,3,S,S) float32 0..255, pixel_mask (B,S,S) bool, original_sizes (B,2) int64 (h, w),
         prompt_boxes (B,N,4) float32 canvas pixels (zero for points and padding), prompt_mask (B,N) bool,
@@ -89,14 +93,19 @@ class PixelLLMProcessor(ProcessorMixin):
         `generate` is in output_masks and detect_objects, bool without dimensions; with the latter there are no
         prompt_boxes and no prompt_mask, and R is B.
         """
+        task = task or "caption"
         wording = task_prompt(task)
+        settings = self._settings(kwargs)
+        text_kwargs, images_kwargs = settings["text_kwargs"], settings["images_kwargs"]
+        return_tensors = text_kwargs.pop("return_tensors", "pt")
+        return_tensors = images_kwargs.pop("return_tensors", return_tensors)
         if images is None:
             if boxes is not None or points is not None:
                 raise PromptError("boxes and points need the images they lie on, but images is None.")
             if text is None or not (isinstance(text, str) or all(isinstance(item, str) for item in text)):
                 raise PromptError(f"without images, text must be a string or a list of strings, but it is {text!r}.")
             rows = [text] if isinstance(text, str) else list(text)
-            return BatchFeature(self._encode_task(wording, task, rows), tensor_type=return_tensors)
+            return BatchFeature(self._encode_task(wording, task, rows, text_kwargs), tensor_type=return_tensors)
         if wording.finds_objects and not (boxes is None and points is None):
             raise PromptError(
                 f"task {task!r} finds the objects itself and takes no boxes or points. Leave them out, or describe "
@@ -110,12 +119,19 @@ class PixelLLMProcessor(ProcessorMixin):
             _refuse_several_texts(prompts, task)
         else:
             data |= self._place_prompts(prompts, [CanvasTransform.fit(size, canvas) for size in sizes_wh])
-        data |= self._encode_task(wording, task, [prompt.text for row in prompts for prompt in row])
+        data |= self._encode_task(wording, task, [prompt.text for row in prompts for prompt in row], text_kwargs)
         return BatchFeature(data, tensor_type=return_tensors)
 
-    def _encode_task(self, wording: TaskPrompt, task: str, texts: Sequence[str | None]) -> dict[str, np.ndarray]:
+    def _settings(self, kwargs: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """The settings of a call and the tokenizer's own ones, by what they are for."""
+        refuse_unknown(kwargs)
+        return self._merge_kwargs(self.valid_processor_kwargs, self.tokenizer.init_kwargs, **kwargs)
+
+    def _encode_task(
+        self, wording: TaskPrompt, task: str, texts: Sequence[str | None], text_kwargs: Mapping[str, Any]
+    ) -> dict[str, np.ndarray]:
         """The text prompts of all rows, the expressions that are answers already, and what the task wants besides."""
-        data = self.encode_prompts([wording.prompt(text, task) for text in texts])
+        data = self.encode_prompts([wording.prompt(text, task) for text in texts], **text_kwargs)
         if wording.text_is_answer:
             expressions = [wording.without_prefix(text) for text in texts if text is not None]
             data["query_ids"] = self.encode_prompts(expressions)["input_ids"]
@@ -125,8 +141,18 @@ class PixelLLMProcessor(ProcessorMixin):
             data["detect_objects"] = np.array(True)
         return data
 
-    def encode_prompts(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """Text prompts -> input_ids and attention_mask (R,L) int64, EOS at the end, padded on the right."""
+    def encode_prompts(
+        self,
+        texts: Sequence[str],
+        *,
+        padding: bool | str | None = None,
+        max_length: int | None = None,
+        truncation: bool | str | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Text prompts -> input_ids and attention_mask (R,L) int64, EOS at the end, padded on the right.
+
+        Options: see `PixelLLMTextKwargs`.
+        """
         # Most calls ask many prompts the same thing.
         unique = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         encoded = self.tokenizer(list(unique), add_special_tokens=False)["input_ids"]
@@ -140,12 +166,20 @@ class PixelLLMProcessor(ProcessorMixin):
                     f"the text prompt {text[:60]!r} holds {self.tokenizer.pad_token!r} or "
                     f"{self.tokenizer.eos_token!r}, which mark where a text ends. Remove them."
                 )
-            if len(row) > self.max_prompt_tokens:
+        fixed, cut = padding == "max_length", truncation not in (None, False, "do_not_truncate")
+        limit = self.max_prompt_tokens
+        if max_length is not None and (fixed or cut):
+            limit = min(limit, max_length)
+        for i, (text, row) in enumerate(zip(texts, rows, strict=True)):
+            if len(row) > limit and not cut:
                 raise PromptError(
-                    f"a text prompt may have {self.max_prompt_tokens} tokens (max_prompt_tokens), but {text[:60]!r}… "
-                    f"has {len(row)}, the end-of-sentence included. Shorten it or raise the setting."
+                    f"a text prompt may have {limit} tokens "
+                    f"({'max_length' if limit < self.max_prompt_tokens else 'max_prompt_tokens'}), but {text[:60]!r}… "
+                    f"has {len(row)}, the end-of-sentence included. Shorten it, raise the setting, or pass "
+                    "truncation=True."
                 )
-        length = max(len(row) for row in rows)
+            rows[i] = [*row[: limit - 1], row[-1]] if len(row) > limit else row
+        length = limit if fixed else max(len(row) for row in rows)
         input_ids = np.full((len(rows), length), self.tokenizer.pad_token_id, dtype=np.int64)
         attention_mask = np.zeros((len(rows), length), dtype=np.int64)
         for i, row in enumerate(rows):
@@ -271,6 +305,13 @@ class PixelLLMProcessor(ProcessorMixin):
     def streamer(self, inputs: Mapping[str, Any], timeout: float | None = None) -> GroundedStreamer:
         """For words while they are written: `for word in processor.streamer(inputs).stream(model.generate): …`."""
         return GroundedStreamer(self, inputs, timeout)
+
+    def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
+        """What goes to the Hub takes its code along, so that it loads where this package is not installed."""
+        if self._auto_class is None:  # what was loaded with its code has saved that already
+            classes = {"processor": type(self), "image_processor": type(self.image_processor)}
+            export_processor_code(working_dir, **classes)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     @property
     def model_input_names(self) -> list[str]:

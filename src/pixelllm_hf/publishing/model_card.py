@@ -21,7 +21,7 @@ from pixelllm_hf.evaluation.report import SLOT, ReportError, model_index, read_r
 
 from .errors import PublishError
 
-PIPELINE_TAG = "image-to-text"  # the nearest task that the Hub knows
+PIPELINE_TAG = "image-text-to-text"  # the nearest task of the Hub that transformers has a pipeline for
 TAGS = ("grounded-captioning", "pixelllm")
 HEADINGS = {"usage": "## Use\n\n", "examples": "## Examples\n\n"}
 
@@ -243,7 +243,7 @@ def with_licence(content: str, stated: str | None) -> str:
 
 def dataset_card(repo_id: str, *, license: str) -> str:  # noqa: A002 - the Hub's word
     """A plain card for a data set that came without one."""
-    data = DatasetCardData(license=license, task_categories=[PIPELINE_TAG], tags=list(TAGS))
+    data = DatasetCardData(license=license, task_categories=["image-to-text"], tags=list(TAGS))
     return (
         f"---\n{data.to_yaml()}\n---\n\n# {repo_id.split('/')[-1]}\n\n"
         "Grounded captions in the format of `pixelllm_hf`: every row is a picture with prompts, captions and, per "

@@ -129,7 +129,11 @@ def publish_model(
 
 
 def push_model(model: Any, processor: Any, repo_id: str, **options: Any) -> Publication:
-    """`publish_model` for a model and a processor in memory; `options` are its options."""
+    """`publish_model` for a model and a processor in memory, all in one commit; `options` are its options.
+
+    transformers' own `model.push_to_hub` and `processor.push_to_hub` send one of the two each, with its code; together
+    they make a repository that loads as well, but without the pipeline, measured card, pictures and checks.
+    """
     with tempfile.TemporaryDirectory(prefix="pixelllm-model-") as temporary:
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)

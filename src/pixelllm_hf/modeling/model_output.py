@@ -1,0 +1,83 @@
+"""What one forward pass gives, and what the layers of the language model leave behind if somebody asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from dataclasses import field
+from typing import Any
+
+from torch import Tensor
+from transformers.cache_utils import Cache
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class PixelLLMOutput(ModelOutput):
+    """What one forward pass gives.
+
+    loss: weighted total, if labels were given; loss_parts: its unweighted parts by name ("text", "point", "mask",
+    "detection").
+    logits (R,T,V); decoder_states (R,T,C): state t has consumed decoder token t; coordinates (R,T,P,2) float32, xy,
+    0..1 of the unpadded image, entry t belongs to decoder token t (entry 0, of BOS, means nothing).
+    With labels and no decoder_input_ids T is one more than the labels': decoder tokens are BOS and the labels.
+    encoder_last_hidden_state (R,S,C) and its encoder_attention_mask (R,S) int64, the mask unless encoder_outputs came.
+    The rest as `LayerOutputs` keeps it, if it was asked for.
+    """
+
+    loss: Tensor | None = None
+    loss_parts: dict[str, Tensor] | None = None
+    logits: Tensor | None = None
+    coordinates: Tensor | None = None
+    decoder_states: Tensor | None = None
+    past_key_values: Cache | None = None
+    encoder_last_hidden_state: Tensor | None = None
+    encoder_attention_mask: Tensor | None = None
+    decoder_hidden_states: tuple[Tensor, ...] | None = None
+    decoder_attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+    encoder_hidden_states: tuple[Tensor, ...] | None = None
+    encoder_attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class LayerOutputs:
+    """What the language model's layers are asked to leave behind, and what they left.
+
+    kept, by the names of `PixelLLMOutput`: hidden states per layer (R,S,C) of the encoder and (R,T,C) of the decoder,
+    the first ones what went into layer 0; attention weights per layer (R,heads,S,S), (R,heads,T,T) and, of decoder
+    tokens over the encoder's, (R,heads,T,S). Fused attention kernels have no weights to leave: T5 gives them with
+    `attn_implementation="eager"` alone. The vision towers' attention is not kept.
+    In the prefix decoder memory stands for the encoder, text sees both at once (a row's cross and decoder attention
+    add up to 1), and what memory would become in the last layer is not computed.
+    """
+
+    attentions: Any = False
+    hidden_states: Any = False
+    kept: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def asked(cls, settings: Any, attentions: Any = None, hidden_states: Any = None) -> LayerOutputs | None:
+        """The arguments output_attentions and output_hidden_states, where None a config's; None if nothing is asked.
+
+        hidden_states may be layer numbers, which T5 understands.
+        """
+        attentions = settings.output_attentions if attentions is None else attentions
+        hidden_states = settings.output_hidden_states if hidden_states is None else hidden_states
+        if not attentions and (hidden_states is None or hidden_states is False):
+            return None
+        return cls(bool(attentions), False if hidden_states is None else hidden_states)
+
+    def keep(self, part: str, output: Any) -> None:
+        """What a stack of transformers' returned; part: "encoder" or "decoder"."""
+        for name in ("hidden_states", "attentions", "cross_attentions"):
+            values = getattr(output, name, None)
+            if values:  # a fused kernel leaves an empty tuple
+                self.kept[name if name.startswith("cross") else f"{part}_{name}"] = tuple(values)
+
+    def add(self, **values: Tensor) -> None:
+        """One layer's, by the names of `kept`."""
+        for name, value in values.items():
+            self.kept[name] = (*self.kept.get(name, ()), value)
+
+
+__all__ = ["LayerOutputs", "PixelLLMOutput"]
