@@ -68,7 +68,7 @@ class MixedBatches:
                 f"batch_size must be 1 or more and some weight positive, but they are {batch_size} and {weights}."
             )
         if together < 1:
-            raise ValueError(f"together must be 1 or more, but is {together}: the batches of a step, over all processes.")
+            raise ValueError(f"together must be 1 or more, but is {together}: the processes of a step.")
         self.names, self.together = list(sizes), together
         self.sizes = dict(sizes)
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
