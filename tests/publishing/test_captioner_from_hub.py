@@ -39,7 +39,7 @@ def test_a_model_of_the_hub_answers_as_its_folder_does(commit: str, checkpoint: 
 
 
 def test_a_revision_stays_what_it_was_when_the_model_changes(commit: str, checkpoint: Path, hub: Any):
-    HfApi().upload_file(path_or_fileobj=b"{}", path_in_repo="config.json", repo_id="org/small")
+    HfApi().upload_file(path_or_fileobj=b"{", path_in_repo="config.json", repo_id="org/small")
     with pytest.raises(ModelError, match="'org/small' cannot be loaded"):
         load("org/small")
     assert said(load("org/small", revision=commit)) == said(load(checkpoint))
