@@ -154,7 +154,7 @@ def test_states_are_the_same_with_a_cache(language_model, prefix_inputs, make_ca
     assert nothing is None
     cache, states = make_cache(), []
     for ids in prefix_inputs["text"].split(steps, dim=1):
-        state, cache = language_model.decode(ids, *memory, past_key_values=cache, use_cache=True)
+        state, cache = language_model.decode(ids, *memory, cache=cache, use_cache=True)
         states.append(state)
     torch.testing.assert_close(torch.cat(states, dim=1), whole, atol=1e-4, rtol=0)
     assert int(cache.get_seq_length()) == 7
@@ -168,7 +168,7 @@ def test_sorted_beams_continue_the_text_they_were_sorted_to(language_model, pref
     _, cache = language_model.decode(text[:, :4], states, mask, use_cache=True)
     parents = torch.tensor([1, 0, 2, 2, 5, 5])
     cache.reorder_cache(parents)
-    last, _ = language_model.decode(text[:, 4:], states, mask, past_key_values=cache, use_cache=True)
+    last, _ = language_model.decode(text[:, 4:], states, mask, cache=cache, use_cache=True)
     sequences = torch.cat([text[parents, :4], text[:, 4:]], dim=1)
     whole, _ = language_model.decode(sequences, states, mask)
     torch.testing.assert_close(last, whole[:, 4:], atol=1e-4, rtol=0)

@@ -86,6 +86,14 @@ def test_places_stay_in_float32_when_the_model_is_loaded_in_bfloat16(small_model
     assert loaded.generate(**small_inputs, max_new_tokens=4).coordinates.dtype == torch.float32
 
 
+def test_places_stay_in_float32_when_the_model_is_made_in_bfloat16(small_model, small_inputs):
+    made = PixelLLMForGroundedGeneration._from_config(small_model.config, dtype=torch.bfloat16)
+    assert {p.dtype for p in made.point_head.parameters()} == {torch.float32}
+    assert {value.dtype for value in made.prompt_encoder.state_dict().values()} == {torch.float32}
+    assert made.language_model.lm_head.weight.dtype == torch.bfloat16
+    assert made.generate(**small_inputs, max_new_tokens=4).coordinates.dtype == torch.float32
+
+
 def test_features_of_an_image_can_be_used_again(small_model, small_inputs):
     labels, _ = labels_for(3)
     features = small_model.get_image_features(small_inputs["pixel_values"], small_inputs["pixel_mask"])

@@ -17,12 +17,13 @@ from transformers import LogitsProcessor
 from transformers.generation.streamers import BaseStreamer
 from transformers.generation.utils import GenerateBeamEncoderDecoderOutput, GenerateEncoderDecoderOutput
 
+from .cache_name import HasCache
 
 _STEPS_SCORED_AT_ONCE = 16
 
 
 @dataclass
-class GroundedGenerateOutput(GenerateEncoderDecoderOutput):
+class GroundedGenerateOutput(GenerateEncoderDecoderOutput, HasCache):
     """Greedy and sampled captions with a place for every token.
 
     sequences (R,T) int64; coordinates (R,T,P,2) float32 xy, 0..1 of the unpadded image, entry t belongs to
@@ -48,7 +49,7 @@ class GroundedGenerateOutput(GenerateEncoderDecoderOutput):
 
 
 @dataclass
-class GroundedBeamGenerateOutput(GenerateBeamEncoderDecoderOutput):
+class GroundedBeamGenerateOutput(GenerateBeamEncoderDecoderOutput, HasCache):
     """Captions of a beam search with a place for every token; fields as in `GroundedGenerateOutput`."""
 
     coordinates: Tensor | None = None

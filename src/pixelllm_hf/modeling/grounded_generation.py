@@ -20,6 +20,7 @@ from transformers.utils import ModelOutput
 from .box_ops import boxes_of_words
 from .box_ops import is_one_of
 from .box_ops import last_words
+from .cache_name import CACHE_NAME
 from .detections import Detections
 from .detections import joined
 from .detections import rescored
@@ -123,6 +124,8 @@ class GroundedGenerationMixin(GenerationMixin):
         """
         if inputs is not None:
             kwargs["pixel_values"] = inputs
+        if "cache" in kwargs:
+            kwargs[CACHE_NAME] = kwargs.pop("cache")
         if kwargs.get("assistant_model") is not None:
             raise ValueError("assisted generation keeps no state per token; leave assistant_model out.")
         resolved, _ = self._prepare_generation_config(generation_config, **kwargs)
@@ -358,12 +361,12 @@ class GroundedGenerationMixin(GenerationMixin):
             recorder.after_step(outputs.decoder_states, outputs.logits)
         return super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
 
-    def _reorder_cache(self, past_key_values: Cache, beam_idx: Tensor) -> Cache:
+    def _reorder_cache(self, cache: Cache, beam_idx: Tensor) -> Cache:
         recorder = current_recorder()
         if recorder is not None:
             recorder.reorder(beam_idx)
-        past_key_values.reorder_cache(beam_idx)
-        return past_key_values
+        cache.reorder_cache(beam_idx)
+        return cache
 
     def _places(self, states: Tensor) -> Tensor:
         """states (rows,C) -> (rows,P,2), 0..1 of the unpadded image."""
@@ -386,7 +389,7 @@ class GroundedGenerationMixin(GenerationMixin):
         states, log_probs = recorder.gather(sequences, getattr(output, "beam_indices", None))
         cut = has_place[:, -1] & states[:, -1].isnan().any(-1)  # stopped by the length limit
         if cut.any():
-            cache = None if beams else getattr(output, "past_key_values", None)
+            cache = None if beams else getattr(output, CACHE_NAME, None)
             if cache is not None and not _can_go_on(cache, encoder_states):
                 cache = None
             states[cut, -1] = self._states_after_last_token(sequences, cut, encoder_states, encoder_mask, cache).float()
@@ -411,7 +414,7 @@ class GroundedGenerationMixin(GenerationMixin):
         encoder_mask = encoder_mask.repeat_interleave(copies, dim=0)
         if cache is not None:
             step = self.language_model.decode(
-                sequences[:, -1:], encoder_states, encoder_mask, past_key_values=cache, use_cache=True
+                sequences[:, -1:], encoder_states, encoder_mask, cache=cache, use_cache=True
             )
             return step[0][rows, -1]
         return self.language_model.decode(sequences[rows], encoder_states[rows], encoder_mask[rows])[0][:, -1]

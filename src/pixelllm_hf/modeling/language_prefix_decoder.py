@@ -169,7 +169,7 @@ class PrefixDecoderLanguageModel(nn.Module):
         encoder_mask: Tensor,
         *,
         decoder_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool = False,
         layers: LayerOutputs | None = None,
     ) -> tuple[Tensor, Cache | None]:
@@ -182,12 +182,10 @@ class PrefixDecoderLanguageModel(nn.Module):
         padding itself see as much as words do. A mask of four dimensions says what text sees of text.
         layers: as in `encode`.
         """
-        if past_key_values is None and use_cache:
-            past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        cache = past_key_values
-        if isinstance(cache, EncoderDecoderCache):
-            cache = cache.self_attention_cache
-        start = 0 if cache is None else cache.get_seq_length()
+        if cache is None and use_cache:
+            cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        of_text = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+        start = 0 if of_text is None else of_text.get_seq_length()
         if isinstance(start, Tensor):
             start = start.clone()  # a static cache counts on in place
 
@@ -195,8 +193,8 @@ class PrefixDecoderLanguageModel(nn.Module):
         x, mask = self.embedding(decoder_input_ids, start), None
         for i, (layer, (memory_keys, memory_values)) in enumerate(zip(self.layers, memory, strict=True)):
             keys, values = layer.attention.keys_values(x)
-            if cache is not None:
-                keys, values = cache.update(keys, values, i)
+            if of_text is not None:
+                keys, values = of_text.update(keys, values, i)
             if mask is None:
                 text_mask = decoder_mask if decoder_mask is not None and decoder_mask.ndim == 4 else None
                 if text_mask is None:
@@ -211,7 +209,7 @@ class PrefixDecoderLanguageModel(nn.Module):
             x = layer(x, keys, values, mask)
         if layers is not None and layers.hidden_states is not False:
             layers.add(decoder_hidden_states=x)
-        return x, past_key_values if use_cache else None
+        return x, cache if use_cache else None
 
     def logits(self, states: Tensor) -> Tensor:
         """states (…,C) -> scores of the next token (…,V)."""

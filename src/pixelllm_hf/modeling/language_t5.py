@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import T5Config, T5Model
 from transformers.cache_utils import Cache
 
+from .cache_name import CACHE_NAME
 from .model_output import LayerOutputs
 
 # What the reference adds to the scores of masked positions. It swallows the relative-position bias, so a query
@@ -96,7 +97,7 @@ class T5PrefixLanguageModel(nn.Module):
         encoder_mask: Tensor,
         *,
         decoder_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool = False,
         layers: LayerOutputs | None = None,
     ) -> tuple[Tensor, Cache | None]:
@@ -118,13 +119,13 @@ class T5PrefixLanguageModel(nn.Module):
             attention_mask=self_mask,
             encoder_hidden_states=encoder_states,
             encoder_attention_mask=cross_mask,
-            past_key_values=past_key_values,
             use_cache=use_cache,
+            **{CACHE_NAME: cache},
             **_recorded(layers),
         )
         if layers is not None:
             layers.keep("decoder", output)
-        return output.last_hidden_state, output.past_key_values
+        return output.last_hidden_state, getattr(output, CACHE_NAME)
 
     def logits(self, states: Tensor) -> Tensor:
         """states (…,C) -> scores of the next token (…,V)."""

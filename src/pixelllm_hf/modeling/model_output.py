@@ -7,12 +7,13 @@ from dataclasses import field
 from typing import Any
 
 from torch import Tensor
-from transformers.cache_utils import Cache
-from transformers.utils import ModelOutput
+from transformers.modeling_outputs import Seq2SeqLMOutput
+
+from .cache_name import HasCache
 
 
 @dataclass
-class PixelLLMOutput(ModelOutput):
+class PixelLLMOutput(Seq2SeqLMOutput, HasCache):
     """What one forward pass gives.
 
     loss: weighted total, if labels were given; loss_parts: its unweighted parts by name ("text", "point", "mask",
@@ -24,19 +25,10 @@ class PixelLLMOutput(ModelOutput):
     The rest as `LayerOutputs` keeps it, if it was asked for.
     """
 
-    loss: Tensor | None = None
     loss_parts: dict[str, Tensor] | None = None
-    logits: Tensor | None = None
     coordinates: Tensor | None = None
     decoder_states: Tensor | None = None
-    past_key_values: Cache | None = None
-    encoder_last_hidden_state: Tensor | None = None
     encoder_attention_mask: Tensor | None = None
-    decoder_hidden_states: tuple[Tensor, ...] | None = None
-    decoder_attentions: tuple[Tensor, ...] | None = None
-    cross_attentions: tuple[Tensor, ...] | None = None
-    encoder_hidden_states: tuple[Tensor, ...] | None = None
-    encoder_attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass

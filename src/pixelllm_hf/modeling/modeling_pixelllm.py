@@ -12,6 +12,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from .box_ops import boxes_of_words
 from .box_ops import last_words
+from .cache_name import CACHE_NAME
+from .cache_name import given_cache
 from .configuration_pixelllm import PREFIX_DECODER
 from .configuration_pixelllm import PixelLLMConfig
 from .distinct_prompts import distinct_prompts
@@ -82,6 +84,9 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             self.mask_head = MaskHead(config.mask_head_config, seen_width, width)
         if config.proposal_head_config is not None:
             self.proposal_head = ProposalHead(config.proposal_head_config, config.vision_config.feature_channels)
+        for name in self._keep_in_fp32_modules_strict:  # also where a model is made in half precision and not loaded
+            if (part := getattr(self, name)) is not None:
+                part.float()
         self.post_init()
         if self.generation_config is not None:
             self.generation_config.return_dict_in_generate = True
@@ -251,12 +256,13 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         mask_loss_mask: Tensor | None = None,
         object_boxes: Tensor | None = None,
         object_labels: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
         output_coordinates: bool = True,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> PixelLLMOutput | tuple:
         """One teacher-forced or one cached pass.
@@ -278,6 +284,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             object_boxes: (B,M,4) xyxy canvas pixels of all objects, zero rows for padding; object_labels (B,M,T) their
                 captions as labels. The proposal head finds them and its proposals become the prompts: no prompt and no
                 labels are given beside them, input_ids (B,L) has one row per image, point_labels are (B,M,T,P,2).
+            cache: what the decoder has consumed before, past_key_values by its former name.
             output_coordinates: False leaves the point head out.
             output_attentions, output_hidden_states: of the language model's layers, see `LayerOutputs`.
         """
@@ -336,7 +343,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             states,
             mask,
             decoder_mask=decoder_attention_mask,
-            past_key_values=past_key_values,
+            cache=given_cache(cache, past_key_values),
             use_cache=bool(use_cache) and labels is None,
             layers=layers,
         )
@@ -372,9 +379,9 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             logits=logits,
             coordinates=coordinates,
             decoder_states=decoder_states,
-            past_key_values=cache,
             encoder_last_hidden_state=states,
             encoder_attention_mask=mask.long() if encoder_outputs is None else None,
+            **{CACHE_NAME: cache},
             **({} if layers is None else layers.kept),
         )
         return_dict = self.config.return_dict if return_dict is None else return_dict

@@ -1,0 +1,49 @@
+"""The cache by its name and by the former one, whatever the version of transformers calls it."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import pytest
+import torch
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+NAMES = ["cache", "past_key_values"]
+WAYS = [{}, {"num_beams": 3}, {"num_beams": 3, "reference_beam_search": True}, {"cache_implementation": "static"}]
+
+
+@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_with_a_cache_goes_on_where_the_last_one_ended(small_model, small_inputs, name):
+    tokens = torch.randint(2, 99, (3, 6), generator=torch.Generator().manual_seed(2))
+    whole = small_model(**small_inputs, decoder_input_ids=tokens).decoder_states
+    first = small_model(**small_inputs, decoder_input_ids=tokens[:, :4], use_cache=True)
+    assert isinstance(first.cache, EncoderDecoderCache)
+    step = small_model(**small_inputs, decoder_input_ids=tokens[:, 4:], use_cache=True, **{name: first.cache})
+    assert step.cache is first.cache
+    assert getattr(step, name) is first.cache
+    torch.testing.assert_close(step.decoder_states, whole[:, 4:], atol=1e-4, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
+@pytest.mark.parametrize("name", NAMES)
+def test_generate_fills_the_cache_it_is_given(small_model, small_inputs, name):
+    options = dict(max_new_tokens=6, do_sample=False)
+    expected = small_model.generate(**small_inputs, **options)
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    output = small_model.generate(**small_inputs, **options, **{name: cache})
+    assert output.cache is cache
+    assert cache.get_seq_length() > 1
+    assert torch.equal(output.sequences, expected.sequences)
+    torch.testing.assert_close(output.coordinates, expected.coordinates, equal_nan=True)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_decoding_says_nothing_about_former_names(small_model, small_inputs, monkeypatch, way):
+    said: list[str] = []
+    monkeypatch.setattr(logging.Logger, "warning_once", lambda self, message, *args, **kwargs: said.append(message))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        small_model.generate(**small_inputs, max_new_tokens=4, **way)
+    assert not [message for message in said if "past_key_values" in message]
