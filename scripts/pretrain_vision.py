@@ -15,16 +15,19 @@ from torch import nn
 
 from pixelllm_hf.training.checkpointing import CheckpointError
 from pixelllm_hf.training.config import ConfigError, load_config
+from pixelllm_hf.training.dense_heads import DenseHeads
 from pixelllm_hf.training.initial_model import initial_model
 from pixelllm_hf.training.trainer import NonFiniteLossError, Trainer, start
 from pixelllm_hf.training.vision_pretraining import (
     DenseLabeller,
     VisionPretrainConfig,
     dense_batches,
+    save_dense_heads,
     save_vision_towers,
 )
 
 WEIGHTS_FILE = "vision_towers.safetensors"
+HEADS_FILE = "dense_heads.safetensors"
 
 
 def main(recipe: VisionPretrainConfig) -> None:
@@ -36,16 +39,11 @@ def main(recipe: VisionPretrainConfig) -> None:
     cells = vision.grid_size * recipe.task.sub_cells
     with accelerator.main_process_first():
         train, held_out, labels = dense_batches(recipe, config.image_size, cells)
-    widths = {
-        "fused": vision.feature_channels,
-        "eva02": vision.eva02_config.hidden_size,
-        "sam": vision.sam_config.output_channels,
-    }
-    attributes = {name: len(values) for name, values in labels.attribute_names.items()}
-    model = DenseLabeller(towers, widths, len(labels.class_names), attributes, recipe.task)
+    model = DenseLabeller(towers, DenseHeads.for_model(vision, labels, recipe.task))
 
     def save(model: nn.Module, folder: Path, final: bool) -> None:
         save_vision_towers(model.get_submodule("vision_towers"), folder / WEIGHTS_FILE, labels.class_names)
+        save_dense_heads(model.get_submodule("heads"), folder / HEADS_FILE)
         config.save_pretrained(folder)
 
     trainer = Trainer(

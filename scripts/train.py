@@ -19,6 +19,7 @@ from torch import nn
 
 from pixelllm_hf.training.checkpointing import CheckpointError
 from pixelllm_hf.training.config import ConfigError, load_config
+from pixelllm_hf.training.dense_companion import with_dense_labels
 from pixelllm_hf.training.export import export_dtype, save_folder
 from pixelllm_hf.training.feature_cache import CachedFeatureBatches
 from pixelllm_hf.training.initial_model import initial_model, load_processor
@@ -63,20 +64,23 @@ def main(recipe: TrainConfig) -> None:
         batches = grounded_batches(data.sources, data, **common)
         held_out = grounded_batches(data.held_out, data, **common) if data.held_out else None
     source: Any = batches
-    if data.cache_features:
+    trained_module: nn.Module = model
+    if recipe.dense is not None:
+        trained_module, source = with_dense_labels(model, batches, recipe.dense, data.cache_dir)
+    elif data.cache_features:
         source = CachedFeatureBatches(batches, model.vision_towers, data.cache_dir, accelerator)
     if accelerator.is_main_process:
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         total = sum(p.numel() for p in model.parameters())
         print(f"{trained / 1e6:.2f} of {total / 1e6:.2f} M parameters train", *notes, sep="\n", flush=True)
 
-    def save(model: nn.Module, folder: Path, final: bool) -> None:
+    def save(_: nn.Module, folder: Path, final: bool) -> None:
         if final or settings.lora is None:  # a checkpoint of an adapter run is its training state
             dtype = final_dtype if final else export_dtype("float32")
-            save_folder(model, folder, processor=processor, dtype=dtype, lora=settings.lora)  # type: ignore[arg-type]
+            save_folder(model, folder, processor=processor, dtype=dtype, lora=settings.lora)
 
     trainer = Trainer(
-        model,
+        trained_module,
         source,
         accelerator=accelerator,
         run=recipe.run,
@@ -110,7 +114,7 @@ def evaluation(
         inspect.signature(function).bind(model, processor, **options)
     except TypeError as error:
         raise ConfigError(f"evaluate_options {dict(options)} are no options of {name!r}: {error}.") from error
-    return lambda model, step: function(model, processor, **options)
+    return lambda _, step: function(model, processor, **options)
 
 
 if __name__ == "__main__":

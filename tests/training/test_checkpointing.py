@@ -61,17 +61,17 @@ def test_the_optimizer_state_survives_the_round_trip(tmp_path: Path) -> None:
 
     model, optimizer = make()
     step(model, optimizer)
-    checkpointing.save_tensors(tmp_path / "o.safetensors", checkpointing.optimizer_tensors(optimizer))
+    checkpointing.save_tensors(tmp_path / "o.safetensors", checkpointing.optimizer_tensors([optimizer]))
     checkpointing.save_tensors(tmp_path / "w.safetensors", checkpointing.model_tensors(model))
     other, other_optimizer = make()
     checkpointing.load_model_tensors(other, checkpointing.load_tensors(tmp_path / "w.safetensors"))
     tensors = checkpointing.load_tensors(tmp_path / "o.safetensors")
-    checkpointing.load_optimizer_tensors(other_optimizer, tensors)
+    checkpointing.load_optimizer_tensors([other_optimizer], tensors)
     step(model, optimizer)
     step(other, other_optimizer)
     assert torch.equal(model.get_parameter("weight"), other.get_parameter("weight"))
     with pytest.raises(checkpointing.CheckpointError, match="no trained parameter owns"):
-        checkpointing.load_optimizer_tensors(make()[1], tensors | {"gone/step": torch.zeros(())})
+        checkpointing.load_optimizer_tensors([make()[1]], tensors | {"gone/step": torch.zeros(())})
 
 
 def test_random_states_survive_the_round_trip(tmp_path: Path) -> None:

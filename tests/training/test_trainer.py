@@ -54,11 +54,13 @@ class Numbers:
         return {"pixel_values": x, "target": x[:, :3] * 2 + 1}
 
 
-def trainer(folder: Path, *, batches: Numbers | None = None, ema: float | None = 0.9, **run: object) -> Trainer:
+def trainer(
+    folder: Path, *, batches: Numbers | None = None, ema: float | None = 0.9, muon: bool = False, **run: object
+) -> Trainer:
     settings = {"total_steps": 12, "warmup_steps": 3, "log_every": 1, "save_every": 4, "progress": False, "cpu": True}
     config = RunConfig(output_dir=str(folder), **{**settings, **run})  # type: ignore[arg-type]
     accelerator = start(config)
-    optimizer = OptimizerConfig(learning_rate=1e-2, weight_decay=0.1, ema_decay=ema)
+    optimizer = OptimizerConfig(learning_rate=1e-2, weight_decay=0.1, ema_decay=ema, muon=muon)
     return Trainer(Line(), batches or Numbers(), accelerator=accelerator, run=config, optimizer=optimizer)
 
 
@@ -67,14 +69,15 @@ def losses(folder: Path) -> list[str]:
     return [repr((row["step"], row["loss"], row["grad_norm"], row["learning_rate"])) for row in rows if "loss" in row]
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_stopped_run_continues_with_the_same_losses(tmp_path: Path, accumulation: int) -> None:
-    whole = trainer(tmp_path / "whole", gradient_accumulation=accumulation)
+@pytest.mark.parametrize(("accumulation", "muon"), [(1, False), (2, False), (1, True)])
+def test_a_stopped_run_continues_with_the_same_losses(tmp_path: Path, accumulation: int, muon: bool) -> None:
+    settings: dict[str, Any] = {"gradient_accumulation": accumulation, "muon": muon}
+    whole = trainer(tmp_path / "whole", **settings)
     whole.run()
-    first = trainer(tmp_path / "parts", gradient_accumulation=accumulation, max_minutes=0.0)
+    first = trainer(tmp_path / "parts", max_minutes=0.0, **settings)
     first.run()
     assert first.step == 1
-    second = trainer(tmp_path / "parts", gradient_accumulation=accumulation)
+    second = trainer(tmp_path / "parts", **settings)
     torch.rand(7)  # whatever happens before the resume must not matter
     second.run()
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")

@@ -21,10 +21,11 @@ from pixelllm_hf.processing.image_processing_pixelllm import PixelLLMImageProces
 from pixelllm_hf.training.cacheable_images import ImageFiles
 from pixelllm_hf.training.canvas_reader import CanvasReader
 from pixelllm_hf.training.config import ConfigError
+from pixelllm_hf.training.dense_heads import DenseHeads, DenseTaskConfig
 from pixelllm_hf.training.dense_labels import dense_labels
 from pixelllm_hf.training.initial_model import initial_model
 from pixelllm_hf.training.pixel_cache import open_pixel_cache
-from pixelllm_hf.training.vision_pretraining import DenseBatches, DenseLabeller, DenseTaskConfig
+from pixelllm_hf.training.vision_pretraining import DenseBatches, DenseLabeller
 
 Launcher = Callable[..., Any]
 
@@ -113,7 +114,7 @@ def test_both_towers_learn_from_the_dense_loss() -> None:
     config = PixelLLMConfig.for_tests()
     towers: Any = PixelLLMForGroundedGeneration(config).vision_towers
     widths = {"fused": 24 + 16, "eva02": 24, "sam": 16}
-    model = DenseLabeller(towers, widths, 4, {"size": 2}, DenseTaskConfig(box_loss_weight=1.0))
+    model = DenseLabeller(towers, DenseHeads(widths, 4, {"size": 2}, DenseTaskConfig(box_loss_weight=1.0)))
     vision: Any = config.vision_config
     cells = vision.grid_size * 2
     labels = torch.randint(0, 3, (2, 2, cells, cells))

@@ -7,7 +7,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -101,35 +101,45 @@ def keep_newest(output_dir: Path, count: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as flat tensors named `<parameter name>/<what>`; needs groups with `names`."""
+# What AdamW keeps of a parameter, and Muon.
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
+
+
+def optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """The optimizers' states as flat tensors named `<parameter name>/<what>`; needs groups with `names`."""
     tensors = {}
-    for group in optimizer.param_groups:
-        for name, parameter in zip(group["names"], group["params"], strict=True):
-            for key, value in optimizer.state.get(parameter, {}).items():
-                value = value if isinstance(value, Tensor) else torch.tensor(float(value))
-                tensors[f"{name}/{key}"] = value.detach().cpu().contiguous()
+    for optimizer, name, parameter in _owned(optimizers):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            value = value if isinstance(value, Tensor) else torch.tensor(float(value))
+            tensors[f"{name}/{key}"] = value.detach().cpu().contiguous()
     return tensors
 
 
-def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`, into a fresh optimizer over the same parameters."""
+def _owned(optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[tuple[torch.optim.Optimizer, str, Tensor]]:
+    """Every parameter with its name and its optimizer."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for name, parameter in zip(group["names"], group["params"], strict=True):
+                yield optimizer, name, parameter
+
+
+def load_optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
+    """The inverse of `optimizer_tensors`, into fresh optimizers over the same parameters."""
     left = dict(tensors)
-    for group in optimizer.param_groups:
-        for name, parameter in zip(group["names"], group["params"], strict=True):
-            state: dict[str, Tensor] = {}
-            for full in [full for full in (f"{name}/step", f"{name}/exp_avg", f"{name}/exp_avg_sq") if full in left]:
-                key = full.rsplit("/", 1)[1]
-                value = left.pop(full)
-                if key != "step" and value.shape != parameter.shape:
-                    raise CheckpointError(
-                        f"The optimizer state of {name!r} has shape {tuple(value.shape)}, the parameter "
-                        f"{tuple(parameter.shape)}. Resume with the recipe that wrote the checkpoint."
-                    )
-                # A clone: memory-mapped tensors are unaligned, and sums must round as in the first run.
-                state[key] = value.clone() if key == "step" else value.to(parameter, copy=True)
-            if state:
-                optimizer.state[parameter] = state
+    for optimizer, name, parameter in _owned(optimizers):
+        state: dict[str, Tensor] = {}
+        for full in [full for full in (f"{name}/{what}" for what in _MOMENTS) if full in left]:
+            key = full.rsplit("/", 1)[1]
+            value = left.pop(full)
+            if key != "step" and value.shape != parameter.shape:
+                raise CheckpointError(
+                    f"The optimizer state of {name!r} has shape {tuple(value.shape)}, the parameter "
+                    f"{tuple(parameter.shape)}. Resume with the recipe that wrote the checkpoint."
+                )
+            # A clone: memory-mapped tensors are unaligned, and sums must round as in the first run.
+            state[key] = value.clone() if key == "step" else value.to(parameter, copy=True)
+        if state:
+            optimizer.state[parameter] = state
     if left:
         raise CheckpointError(
             f"The optimizer state has {len(left)} entries that no trained parameter owns, e.g. {next(iter(left))!r}. "

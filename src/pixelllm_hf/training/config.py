@@ -22,11 +22,12 @@ class ConfigError(ValueError):
 
 @dataclass
 class OptimizerConfig:
-    """AdamW as in the reference (spec section 12): no decay on 1-D parameters, no clipping unless asked for.
+    """AdamW as in the reference (spec section 12) unless said otherwise: no decay on 1-D parameters, no clipping.
 
     Args:
         layer_decay: factor per EVA02 block, counted from the last; 1 means one learning rate for all.
         lr_multipliers: part of a parameter's name -> factor on its learning rate, e.g. `{mask_adapter: 10}`.
+        muon: leave the weights of linear layers to Muon and only the rest to AdamW; the reference has AdamW alone.
         max_grad_norm: clips the global gradient norm; None is the reference.
         ema_decay: keep an exponential mean of the weights and evaluate and export that one; None is off.
     """
@@ -37,6 +38,7 @@ class OptimizerConfig:
     eps: float = 1e-8
     layer_decay: float = 1.0
     lr_multipliers: dict[str, float] = field(default_factory=dict)
+    muon: bool = False
     max_grad_norm: float | None = None
     ema_decay: float | None = None
 

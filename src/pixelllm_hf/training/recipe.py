@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from pixelllm_hf.training.config import OptimizerConfig, RunConfig
+from pixelllm_hf.training.config import ConfigError, OptimizerConfig, RunConfig
+from pixelllm_hf.training.dense_companion import DenseCompanionConfig
 from pixelllm_hf.training.lora import LoraSettings
 from pixelllm_hf.training.sources import DataConfig
 
@@ -42,6 +43,7 @@ class TrainConfig:
     """The whole recipe.
 
     Args:
+        dense: dense labels that the towers go on learning while language trains; None leaves them out.
         evaluate: `module:function` called during training as `function(model, processor) -> {name: value}`.
         evaluate_options: keywords of that function. `pixelllm_hf.evaluation.runner:validate` takes `tasks`, by default
             all that the model has the heads for, and `scenes`: `{tasks: [trace, refer], scenes: 64}`.
@@ -51,5 +53,12 @@ class TrainConfig:
     model: ModelSettings = field(default_factory=ModelSettings)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    dense: DenseCompanionConfig | None = None
     evaluate: str | None = None
     evaluate_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.dense is not None and self.data.cache_features:
+            raise ConfigError(
+                "dense teaches the towers, but with cache_features they never run. Leave one of them out."
+            )

@@ -226,6 +226,11 @@ class SourceRows:
         """The row of the pixel cache that holds image `index`; None if there is none."""
         return None if self.cache is None else self.cache.row(self._names[index])
 
+    @property
+    def file_names(self) -> list[str]:
+        """Of the pictures of a pixel cache, in order, without their folders."""
+        return [os.path.basename(name) for name in self._names]
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         first, *others = (self.rows[i] for i in self.groups[index])
         row = {**first, "source": self.name}

@@ -10,7 +10,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from statistics import fmean
@@ -29,6 +29,8 @@ from tqdm.auto import tqdm
 
 from pixelllm_hf.training import checkpointing
 from pixelllm_hf.training.config import ConfigError, OptimizerConfig, RunConfig, to_dict
+from pixelllm_hf.training.log_window import LogWindow
+from pixelllm_hf.training.optimizers import build_optimizers
 from pixelllm_hf.training.parameter_groups import parameter_groups
 from pixelllm_hf.training.schedule import learning_rate_factor
 from pixelllm_hf.training.weight_average import WeightAverage
@@ -122,13 +124,12 @@ class Trainer:
             layer_decay=optimizer.layer_decay,
             lr_multipliers=optimizer.lr_multipliers,
         )
-        bare_optimizer = torch.optim.AdamW(groups, betas=optimizer.betas, eps=optimizer.eps, fused=True)
-        self.model, self.optimizer = accelerator.prepare(model, bare_optimizer)
-        self.bare_optimizer = bare_optimizer
+        self.bare_optimizers = build_optimizers(model, groups, optimizer)
+        self.model, *self.optimizers = accelerator.prepare(model, *self.bare_optimizers)
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.average = WeightAverage(model, optimizer.ema_decay) if optimizer.ema_decay else None
         self.step = 0
-        self.window = _Window()
+        self.window = LogWindow()
         self.last_metrics: dict[str, float] = {}
         self.stop_signal: int | None = None
 
@@ -192,7 +193,7 @@ class Trainer:
         run, accelerator = self.run_config, self.accelerator
         self.model.train()
         factor = learning_rate_factor(self.step, warmup_steps=run.warmup_steps, total_steps=run.total_steps)
-        for group in self.bare_optimizer.param_groups:
+        for group in [group for optimizer in self.bare_optimizers for group in optimizer.param_groups]:
             group["lr"] = group["base_lr"] * factor
         totals: dict[str, Tensor] = {}
         by_source: list[tuple[str, Tensor]] = []
@@ -220,8 +221,9 @@ class Trainer:
             self._fail("loss", losses, norm)
         if not math.isfinite(norm) and accelerator.scaler is None:  # fp16's loss scaler skips such a step itself
             self._fail("gradient", losses, norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         self.step += 1
         if self.average:
             self.average.update(self.step)
@@ -242,9 +244,10 @@ class Trainer:
 
     def _fail(self, what: str, losses: Mapping[str, float], norm: float) -> None:
         parts = ", ".join(f"{name} {value!r}" for name, value in losses.items())
+        rate = self.bare_optimizers[0].param_groups[0]["lr"]
         raise NonFiniteLossError(
             f"The {what} of step {self.step + 1} is not finite: {parts}, gradient norm {norm!r}, learning rate "
-            f"{self.bare_optimizer.param_groups[0]['lr']:.3g}. Nothing was saved after it; the newest checkpoint in "
+            f"{rate:.3g}. Nothing was saved after it; the newest checkpoint in "
             f"{str(self.output_dir / 'checkpoints')!r} is intact. Resume with a lower learning_rate or a max_grad_norm."
         )
 
@@ -353,7 +356,7 @@ class Trainer:
                 state.mkdir()
                 weights = checkpointing.model_tensors(self.bare_model, trained_only=self.trained_only)
                 checkpointing.save_tensors(state / "weights.safetensors", weights)
-                moments = checkpointing.optimizer_tensors(self.bare_optimizer)
+                moments = checkpointing.optimizer_tensors(self.bare_optimizers)
                 checkpointing.save_tensors(state / "optimizer.safetensors", moments)
                 if self.average:
                     checkpointing.save_tensors(state / "weight_average.safetensors", self.average.means)
@@ -422,7 +425,7 @@ class Trainer:
         weights = checkpointing.load_tensors(state / "weights.safetensors")
         checkpointing.load_model_tensors(self.bare_model, weights, trained_only=self.trained_only)
         moments = checkpointing.load_tensors(state / "optimizer.safetensors")
-        checkpointing.load_optimizer_tensors(self.bare_optimizer, moments)
+        checkpointing.load_optimizer_tensors(self.bare_optimizers, moments)
         if self.average:
             self.average.load(checkpointing.load_tensors(state / "weight_average.safetensors"))
         if self.accelerator.scaler is not None:
@@ -430,7 +433,7 @@ class Trainer:
         rank = self.accelerator.process_index
         checkpointing.restore_random_state(checkpointing.load_tensors(state / f"random-{rank}.safetensors"))
         self.step = saved["step"]
-        self.window = _Window.from_dict(saved["window"])
+        self.window = LogWindow.from_dict(saved["window"])
 
     def _trim_log(self) -> None:
         """Drop the rows that a killed run logged after its last checkpoint: they are about to be logged again."""
@@ -445,50 +448,6 @@ class Trainer:
             except (ValueError, KeyError):  # the last line of a killed run may be cut
                 continue
         checkpointing.write_text_atomically(path, "".join(f"{line}\n" for line in kept))
-
-
-class _Window:
-    """Sums since the last log row. They are in the checkpoint, so that the row after a resume is the same."""
-
-    def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.counts: dict[str, int] = {}
-        self.images = 0
-        self.rate = 0.0
-        self.seconds = 0.0
-        self.began = time.monotonic()
-
-    def add(self, values: Iterable[tuple[str, float]], rate: float | None = None) -> None:
-        for name, value in values:
-            self.sums[name] = self.sums.get(name, 0.0) + value
-            self.counts[name] = self.counts.get(name, 0) + 1
-        self.rate = self.rate if rate is None else rate
-
-    def pause(self, seconds: float) -> None:
-        """Leave out time that was not training."""
-        self.began += seconds
-
-    def close(self, step: int) -> dict[str, Any]:
-        """The row for the log; parts that a batch does not have are averaged over the batches that do."""
-        seconds = self.seconds + time.monotonic() - self.began
-        row: dict[str, Any] = {"step": step} | {name: self.sums[name] / self.counts[name] for name in self.sums}
-        row |= {"learning_rate": self.rate, "images_per_second": self.images / max(seconds, 1e-9)}
-        self.clear()
-        return row
-
-    def to_dict(self) -> dict[str, Any]:
-        seconds = self.seconds + time.monotonic() - self.began
-        return {"sums": self.sums, "counts": self.counts, "images": self.images, "rate": self.rate, "seconds": seconds}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> _Window:
-        window = cls()
-        for name, value in values.items():
-            setattr(window, name, value)
-        return window
 
 
 def _versions() -> dict[str, str]:

@@ -14,14 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers.utils import ModelOutput
 
 from pixelllm_hf.training.config import ConfigError, OptimizerConfig, RunConfig
-from pixelllm_hf.training.dense_labels import BACKGROUND, IGNORED, DenseLabels, dense_labels
+from pixelllm_hf.training.dense_heads import DenseHeads, DenseLabelOutput, DenseTaskConfig
+from pixelllm_hf.training.dense_labels import DenseLabels, dense_labels
 from pixelllm_hf.training.pixel_cache import PixelCache, open_pixel_cache
-
-BOX = "box"
 
 
 @dataclass
@@ -49,29 +46,6 @@ class DenseDataConfig:
 
 
 @dataclass
-class DenseTaskConfig:
-    """What the linear heads predict.
-
-    Args:
-        sub_cells: labels per side of a cell; 2 gives 4 labels a cell.
-        background_weight: of background cells in the loss; most cells are background.
-        tower_loss_weight: of each tower's own head; without it one tower may leave the seeing to the other.
-        attribute_loss_weight: of attributes (colour, size) where the instances carry them; 0 leaves them out.
-        box_loss_weight: of every object cell's guess at its object's box, mean absolute error in canvases. Without it
-            nothing makes the towers keep where a cell lies, and a prompt extractor, whose values carry no positions,
-            finds places only slowly. 0 leaves it out.
-        label_smoothing: of the class loss.
-    """
-
-    sub_cells: int = 2
-    background_weight: float = 0.3
-    tower_loss_weight: float = 0.5
-    attribute_loss_weight: float = 0.3
-    box_loss_weight: float = 0.0
-    label_smoothing: float = 0.0
-
-
-@dataclass
 class VisionPretrainConfig:
     """The whole recipe of `scripts/pretrain_vision.py`.
 
@@ -89,80 +63,18 @@ class VisionPretrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
 
-@dataclass
-class DenseLabelOutput(ModelOutput):
-    loss: Tensor | None = None
-    loss_parts: dict[str, Tensor] | None = None
-
-
 class DenseLabeller(nn.Module):
-    """The towers and throw-away linear heads: one on the fused map, one on each tower's own."""
+    """The towers and the throw-away heads that teach them."""
 
-    def __init__(
-        self,
-        vision_towers: nn.Module,
-        widths: dict[str, int],
-        classes: int,
-        attributes: dict[str, int],
-        task: DenseTaskConfig,
-    ):
+    def __init__(self, vision_towers: nn.Module, heads: DenseHeads):
         super().__init__()
-        self.vision_towers = vision_towers
-        self.task = task
-        self.outputs = {"class": classes + 1} | {name: n + 1 for name, n in attributes.items()} | {BOX: 4}
-        per_cell = sum(self.outputs.values()) * task.sub_cells**2
-        self.heads = nn.ModuleDict({name: nn.Linear(width, per_cell) for name, width in widths.items()})
+        self.vision_towers, self.heads = vision_towers, heads
 
     def forward(
         self, pixel_values: Tensor, pixel_mask: Tensor, labels: Tensor, boxes: Tensor | None = None
     ) -> DenseLabelOutput:
-        """pixel_values (B,3,S,S); pixel_mask (B,S,S); labels (B,1+A,G,G): class, then attributes, -1 ignored;
-        boxes (B,4,G,G) xyxy in canvases, of the object at each cell."""
-        features = self.vision_towers(pixel_values, pixel_mask)
-        parts: dict[str, Tensor] = {}
-        total = pixel_values.new_zeros(())
-        for name, head in self.heads.items():
-            logits = self._on_cells(head(features[name]).float(), labels.shape[-1])
-            weight = 1.0 if name == "fused" else self.task.tower_loss_weight
-            parts[name] = self._class_loss(logits[0], labels[:, 0])
-            total = total + weight * parts[name]
-            attributes = list(self.outputs)[1:-1] if self.task.attribute_loss_weight else []
-            for index, attribute in enumerate(attributes, 1):
-                # Background has no colour: only cells of objects that have the attribute count.
-                target = labels[:, index].masked_fill(labels[:, index] <= 0, IGNORED).long()
-                count = (target != IGNORED).sum().clamp(min=1)
-                loss = F.cross_entropy(logits[index], target, ignore_index=IGNORED, reduction="sum") / count
-                total = total + weight * self.task.attribute_loss_weight * loss
-                if name == "fused":
-                    parts[attribute] = loss
-            foreground = labels[:, 0] > BACKGROUND
-            if self.task.box_loss_weight and boxes is not None:
-                errors = (logits[-1] - boxes).abs().mean(1)
-                parts[f"{name}_box"] = (errors * foreground).sum() / foreground.sum().clamp(min=1)
-                total = total + weight * self.task.box_loss_weight * parts[f"{name}_box"]
-            with torch.no_grad():
-                hits = (logits[0].argmax(1) == labels[:, 0])[foreground]
-                parts[f"{name}_foreground_accuracy"] = hits.float().mean() if hits.numel() else total.new_ones(())
-                if name == "fused":
-                    hits = (logits[0].argmax(1) == labels[:, 0])[labels[:, 0] == BACKGROUND]
-                    parts["background_accuracy"] = hits.float().mean() if hits.numel() else total.new_ones(())
-        return DenseLabelOutput(loss=total, loss_parts=parts)
-
-    def _on_cells(self, logits: Tensor, cells: int) -> list[Tensor]:
-        """(B,h,w,s*s*K) -> per output (B,K_i,G,G); a map on another grid than the labels' is resized."""
-        s = self.task.sub_cells
-        maps = logits.unflatten(-1, (s, s, -1)).permute(0, 5, 1, 3, 2, 4)  # B,K,h,s,w,s
-        maps = maps.flatten(4, 5).flatten(2, 3)
-        if maps.shape[-1] != cells:
-            maps = F.interpolate(maps, size=(cells, cells), mode="bilinear", align_corners=False)
-        return list(maps.split(list(self.outputs.values()), dim=1))
-
-    def _class_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        weight = logits.new_ones(logits.shape[1])
-        weight[BACKGROUND] = self.task.background_weight
-        return F.cross_entropy(
-            logits, target.long(), weight, ignore_index=IGNORED, label_smoothing=self.task.label_smoothing
-        )
+        """pixel_values (B,3,S,S), pixel_mask (B,S,S); the rest as in `DenseHeads`."""
+        return self.heads(self.vision_towers(pixel_values, pixel_mask), labels, boxes)
 
 
 class DenseBatches:
@@ -248,6 +160,13 @@ def dense_batches(
     train = DenseBatches(cache, labels, rows, batch_size=data.batch_size, seed=seed, flip=data.flip)
     held_out = DenseBatches(held_cache, held_labels, held_rows, batch_size=data.batch_size, seed=seed)
     return train, held_out, labels
+
+
+def save_dense_heads(heads: nn.Module, path: Path) -> None:
+    """The heads' weights as safetensors, for a recipe's `dense.heads`."""
+    from safetensors.torch import save_file
+
+    save_file({k: v.detach().cpu().float().contiguous() for k, v in heads.state_dict().items()}, str(path))
 
 
 def save_vision_towers(vision_towers: nn.Module, path: Path, about: Iterable[str] = ()) -> None:

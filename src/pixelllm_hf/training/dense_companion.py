@@ -1,0 +1,122 @@
+"""Dense labels beside language: towers that train along go on learning what is where from every picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pixelllm_hf.data.mixing import GroundedBatches
+from pixelllm_hf.modeling.model_output import PixelLLMOutput
+from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
+from pixelllm_hf.training.config import ConfigError
+from pixelllm_hf.training.dense_heads import DenseHeads, DenseTaskConfig
+from pixelllm_hf.training.dense_labels import DenseLabels, dense_labels
+
+LOOKS = ("fused_box", "fused_foreground_accuracy")  # what the log shows of the heads
+
+
+@dataclass
+class DenseCompanionConfig:
+    """What the towers learn beside language.
+
+    Args:
+        instances: COCO instances file of the pictures that the sources show.
+        heads: `dense_heads.safetensors` of `scripts/pretrain_vision.py` to start from. Random heads would first teach
+            the towers nonsense.
+        weight: of this loss in the total.
+    """
+
+    instances: str
+    heads: str | None = None
+    weight: float = 1.0
+    task: DenseTaskConfig = field(default_factory=DenseTaskConfig)
+
+
+class WithDenseLabels(nn.Module):
+    """A model whose pictures come with dense labels; its loss has the heads' loss on top, as part `dense`."""
+
+    def __init__(self, model: PixelLLMForGroundedGeneration, heads: DenseHeads, weight: float):
+        super().__init__()
+        self.model, self.heads, self.weight = model, heads, weight
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        pixel_mask: Tensor,
+        dense_labels: Tensor,
+        dense_boxes: Tensor,
+        **batch: Any,
+    ) -> PixelLLMOutput:
+        """dense_labels (B,1+A,G,G), dense_boxes (B,4,G,G) as in `DenseHeads`; the rest as in the model."""
+        features = self.model.get_image_features(pixel_values, pixel_mask)
+        output = self.model(image_features=features, pixel_mask=pixel_mask, **batch)
+        dense = self.heads(features, dense_labels, dense_boxes)
+        output.loss = output.loss + self.weight * dense.loss
+        looks = {name: part for name, part in dense.loss_parts.items() if name in LOOKS}
+        output.loss_parts = {**output.loss_parts, "dense": dense.loss, **looks}
+        return output
+
+
+class DenseLabelBatches:
+    """Batches of grounded rows with the dense labels of their pictures.
+
+    Needs sources whose pictures are the same every time, without random scale or flip, and known to the labels.
+    """
+
+    def __init__(self, batches: GroundedBatches, labels: DenseLabels, canvas: int):
+        self.batches, self.boxes, self.canvas = batches, labels.boxes, canvas
+        self.labels = np.stack([labels.labels, *labels.attributes.values()], axis=1)
+        row_of = {file.name: row for row, file in enumerate(labels.image_files)}
+        sources: dict[str, Any] = batches.sources
+        self.rows: dict[str, np.ndarray] = {}
+        for name, source in sources.items():
+            if getattr(source, "cache", None) is None or source.flip:
+                raise ConfigError(
+                    f"dense labels need pictures that are the same every time, but those of source {name!r} are scaled "
+                    "or flipped at random, or are not there. Set its scale to [1, 1], its flip to 0 and data.cache_dir."
+                )
+            rows = [row_of.get(file) for file in source.file_names]
+            if missing := sum(row is None for row in rows):
+                raise ConfigError(
+                    f"{missing} of {len(rows)} pictures of source {name!r} are not in dense.instances. Take the "
+                    "instances file of the same pictures."
+                )
+            self.rows[name] = np.array(rows)
+
+    def batch_at(self, index: int) -> dict[str, Any]:
+        batch, plan = self.batches.batch_at(index), self.batches.plan.at(index)
+        rows = self.rows[plan.source][list(plan.indices)]
+        boxes = self.boxes[rows].astype(np.float32) / self.canvas
+        return {
+            **batch,
+            "dense_labels": torch.from_numpy(self.labels[rows]),
+            "dense_boxes": torch.from_numpy(boxes),
+        }
+
+
+def with_dense_labels(
+    model: PixelLLMForGroundedGeneration, batches: GroundedBatches, config: DenseCompanionConfig, cache_dir: str | None
+) -> tuple[WithDenseLabels, DenseLabelBatches]:
+    """The model and the batches of a recipe that has `dense`."""
+    if cache_dir is None:
+        raise ConfigError("dense needs data.cache_dir: the folder that receives the labels.")
+    vision: Any = model.config.vision_config
+    if not any(parameter.requires_grad for parameter in model.vision_towers.parameters()):
+        raise ConfigError("dense teaches the towers, but they are frozen. Take vision_towers out of model.freeze.")
+    canvas, cells = model.config.image_size, vision.grid_size * config.task.sub_cells
+    labels = dense_labels(config.instances, "", cache_dir, canvas=canvas, cells=cells)
+    heads = DenseHeads.for_model(vision, labels, config.task)
+    if config.heads is not None:
+        try:
+            heads.load_state_dict(load_file(config.heads))
+        except (OSError, RuntimeError) as error:
+            raise ConfigError(
+                f"The heads {config.heads!r} cannot be taken ({error}). Make them with scripts/pretrain_vision.py from "
+                "the same instances and task."
+            ) from error
+    return WithDenseLabels(model, heads, config.weight), DenseLabelBatches(batches, labels, canvas)

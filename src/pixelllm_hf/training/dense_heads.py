@@ -1,0 +1,116 @@
+"""What teaches the towers what is where: linear heads that name every cell of their maps, and their losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.utils import ModelOutput
+
+from pixelllm_hf.modeling.vision_towers import VisionFeatures
+from pixelllm_hf.training.dense_labels import BACKGROUND, IGNORED, DenseLabels
+
+BOX = "box"
+
+
+@dataclass
+class DenseTaskConfig:
+    """What the linear heads predict.
+
+    Args:
+        sub_cells: labels per side of a cell; 2 gives 4 labels a cell.
+        background_weight: of background cells in the loss; most cells are background.
+        tower_loss_weight: of each tower's own head; without it one tower may leave the seeing to the other.
+        attribute_loss_weight: of attributes (colour, size) where the instances carry them; 0 leaves them out.
+        box_loss_weight: of every object cell's guess at its object's box, mean absolute error in canvases. Without it
+            nothing makes the towers keep where a cell lies, and a prompt extractor, whose values carry no positions,
+            finds places only slowly. 0 leaves it out.
+        label_smoothing: of the class loss.
+    """
+
+    sub_cells: int = 2
+    background_weight: float = 0.3
+    tower_loss_weight: float = 0.5
+    attribute_loss_weight: float = 0.3
+    box_loss_weight: float = 0.0
+    label_smoothing: float = 0.0
+
+
+@dataclass
+class DenseLabelOutput(ModelOutput):
+    loss: Tensor | None = None
+    loss_parts: dict[str, Tensor] | None = None
+
+
+class DenseHeads(nn.Module):
+    """Throw-away linear heads: one on the fused map, one on each tower's own."""
+
+    def __init__(self, widths: dict[str, int], classes: int, attributes: dict[str, int], task: DenseTaskConfig):
+        """widths: channels of each map by its name in `VisionFeatures`; attributes: how many values each has."""
+        super().__init__()
+        self.task = task
+        self.outputs = {"class": classes + 1} | {name: n + 1 for name, n in attributes.items()} | {BOX: 4}
+        per_cell = sum(self.outputs.values()) * task.sub_cells**2
+        self.heads = nn.ModuleDict({name: nn.Linear(width, per_cell) for name, width in widths.items()})
+
+    @classmethod
+    def for_model(cls, vision_config: Any, labels: DenseLabels, task: DenseTaskConfig) -> DenseHeads:
+        """For the maps of a model's towers and the names in the labels."""
+        widths = {
+            "fused": vision_config.feature_channels,
+            "eva02": vision_config.eva02_config.hidden_size,
+            "sam": vision_config.sam_config.output_channels,
+        }
+        attributes = {name: len(values) for name, values in labels.attribute_names.items()}
+        return cls(widths, len(labels.class_names), attributes, task)
+
+    def forward(self, features: VisionFeatures, labels: Tensor, boxes: Tensor | None = None) -> DenseLabelOutput:
+        """features: maps (B,h,w,C); labels (B,1+A,G,G): class, then attributes, -1 ignored; boxes (B,4,G,G) xyxy in
+        canvases, of the object at each cell."""
+        parts: dict[str, Tensor] = {}
+        total = features["fused"].new_zeros((), dtype=torch.float32)
+        for name, head in self.heads.items():
+            logits = self._on_cells(head(features[name]).float(), labels.shape[-1])
+            weight = 1.0 if name == "fused" else self.task.tower_loss_weight
+            parts[name] = self._class_loss(logits[0], labels[:, 0])
+            total = total + weight * parts[name]
+            attributes = list(self.outputs)[1:-1] if self.task.attribute_loss_weight else []
+            for index, attribute in enumerate(attributes, 1):
+                # Background has no colour: only cells of objects that have the attribute count.
+                target = labels[:, index].masked_fill(labels[:, index] <= 0, IGNORED).long()
+                count = (target != IGNORED).sum().clamp(min=1)
+                loss = F.cross_entropy(logits[index], target, ignore_index=IGNORED, reduction="sum") / count
+                total = total + weight * self.task.attribute_loss_weight * loss
+                if name == "fused":
+                    parts[attribute] = loss
+            foreground = labels[:, 0] > BACKGROUND
+            if self.task.box_loss_weight and boxes is not None:
+                errors = (logits[-1] - boxes).abs().mean(1)
+                parts[f"{name}_box"] = (errors * foreground).sum() / foreground.sum().clamp(min=1)
+                total = total + weight * self.task.box_loss_weight * parts[f"{name}_box"]
+            with torch.no_grad():
+                hits = (logits[0].argmax(1) == labels[:, 0])[foreground]
+                parts[f"{name}_foreground_accuracy"] = hits.float().mean() if hits.numel() else total.new_ones(())
+                if name == "fused":
+                    hits = (logits[0].argmax(1) == labels[:, 0])[labels[:, 0] == BACKGROUND]
+                    parts["background_accuracy"] = hits.float().mean() if hits.numel() else total.new_ones(())
+        return DenseLabelOutput(loss=total, loss_parts=parts)
+
+    def _on_cells(self, logits: Tensor, cells: int) -> list[Tensor]:
+        """(B,h,w,s*s*K) -> per output (B,K_i,G,G); a map on another grid than the labels' is resized."""
+        s = self.task.sub_cells
+        maps = logits.unflatten(-1, (s, s, -1)).permute(0, 5, 1, 3, 2, 4)  # B,K,h,s,w,s
+        maps = maps.flatten(4, 5).flatten(2, 3)
+        if maps.shape[-1] != cells:
+            maps = F.interpolate(maps, size=(cells, cells), mode="bilinear", align_corners=False)
+        return list(maps.split(list(self.outputs.values()), dim=1))
+
+    def _class_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        weight = logits.new_ones(logits.shape[1])
+        weight[BACKGROUND] = self.task.background_weight
+        return F.cross_entropy(
+            logits, target.long(), weight, ignore_index=IGNORED, label_smoothing=self.task.label_smoothing
+        )

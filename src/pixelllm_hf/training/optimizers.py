@@ -1,0 +1,45 @@
+"""What moves the weights: AdamW as in the reference, or Muon for the matrices with AdamW for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from pixelllm_hf.training.config import OptimizerConfig
+
+# Layers whose outputs are scores of classes: Muon is made for hidden layers.
+_SCORES = ("lm_head", "heads")
+
+
+def build_optimizers(
+    model: nn.Module, groups: Sequence[dict[str, Any]], config: OptimizerConfig
+) -> list[torch.optim.Optimizer]:
+    """The optimizers over the groups of `parameter_groups`, which they share between them; all step together.
+
+    With `config.muon` the weights of linear layers are Muon's (https://kellerjordan.github.io/posts/muon), scaled so
+    that a learning rate means to them what it means to AdamW.
+    """
+    matrices = linear_weights(model) if config.muon else set()
+    settings: dict[str, Any] = {"betas": config.betas, "eps": config.eps, "fused": True}
+    optimizers: list[torch.optim.Optimizer] = []
+    if rest := [part for group in groups if (part := _only(group, matrices, inside=False))]:
+        optimizers.append(torch.optim.AdamW(rest, **settings))
+    if hidden := [part for group in groups if (part := _only(group, matrices, inside=True))]:
+        optimizers.append(torch.optim.Muon(hidden, adjust_lr_fn="match_rms_adamw"))
+    return optimizers
+
+
+def linear_weights(model: nn.Module) -> set[str]:
+    """The names of the weights of linear layers, without those that score classes."""
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    hidden = [name for name in layers if not any(part in _SCORES for part in name.split("."))]
+    return {f"{name}.weight".removeprefix(".") for name in hidden}
+
+
+def _only(group: dict[str, Any], names: set[str], *, inside: bool) -> dict[str, Any] | None:
+    """The group with the parameters of these names, or with the others; None if there are none."""
+    kept = [pair for pair in zip(group["names"], group["params"], strict=True) if (pair[0] in names) == inside]
+    return {**group, "names": [name for name, _ in kept], "params": [p for _, p in kept]} if kept else None

@@ -1,0 +1,160 @@
+"""Towers that go on learning what is where while language trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
+from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
+from pixelllm_hf.training.config import ConfigError, from_dict
+from pixelllm_hf.training.dense_companion import (
+    DenseCompanionConfig,
+    DenseLabelBatches,
+    WithDenseLabels,
+    with_dense_labels,
+)
+from pixelllm_hf.training.dense_heads import DenseHeads
+from pixelllm_hf.training.dense_labels import dense_labels
+from pixelllm_hf.training.initial_model import load_processor
+from pixelllm_hf.training.parameter_groups import freeze
+from pixelllm_hf.training.recipe import TrainConfig
+from pixelllm_hf.training.sources import DataConfig, SourceConfig, grounded_batches
+from pixelllm_hf.training.vision_pretraining import save_dense_heads
+
+
+@pytest.fixture
+def model() -> PixelLLMForGroundedGeneration:
+    torch.manual_seed(0)
+    return PixelLLMForGroundedGeneration(PixelLLMConfig.for_tests())
+
+
+@pytest.fixture
+def made(
+    model: PixelLLMForGroundedGeneration, squares: SimpleNamespace, tokenizer_folder: Path, tmp_path: Path
+) -> Callable[..., tuple[WithDenseLabels, DenseLabelBatches]]:
+    """made(heads=None, **settings of the source) -> the model and the batches of a recipe with `dense`."""
+
+    def make(heads: Path | None = None, **settings: Any) -> tuple[WithDenseLabels, DenseLabelBatches]:
+        source = replace(SourceConfig("localized_narratives", str(squares.narratives), str(squares.images)), **settings)
+        data = DataConfig([source], batch_size=3, cache_dir=str(tmp_path))
+        processor = load_processor(str(tokenizer_folder), image_size=model.config.image_size)
+        batches = grounded_batches(data.sources, data, processor=processor, seed=1)
+        config = DenseCompanionConfig(str(squares.instances), heads=str(heads) if heads else None, weight=0.5)
+        return with_dense_labels(model, batches, config, data.cache_dir)
+
+    return make
+
+
+def test_every_picture_comes_with_its_own_labels(made: Any, squares: SimpleNamespace, tmp_path: Path) -> None:
+    _, batches = made()
+    canvas, cells = 64, batches.labels.shape[-1]
+    labels = dense_labels(squares.instances, squares.images, tmp_path, canvas=canvas, cells=cells)
+    for index in range(4):
+        batch = batches.batch_at(index)
+        for row, picture in enumerate(batch["pixel_values"]):
+            # The squares are far brighter in one channel than the grey around them.
+            colourful = (picture.amax(0) - picture.amin(0) > 60).float()
+            here = torch.nn.functional.adaptive_avg_pool2d(colourful[None], cells)[0] > 0.9
+            assert here.any() and bool((batch["dense_labels"][row, 0][here] > 0).all())
+        own = {tuple(image.flatten().tolist()) for image in batch["dense_labels"][:, 0]}
+        assert len(own) == 3 and own <= {tuple(image.flatten().tolist()) for image in labels.labels}
+
+
+def test_the_loss_is_the_models_and_the_weighted_one_of_the_heads(made: Any) -> None:
+    both, batches = made()
+    batch = batches.batch_at(0)
+    batch.pop("source")
+    output = both(**batch)
+    labels, boxes = batch.pop("dense_labels"), batch.pop("dense_boxes")
+    alone = both.model(**batch)
+    features = both.model.get_image_features(batch["pixel_values"], batch["pixel_mask"])
+    heads = both.heads(features, labels, boxes)
+    torch.testing.assert_close(output.loss, alone.loss + 0.5 * heads.loss)
+    torch.testing.assert_close(output.loss_parts["text"], alone.loss_parts["text"])
+    torch.testing.assert_close(output.loss_parts["dense"], heads.loss)
+
+
+def test_the_towers_learn_from_the_heads(made: Any) -> None:
+    both, batches = made()
+    batch = batches.batch_at(0)
+    batch.pop("source")
+    gradients = []
+    for weight in (0.0, 0.5):
+        both.weight = weight
+        both.zero_grad()
+        both(**batch).loss.backward()
+        gradients.append(both.model.vision_towers.sam.neck[0].weight.grad.clone())
+    assert not torch.allclose(*gradients)
+
+
+def test_heads_go_on_from_their_file(made: Any, tmp_path: Path) -> None:
+    both, _ = made()
+    save_dense_heads(both.heads, tmp_path / "heads.safetensors")
+    again, _ = made(heads=tmp_path / "heads.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(both.heads.parameters(), again.heads.parameters(), strict=True))
+    other = DenseHeads({"fused": 40}, 9, {}, both.heads.task)
+    save_dense_heads(other, tmp_path / "other.safetensors")
+    with pytest.raises(ConfigError, match="other.safetensors"):
+        made(heads=tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"), [({"flip": 0.5}, "flip"), ({"scale": (0.75, 1.25)}, "scale")], ids=["flip", "scale"]
+)
+def test_pictures_that_change_are_refused(made: Any, settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        made(**settings)
+
+
+def test_pictures_without_labels_are_refused(made: Any, squares: SimpleNamespace, tmp_path: Path) -> None:
+    _, batches = made()
+    labels = dense_labels(squares.instances, squares.images, tmp_path, canvas=64, cells=8)
+    fewer = replace(labels, image_files=labels.image_files[1:])
+    with pytest.raises(ConfigError, match="1 of 12 pictures"):
+        DenseLabelBatches(batches.batches, fewer, 64)
+
+
+def test_frozen_towers_and_cached_features_are_refused(
+    made: Any, model: PixelLLMForGroundedGeneration, squares: SimpleNamespace
+) -> None:
+    source = {"format": "localized_narratives", "annotations": "a.jsonl", "images": "b"}
+    recipe = {"data": {"sources": [source], "cache_features": True}, "dense": {"instances": "c.json"}}
+    with pytest.raises(ConfigError, match="cache_features"):
+        from_dict(TrainConfig, recipe)
+    freeze(model, ["vision_towers"])
+    with pytest.raises(ConfigError, match="model.freeze"):
+        made()
+
+
+def test_a_recipe_with_dense_labels_gives_a_plain_model(
+    squares: SimpleNamespace, tokenizer_folder: Path, tmp_path: Path, launch: Callable[..., Any]
+) -> None:
+    recipe = {
+        "model": {"init": "for_tests", "processor": str(tokenizer_folder), "freeze": []},
+        "data": {
+            "batch_size": 3,
+            "cache_dir": str(tmp_path / "cache"),
+            "sources": [
+                {
+                    "format": "localized_narratives",
+                    "annotations": str(squares.narratives),
+                    "images": str(squares.images),
+                }
+            ],
+        },
+        "dense": {"instances": str(squares.instances)},
+        "run": {"output_dir": str(tmp_path / "run"), "total_steps": 2, "cpu": True, "progress": False},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    launch("train.py", tmp_path / "recipe.yaml").finish()
+    loaded, report = PixelLLMForGroundedGeneration.from_pretrained(tmp_path / "run" / "model", output_loading_info=True)
+    assert not report["unexpected_keys"] and not report["missing_keys"]
+    assert loaded.config.image_size == 64
