@@ -9,12 +9,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib import metadata
 from pathlib import Path
 
 import httpx
 import pytest
 
+from pixelllm_hf.publishing.model_card import validate_card
 from pixelllm_hf.publishing.repository import SPACE_MODEL_VARIABLE, publish_space
+from pixelllm_hf.space.gradio_internals import MADE_FOR
 from pixelllm_hf.space.launching import MODEL_VARIABLE
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +37,17 @@ def test_the_demo_is_a_space_with_all_that_the_page_needs(files):
 
 def test_publishing_and_the_demo_mean_the_same_variable():
     assert SPACE_MODEL_VARIABLE == MODEL_VARIABLE
+
+
+def test_the_space_runs_a_gradio_that_the_package_asks_for_and_the_demo_knows():
+    from packaging.requirements import Requirement
+
+    data = validate_card((DEMO / "README.md").read_text("utf-8"), kind="space").data
+    asked = [Requirement(line) for line in (DEMO / "requirements.txt").read_text("utf-8").splitlines()]
+    asked += [Requirement(line) for line in metadata.requires("pixelllm_hf") or []]
+    wanted = [requirement for requirement in asked if requirement.name == "gradio"]
+    assert len(wanted) >= 2 and all(data.sdk_version in requirement.specifier for requirement in wanted)
+    assert data.sdk_version.startswith(f"{MADE_FOR}.")
 
 
 def test_the_published_folder_serves_the_model_that_its_variable_names(files, tmp_path, small_checkpoint):

@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until interrupted; returns the exit code."""
+    from pixelllm_hf.space.gradio_internals import UnknownGradioError
     from pixelllm_hf.space.launching import DemoExtraMissingError, default_models, end_in_order, start_demo
 
     if args.examples is not None and not args.examples.is_dir():
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
             examples=args.examples or _source_tree_examples(),
             device=args.device,
         )
-    except DemoExtraMissingError as error:
+    except (DemoExtraMissingError, UnknownGradioError) as error:
         raise UsageError(str(error)) from error
     try:
         demo.wait()

@@ -10,7 +10,7 @@ import gradio as gr
 from .downloads import FORMATS, SIDES
 from .endpoints import ANSWERS, add_endpoints
 from .example_pictures import ExamplePictures
-from .page_events import PageEvents, lacks, task_choices
+from .page_events import PageEvents, Visitor, lacks, task_choices
 from .sealed_blocks import SealedBlocks
 from .service import Service
 from .shared_pictures import SharedPictures
@@ -41,7 +41,7 @@ def build_page(service: Service, examples: ExamplePictures, shared: SharedPictur
     lacking = service.lacking(None)
     with SealedBlocks(title=TITLE, analytics_enabled=False) as page:
         gr.Markdown(f"# {TITLE}\nPoint at a word to see its place, point at the picture to see the word.")
-        answered, linked = gr.State(None, time_to_live=3600), gr.State(None)
+        answered, linked, visitor = gr.State(None, time_to_live=3600), gr.State(None), gr.State(Visitor())
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 picture = gr.Image(
@@ -79,7 +79,7 @@ def build_page(service: Service, examples: ExamplePictures, shared: SharedPictur
                 viewer = LinkedViewer(
                     placeholder="Choose a picture. Then ask, draw a box on it, or click a point.", elem_id="viewer"
                 )
-                status = gr.Markdown("", elem_id="status", min_height=40)
+                status = gr.Markdown("", elem_id="status", min_height=48)
                 with gr.Accordion("Results as a table", open=False):
                     table = gr.Dataframe(
                         headers=["#", "text", "score", "box"], datatype=["number", "str", "str", "str"],
@@ -110,13 +110,13 @@ def build_page(service: Service, examples: ExamplePictures, shared: SharedPictur
         places = [*box, *point]
         asked = [picture, task, phrase, *places, beams, model]
         answer: dict[str, Any] = dict(
-            fn=events.answer, inputs=asked, outputs=[viewer, table, status, answered],
+            fn=events.answer, inputs=[*asked, visitor], outputs=[viewer, table, status, answered],
             show_progress="full", show_progress_on=status, concurrency_id=ANSWERS, **_PRIVATE,
         )  # fmt: skip
         others: dict[str, Any] = dict(concurrency_id=_OTHERS, concurrency_limit=2, show_progress="hidden", **_PRIVATE)
 
         show: dict[str, Any] = dict(
-            fn=events.show, inputs=picture, outputs=[*places, answered, table, status, viewer], **others
+            fn=events.show, inputs=[picture, visitor], outputs=[*places, answered, table, status, viewer], **others
         )
         # Not `change`: a link sets the picture together with its place.
         for event in (picture.upload, picture.clear, offered.load_input_event.then):
@@ -127,7 +127,7 @@ def build_page(service: Service, examples: ExamplePictures, shared: SharedPictur
         )  # fmt: skip
         ask.click(**answer)
         phrase.submit(**answer)
-        drawn = viewer.submit(events.drawn, None, [task, *places], queue=False, show_progress="hidden", **_PRIVATE)
+        drawn = viewer.submit(events.drawn, visitor, [task, *places], queue=False, show_progress="hidden", **_PRIVATE)
         drawn.success(**answer)
         model.change(events.choose_model, [model, task], [task, note_on_tasks], **others)
         make.click(

@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 import gradio as gr
 
+from .gradio_internals import internal
 from .limits import checked_request, checked_whole, read_picture, uploaded_file
 from .refusals import told
 from .service import Service
@@ -155,7 +156,8 @@ def tools_answer_in_json(blocks: gr.Blocks) -> None:
     """The MCP tools' texts are JSON. Gradio would write them as Python prints its values, which clients cannot read."""
     from mcp.types import TextContent
 
-    server: Any = blocks.mcp_server_obj
+    server: Any = internal(blocks, "mcp_server_obj")
+    internal(server, "postprocess_output_data")
     server.postprocess_output_data = lambda data, root_url: [
         TextContent(type="text", text=json.dumps(value, ensure_ascii=False)) for value in data
     ]

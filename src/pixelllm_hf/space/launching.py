@@ -76,7 +76,7 @@ def start_demo(
     models: folders, hub ids or "tiny". host: None is gradio's variable GRADIO_SERVER_NAME, or this machine alone.
     port: None is the first free one from 7860 on. share: through a tunnel of gradio's to the internet.
     max_queue: requests that wait; more are told that the queue is full. examples: folder of pictures to begin with.
-    Errors: `DemoExtraMissingError`, `ModelError`, OSError if the port is taken.
+    Errors: `DemoExtraMissingError`, `UnknownGradioError`, `ModelError`, OSError if the port is taken.
     """
     own = own_folder()  # before gradio is imported
     _require_extra()
@@ -87,6 +87,7 @@ def start_demo(
     from .endpoints import tools_answer_in_json
     from .example_pictures import ExamplePictures
     from .gate import Gate
+    from .gradio_internals import UnknownGradioError, internal
     from .limits import Limits
     from .service import Service
     from .shared_pictures import SharedPictures
@@ -99,7 +100,9 @@ def start_demo(
     page = build_page(service, offered, SharedPictures(own / "shared"), uploads)
     page.queue(max_size=max_queue, default_concurrency_limit=1, api_open=False)
     # Answers to visitors who have gone: gradio would keep those of two thousand, pictures and all.
-    page._queue.pending_messages_per_session = LRUCache(4 * max_queue + SESSIONS // 4)
+    queue = internal(page, "_queue")
+    internal(queue, "pending_messages_per_session")
+    queue.pending_messages_per_session = LRUCache(4 * max_queue + SESSIONS // 4)
     _, local_url, share_url = page.launch(
         server_name=host,
         server_port=port,
@@ -123,7 +126,11 @@ def start_demo(
             "middleware": [Middleware(Gate, upload_bytes=limits.upload_bytes, after_upload=served.trim)],
         },
     )
-    tools_answer_in_json(page)
+    try:
+        tools_answer_in_json(page)
+    except UnknownGradioError:
+        page.close(verbose=False)
+        raise
     closing = threading.Event()
     threading.Thread(target=_keep_trim, args=(served, closing), daemon=True).start()
     return Demo(page, share_url or local_url, closing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from .refusals import FOR_VISITORS, RefusedError, told
 from .service import Service
 from .share_link import SharedView, read_query
 from .shared_pictures import SharedPictures
-from .view import ShownPicture, build_view
+from .view import ShownPicture, build_view, shown_score
 
 TASKS = {
     "caption": "Describe",
@@ -45,6 +46,21 @@ class Answered:
     results: tuple[dict[str, Any], ...]
 
 
+@dataclass
+class Visitor:
+    """One for each session, and the same one in all its listeners, so that a later one stops an answer that is written.
+
+    turn: grows with every new picture and place; picture: the one that is looked at, None if that is not known.
+    """
+
+    turn: int = 0
+    picture: str | None = None
+
+    def looks_at(self, picture: Any) -> bool:
+        """Whether this picture is, as far as is known, the one on the page."""
+        return self.picture is None or not isinstance(picture, dict) or picture.get("path") == self.picture
+
+
 class PageEvents:
     """The page's listeners. They get values as the browser sends them (no preprocessing), so they check everything.
 
@@ -60,8 +76,10 @@ class PageEvents:
 
     # --- asking ---
 
-    def show(self, picture: Any) -> tuple[Any, ...]:
+    def show(self, picture: Any, visitor: Visitor) -> tuple[Any, ...]:
         """A new picture -> empty place fields, nothing answered, an empty table and note, and the viewer with it."""
+        visitor.turn += 1
+        visitor.picture = picture.get("path") if isinstance(picture, dict) else ""
         view = None
         if picture is not None:
             with told():
@@ -72,7 +90,8 @@ class PageEvents:
         self, picture: Any, task: Any, phrase: Any, *rest: Any
     ) -> Iterator[tuple[Any, list[list[Any]], str, Answered | None]]:
         """The controls' values -> view, rows of the table, note and what was answered, growing while it is written."""
-        *place, beams, model = rest
+        *place, beams, model, visitor = rest
+        turn = visitor.turn
         with told():
             box, point = _places(place)
             asked_phrase = task in ("refer", "segment")
@@ -88,14 +107,25 @@ class PageEvents:
             file, pixels = self._read(picture)
             shown, started = ShownPicture.of(pixels), time.perf_counter()
             results: list[GroundedCaption] = []
-            for results in self.service.stream(pixels, request, model=name, beams=width):
-                yield build_view(shown, results, task=request.task, writing=True), [], "Writing …", None
+            try:
+                with closing(self.service.stream(pixels, request, model=name, beams=width)) as steps:
+                    for results in steps:
+                        if turn != visitor.turn or not visitor.looks_at(picture):
+                            if visitor.looks_at(picture):  # another place in it was drawn; nobody writes on here
+                                yield build_view(shown, results, task=request.task), [], "Broken off.", None
+                            return
+                        yield build_view(shown, results, task=request.task, writing=True), [], "Writing …", None
+            except Exception:
+                if results and visitor.looks_at(picture):  # what is there stays, but nobody writes on
+                    yield build_view(shown, results, task=request.task), [], "Broken off.", None
+                raise
             note = _note(request, results, time.perf_counter() - started)
             answered = Answered(file, request, width, name, tuple(result.to_dict() for result in results))
-            yield build_view(shown, results, task=request.task), _rows(results), note, answered
+            yield build_view(shown, results, task=request.task), _rows(results, request.task), note, answered
 
-    def drawn(self, event: gr.EventData) -> tuple[Any, ...]:
+    def drawn(self, visitor: Visitor, event: gr.EventData) -> tuple[Any, ...]:
         """A box or a point from the viewer -> the task and the place fields."""
+        visitor.turn += 1
         data = event._data if isinstance(event._data, dict) else {}
         place: list[float | None]
         with told():
@@ -207,11 +237,11 @@ def _places(numbers: Sequence[Any]) -> tuple[list[Any] | None, list[Any] | None]
     return (None if None in box else box), (None if None in point else point)
 
 
-def _rows(results: Sequence[GroundedCaption]) -> list[list[Any]]:
+def _rows(results: Sequence[GroundedCaption], task: str) -> list[list[Any]]:
     """Number, text, score and place of each result."""
     rows = []
     for number, result in enumerate(results, 1):
-        score = result.score if result.box_score is None else result.box_score
+        score = shown_score(result, task)
         place = "" if result.location is None else ", ".join(f"{value:.0f}" for value in result.location)
         shown = "" if score is None or not math.isfinite(score) else f"{score:.2f}"
         rows.append([number, result.text, shown, place])
@@ -228,4 +258,4 @@ def _note(request: Request, results: Sequence[GroundedCaption], seconds: float) 
     return f"{found} in {seconds:.1f} s."
 
 
-__all__ = ["TASKS", "Answered", "PageEvents", "lacks", "task_choices"]
+__all__ = ["TASKS", "Answered", "PageEvents", "Visitor", "lacks", "task_choices"]

@@ -8,6 +8,8 @@ from urllib.parse import unquote, urlsplit
 
 import gradio as gr
 
+from .gradio_internals import internal
+
 _OWN_FILES = "/gradio_api/file="
 
 
@@ -17,6 +19,10 @@ class SealedBlocks(gr.Blocks):
     Gradio downloads a file whose "path" is an address, for any kind of input. Here such a request is refused before;
     the address of a file that was uploaded here, which MCP clients have, is turned into that file.
     """
+
+    def __init__(self, **options: Any):
+        internal(gr.Blocks, "preprocess_data")
+        super().__init__(**options)
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
         return await super().preprocess_data(block_fn, [sealed(value) for value in inputs], *args, **kwargs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,7 +69,7 @@ class Service:
 
     def stream(
         self, picture: Image.Image, request: Request, *, model: str | None = None, beams: int = 1
-    ) -> Iterator[list[GroundedCaption]]:
+    ) -> Generator[list[GroundedCaption], None, None]:
         """The same while it is written, longer each time; at once what cannot be streamed."""
         name = self._ready(model, request)
         one = len(request.boxes) + len(request.points) <= 1

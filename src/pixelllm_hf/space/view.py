@@ -20,6 +20,7 @@ PICTURE_BYTES = 600_000  # of the JPEG; a noisy picture is made smaller until it
 MOST_ANSWERS = 100
 MOST_WORDS = 400
 MOST_LETTERS = 4000
+_GIVEN = ("refer", "segment")  # tasks whose texts come from the visitor: how likely they are says nothing
 _JPEG_QUALITY = 88
 
 
@@ -65,7 +66,7 @@ def build_view(
     results: of this picture, in the order they are to be listed; fewer and shorter ones while the model still writes.
     -> {"picture", "size" [w, h], "task", "writing", "answers": [{"text", "score", "box", "mask", "prompt",
     "prompt_box", "prompt_points", "words": [{"text", "start", "end", "point", "box", "score"}]}], "left_out"}.
-    A mask is a list of outlines [x0, y0, x1, y1, ...], or None; an answer's score is the detector's where there is one.
+    A mask is a list of outlines [x0, y0, x1, y1, ...], or None; an answer's score is that of `shown_score`.
     What is not finite is None. left_out: how many answers beyond the first hundred are not in it.
     """
     shown = picture if isinstance(picture, ShownPicture) else ShownPicture.of(picture)
@@ -80,17 +81,24 @@ def build_view(
         "size": [int(side) for side in shown.size],
         "task": task,
         "writing": bool(writing),
-        "answers": [_answer(result) for result in results[:MOST_ANSWERS]],
+        "answers": [_answer(result, task) for result in results[:MOST_ANSWERS]],
         "left_out": max(0, len(results) - MOST_ANSWERS),
     }
 
 
-def _answer(result: GroundedCaption) -> dict[str, Any]:
+def shown_score(result: GroundedCaption, task: str) -> float | None:
+    """How sure the model is of an answer: the detector of its box, the mask head of its mask, else of what it wrote."""
+    if result.box_score is not None:
+        return result.box_score
+    return result.mask_score if result.mask_score is not None or task in _GIVEN else result.score
+
+
+def _answer(result: GroundedCaption, task: str) -> dict[str, Any]:
     text = result.text[:MOST_LETTERS]
     words = [word for word in result.words[:MOST_WORDS] if word.end <= len(text)]
     return {
         "text": text,
-        "score": _number(result.score if result.box_score is None else result.box_score, digits=4),
+        "score": _number(shown_score(result, task), digits=4),
         "box": _numbers(result.box),
         "mask": None if result.mask is None else mask_outlines(result.mask),
         "prompt": None if result.prompt is None else result.prompt[:MOST_LETTERS],
@@ -98,18 +106,18 @@ def _answer(result: GroundedCaption) -> dict[str, Any]:
         "prompt_points": None
         if result.prompt_points is None
         else [[*point, int(label)] for x, y, label in result.prompt_points if (point := _numbers((x, y))) is not None],
-        "words": [_word(word) for word in words],
+        "words": [_word(word, task) for word in words],
     }
 
 
-def _word(word: GroundedWord) -> dict[str, Any]:
+def _word(word: GroundedWord, task: str) -> dict[str, Any]:
     return {
         "text": word.text,
         "start": int(word.start),
         "end": int(word.end),
         "point": _numbers(word.point),
         "box": _numbers(word.box),
-        "score": _number(word.score, digits=4),
+        "score": None if task in _GIVEN else _number(word.score, digits=4),
     }
 
 
@@ -134,4 +142,4 @@ def _jpeg(picture: Image.Image, scale: float) -> bytes:
     return buffer.getvalue()
 
 
-__all__ = ["ShownPicture", "build_view"]
+__all__ = ["ShownPicture", "build_view", "shown_score"]

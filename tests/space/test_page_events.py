@@ -1,0 +1,219 @@
+"""The page's listeners, called as gradio calls them, with a model that gives made-up answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from pixelllm_hf import GroundedCaption
+from pixelllm_hf.inference import Request, TooSlowError
+from pixelllm_hf.space.example_pictures import ExamplePictures
+from pixelllm_hf.space.limits import Limits
+from pixelllm_hf.space.service import Service
+from pixelllm_hf.space.shared_pictures import SharedPictures
+
+from .made_up import growing, made_up_caption, made_up_object, made_up_picture
+
+gr = pytest.importorskip("gradio", reason="needs gradio: pip install pixelllm_hf[demo]")
+
+NO_PLACE = [None] * 6
+CAPTION = made_up_caption()
+
+
+class MadeUpCaptioner:
+    """A model that sees a ball, or writes a caption; after `fails_after` words its time is up."""
+
+    fails_after: int | None = None
+
+    def missing_head(self, task: str) -> str | None:
+        return None
+
+    def __call__(self, images: Sequence[Any], request: Request, **options: Any) -> list[list[GroundedCaption]]:
+        about_objects = request.task in ("refer", "segment", "dense")
+        return [[made_up_object("ball", mask=request.task == "segment")] if about_objects else [CAPTION]]
+
+    def stream(self, image: Any, request: Request, **options: Any) -> Iterator[list[GroundedCaption]]:
+        for number, part in enumerate(growing(CAPTION)):
+            if number == self.fails_after:
+                raise TooSlowError("the answer took too long.")
+            yield [part]
+        yield [CAPTION]
+
+
+@pytest.fixture
+def captioner() -> MadeUpCaptioner:
+    return MadeUpCaptioner()
+
+
+@pytest.fixture
+def events(captioner: MadeUpCaptioner, tmp_path: Path) -> Any:
+    from pixelllm_hf.space.page_events import PageEvents
+
+    uploads = tmp_path / "uploads"
+    (tmp_path / "pictures").mkdir()
+    made_up_picture().save(tmp_path / "pictures" / "meadow.png")
+    examples = ExamplePictures.collect(tmp_path / "pictures", uploads / "offered")
+    service = Service({"tiny": captioner, "org/big": captioner}, Limits())  # type: ignore[dict-item]
+    return PageEvents(service, examples, SharedPictures(tmp_path / "shared"), uploads)
+
+
+def upload(events: Any, name: str = "mine.png") -> dict[str, str]:
+    """Gradio's record of a picture that a visitor has sent."""
+    file = events.uploads / name
+    made_up_picture().rotate(180).save(file)
+    return {"path": str(file)}
+
+
+def visitor() -> Any:
+    from pixelllm_hf.space.page_events import Visitor
+
+    return Visitor()
+
+
+def example(events: Any) -> dict[str, str]:
+    return {"path": str(events.examples.files["meadow"])}
+
+
+def answers(
+    events: Any,
+    picture: Any,
+    task: str,
+    phrase: str = "",
+    place: Sequence[Any] = NO_PLACE,
+    beams: int = 1,
+    model: str = "",
+) -> list[tuple[Any, ...]]:
+    """All that the page is told, one after the other."""
+    return list(events.answer(picture, task, phrase, *place, beams, model, visitor()))
+
+
+def opened(events: Any, query: str) -> tuple[Any, ...]:
+    from starlette.datastructures import QueryParams
+
+    return events.open_link(SimpleNamespace(query_params=QueryParams(query.removeprefix("?"))))
+
+
+# --- answers ---
+
+
+def test_an_answer_grows_and_is_kept_when_it_is_whole(events):
+    told = answers(events, upload(events), "caption")
+    assert [view["writing"] for view, *_ in told] == [True] * (len(told) - 1) + [False]
+    texts = [view["answers"][0]["text"] for view, *_ in told]
+    assert texts == sorted(texts, key=len) and texts[-1] == CAPTION.text
+    *_, (_, rows, note, answered) = told
+    assert rows[0][:3] == [1, CAPTION.text, "0.80"] and "words in" in note
+    assert [GroundedCaption.from_dict(record) for record in answered.results] == [CAPTION]
+
+
+def test_an_answer_that_breaks_off_is_told_to_be_over_before_the_error_is(events, captioner):
+    captioner.fails_after = 3
+    told = []
+    with pytest.raises(gr.Error, match="took too long"):
+        for step in events.answer(upload(events), "caption", "", *NO_PLACE, 1, "", visitor()):
+            told.append(step)
+    (before, *_), (after, rows, note, answered) = told[-2:]
+    assert before["writing"] and not after["writing"]
+    assert after["answers"] == before["answers"], "the words stay"
+    assert (rows, note, answered) == ([], "Broken off.", None), "half an answer is not taken away or linked to"
+
+
+def test_an_answer_that_fails_before_its_first_word_changes_nothing(events, captioner):
+    captioner.fails_after = 0
+    with pytest.raises(gr.Error, match="took too long"):
+        next(events.answer(upload(events), "caption", "", *NO_PLACE, 1, "", visitor()))
+
+
+@pytest.mark.parametrize("change", ["picture", "place", "cleared"])
+def test_an_answer_ends_when_its_visitor_looks_elsewhere(events, change):
+    who, mine = visitor(), upload(events)
+    events.show(mine, who)
+    told = events.answer(mine, "caption", "", *NO_PLACE, 1, "", who)
+    assert next(told)[0]["writing"]
+    if change == "place":
+        events.drawn(who, SimpleNamespace(_data={"point": [5, 6]}))
+    else:
+        events.show(None if change == "cleared" else example(events), who)
+    last = list(told)
+    assert [view["writing"] for view, *_ in last] == ([False] if change == "place" else [])
+    if change == "picture":
+        *_, (_, _, _, answered) = events.answer(example(events), "caption", "", *NO_PLACE, 1, "", who)
+        assert answered is not None, "a question about the new one is answered"
+
+
+def test_a_question_that_waited_while_another_picture_came_is_not_answered(events):
+    who, mine = visitor(), upload(events)
+    events.show(example(events), who)
+    assert list(events.answer(mine, "caption", "", *NO_PLACE, 1, "", who)) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "rule"),
+    [([1, 2, None, 4, None, None], "a box needs four numbers"), ([None] * 4 + [5, None], "a point needs two numbers")],
+)
+def test_half_a_place_is_refused(events, place, rule):
+    with pytest.raises(gr.Error, match=rule):
+        answers(events, upload(events), "region", place=place)
+
+
+# --- scores ---
+
+
+@pytest.mark.parametrize(
+    ("task", "box_score", "expected"), [("dense", 0.75, 0.75), ("segment", None, 0.9), ("refer", None, None)]
+)
+def test_an_objects_score_is_about_the_object_and_never_about_the_phrase(task, box_score, expected):
+    from pixelllm_hf.space.view import build_view, shown_score
+
+    thing = replace(made_up_object("ball", mask=task == "segment"), box_score=box_score, score=0.001)
+    assert shown_score(thing, task) == expected
+    (answer,) = build_view(made_up_picture(), [thing], task=task)["answers"]
+    assert answer["score"] == expected
+    scores = {word["score"] for word in answer["words"]}
+    assert scores == ({0.9} if task == "dense" else {None}), "the words of a phrase are the visitor's"
+
+
+# --- links ---
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize(
+    ("task", "phrase", "place", "beams", "model"),
+    [
+        ("caption", "", NO_PLACE, 1, "tiny"),
+        ("trace", "", NO_PLACE, 4, "org/big"),
+        ("region", "", [10.5, 20.0, 300.0, 400.0, None, None], 2, "tiny"),
+        ("region", "", [None] * 4 + [33.3, 44.0], 1, "tiny"),
+        ("refer", "the ball & <b>bone</b>", NO_PLACE, 1, "org/big"),
+        ("segment", "der Ball, rot", NO_PLACE, 1, "tiny"),
+        ("dense", "", NO_PLACE, 3, "tiny"),
+    ],
+)
+def test_a_link_sets_everything_as_it_was_and_asks_again(events, own, task, phrase, place, beams, model):
+    picture = upload(events) if own else example(events)
+    *_, (_, _, _, answered) = answers(events, picture, task, phrase, place, beams, model)
+    query = events.link(answered)
+    assert ("picture=" in query) == own and ("example=meadow" in query) != own
+    file, chosen, prompt, *rest = opened(events, query)
+    assert (chosen["value"], prompt, rest[:6], rest[6], rest[7]) == (task, phrase, place, beams, model)
+    *_, ask_now = rest
+    assert ask_now, "a change of it asks"
+    pixels = made_up_picture().rotate(180) if own else made_up_picture()
+    assert Image.open(file).convert("RGB").tobytes() == pixels.tobytes()
+
+
+def test_there_is_nothing_to_link_to_before_an_answer(events):
+    with pytest.raises(gr.Error, match="ask something first"):
+        events.link(None)
+
+
+def test_an_address_without_a_link_changes_nothing(events):
+    *controls, ask_now = opened(events, "?__theme=dark")
+    assert ask_now is None
+    assert all(control == gr.skip() for control in controls)
