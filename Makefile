@@ -5,11 +5,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
+OUT := demo/out
 
 .PHONY: help demo browser test lint format docs clean
 
 help:
-	@echo "make demo   all tasks of the embedded model on the example pictures, drawn into demo/out"
+	@echo "make demo   all tasks of the embedded model on the example pictures, drawn into $(OUT)"
 	@echo "make test   run the tests"
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   the documentation, built into build/docs"
@@ -32,9 +33,9 @@ $(VENV)/.dev: $(VENV)/.package
 	@touch $@
 
 demo: $(VENV)/.package
-	@mkdir -p demo/out
-	$(BIN)/pixelllm caption demo/examples/scene.jpg demo/examples/coffee.jpg --draw demo/out --json demo/out/captions.jsonl
-	$(BIN)/python demo/all_tasks.py --out demo/out/all_tasks.png
+	@mkdir -p $(OUT)
+	$(BIN)/pixelllm caption demo/examples/scene.jpg demo/examples/coffee.jpg --draw $(OUT) --json $(OUT)/captions.jsonl
+	$(BIN)/python demo/all_tasks.py --out $(OUT)/all_tasks.png
 
 # Debian's Chromium for the browser tests, if it may be installed; else they are skipped by name.
 browser:

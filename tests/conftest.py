@@ -1,11 +1,16 @@
-"""A checkpoint folder of a small model with random weights, for tests that go through files."""
+"""What tests of several rooms need: a small model in a folder, an environment without the package, a Hub."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
+import time
 import venv
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -56,3 +61,70 @@ def python_without_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 if "pixelllm" not in entry.name.lower() and not (modules / entry.name).exists():
                     (modules / entry.name).symlink_to(entry)
     return folder / "bin" / "python"
+
+
+def _hub_server() -> Any:
+    """The module of the tests of publishing; tests are imported without packages."""
+    name = "pixelllm_tests_hub_server"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / "publishing" / "hub_server.py")
+        assert spec is not None and spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.fixture
+def make_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """`make_hub(**settings)` starts a Hub and points the client at it, with a token and an empty cache of its own."""
+    import transformers.utils.hub
+    from huggingface_hub import constants, file_download
+    from huggingface_hub.utils import (
+        _http,
+        are_progress_bars_disabled,
+        close_session,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    started = []
+
+    def start(**settings: Any) -> Any:
+        hub = _hub_server().LocalHub(**settings).__enter__()
+        started.append(hub)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setenv("HF_TOKEN", hub.token)
+        return hub
+
+    for name, value in {
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+        "HF_TOKEN_PATH": str(tmp_path / "token"),
+        "HF_STORED_TOKENS_PATH": str(tmp_path / "stored_tokens"),
+        "HF_HUB_DISABLE_XET": True,  # the server does not speak it
+        "HF_HUB_DISABLE_TELEMETRY": True,
+        "HF_HUB_OFFLINE": False,
+    }.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)  # it remembers the address of its first use
+    impatient = SimpleNamespace(**{name: getattr(time, name) for name in ("time", "monotonic", "perf_counter")})
+    impatient.sleep = lambda seconds: None  # the client waits longer and longer between attempts
+    monkeypatch.setattr(_http, "time", impatient)
+    monkeypatch.setattr(file_download, "time", impatient)
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield start
+    finally:
+        close_session()
+        if shown:
+            enable_progress_bars()
+        for hub in started:
+            hub.__exit__()
+            assert not [r.path for r in hub.requests if "xet" in r.path]
+
+
+@pytest.fixture
+def hub(make_hub: Any) -> Any:
+    return make_hub()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,})(?P<language>[^\s`]*)[^`]*$")
-_COMMENT = re.compile(r"^\s*<!--\s*(?P<key>not run|needs|run)\b\s*:?\s*(?P<value>.*?)\s*-->\s*$")
+_COMMENT = re.compile(r"^\s*<!--\s*(?P<key>not run|needs|run|with)\b\s*:?\s*(?P<value>.*?)\s*-->\s*$")
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Block:
 
     line: of its first line of code, from 1. not_run: why it cannot be run, from `<!-- not run: … -->` before it.
     needs: a head of the model without which it cannot be run, from `<!-- needs: … -->`. run: `<!-- run -->`, scripts
-    in it are run and not only their options checked.
+    in it are run and not only their options checked. server: what must answer meanwhile, from `<!-- with: hub -->`.
     """
 
     page: str
@@ -26,6 +26,7 @@ class Block:
     not_run: str | None = None
     needs: str | None = None
     run: bool = False
+    server: str | None = None
 
     @property
     def name(self) -> str:
@@ -53,7 +54,14 @@ def read_blocks(path: Path, page: str) -> list[Block]:
             text = "\n".join(code) + "\n"
             blocks.append(
                 Block(
-                    page, number + 1, fence["language"], text, said.get("not run"), said.get("needs"), "run" in said
+                    page,
+                    number + 1,
+                    fence["language"],
+                    text,
+                    said.get("not run"),
+                    said.get("needs"),
+                    "run" in said,
+                    said.get("with"),
                 )  # fmt: skip
             )
             said = {}

@@ -37,12 +37,13 @@ class Parsed(BaseException):
         self.arguments = arguments
 
 
-def check_block(code: str, *, run: bool, missing_heads: frozenset[str]) -> list[str]:
+def check_block(code: str, *, run: bool, missing_heads: frozenset[str], hub: bool = False) -> list[str]:
     """Check every command of a block, in the current folder; returns what was done with each.
 
     run: scripts are run, too. missing_heads: entries of the config that are None in the embedded checkpoint.
+    hub: there is one to publish to.
     """
-    return [check(words, run=run, missing_heads=missing_heads) for words in commands(code)]
+    return [check(words, run=run, missing_heads=missing_heads, hub=hub) for words in commands(code)]
 
 
 def commands(code: str) -> Iterator[list[str]]:
@@ -62,29 +63,29 @@ def commands(code: str) -> Iterator[list[str]]:
                 words.append(word)
 
 
-def check(words: list[str], *, run: bool, missing_heads: frozenset[str]) -> str:
+def check(words: list[str], *, run: bool, missing_heads: frozenset[str], hub: bool) -> str:
     while words and _ASSIGNMENT.match(words[0]):  # VARIABLE=value command
         words = words[1:]
     if not words or words[0] in ("export", "cd"):
         return "set"
     program, arguments = Path(words[0]).name, words[1:]
     if program == "pixelllm":
-        return check_pixelllm(arguments, missing_heads)
+        return check_pixelllm(arguments, missing_heads, hub)
     if program not in CHECKS:
         raise CommandError(f"{shlex.join(words)!r}: no check knows {program!r}. Add one, or mark the block 'not run'.")
     _check_repository_paths(arguments)
     return CHECKS[program](arguments, run)
 
 
-def check_pixelllm(arguments: list[str], missing_heads: frozenset[str]) -> str:
-    """Commands about pictures with the embedded model, and rehearsals, are run; of others the options are checked."""
+def check_pixelllm(arguments: list[str], missing_heads: frozenset[str], hub: bool) -> str:
+    """Commands about pictures with the embedded model, and publishing, are run; of others the options are checked."""
     from pixelllm_hf.cli import main
 
     if arguments == ["--version"]:
         return _expect(0, main, arguments)
     parsed = parse_only(lambda: main(arguments), ["pixelllm", *arguments])
     task = parsed.command
-    if task == "publish" and parsed.rehearse and parsed.folder.is_dir():
+    if task == "publish" and (hub or parsed.rehearse) and parsed.folder.is_dir():
         return _expect(0, main, arguments)
     if task not in ABOUT_PICTURES or parsed.model != EMBEDDED:
         return "parsed"

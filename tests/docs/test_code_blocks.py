@@ -4,6 +4,9 @@ The blocks of a page share a namespace and a folder and are run in their order. 
 the comment before it, and is listed here as skipped with that reason:
 
     <!-- not run: why -->    <!-- needs: mask_head_config -->    <!-- run -->  (scripts too, not only their options)
+
+Blocks that speak to a server have one on this machine: `<!-- with: hub -->` a Hub and what one publishes to it,
+`<!-- with: demo -->` the demo page.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import importlib.util
 import re
 import shutil
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +27,8 @@ import yaml
 REPOSITORY = Path(__file__).parents[2]
 PAGES = sorted((REPOSITORY / "docs").rglob("*.md")) + [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md"]
 HEADS = ("mask_head_config", "proposal_head_config")
+SERVERS = ("demo", "hub")
+ADDRESS = "http://127.0.0.1:7860"  # of the demo, if nobody else has this port
 UNCHECKED = ("text", "json")  # what is printed, not what is run
 
 
@@ -79,27 +85,31 @@ class Reader:
         for picture in (scene, coffee):
             shutil.copy(picture, folder / "photos")
 
-    def follow(self, block: Any) -> None:
-        """Do what the page says up to this block, as far as that has not been done."""
+    def follow(self, block: Any, serve: Callable[[str], Callable[[str], str]]) -> None:
+        """Do what the page says up to this block, as far as that has not been done.
+
+        serve: starts a server of a name and says how code reaches it.
+        """
         while block in self.todo:
             if self.failed:
                 pytest.fail(f"the block {self.failed} before it failed")
-            self._do(self.todo.pop(0))
+            self._do(self.todo.pop(0), serve)
         if not self.todo:
             self.namespace.clear()  # models of many pages fill a memory
 
-    def _do(self, block: Any) -> None:
+    def _do(self, block: Any, serve: Callable[[str], Callable[[str], str]]) -> None:
         if block.not_run is not None or block.needs in missing_heads():
             return
+        code = serve(block.server)(block.code) if block.server else block.code
         self.failed = block.name
         if block.language == "python":
-            lines = "\n" * (block.line - 1) + block.code  # tracebacks name the line of the page
-            code = compile(lines, str(REPOSITORY / block.page), "exec", dont_inherit=True)
-            exec(code, self.namespace)
+            lines = "\n" * (block.line - 1) + code  # tracebacks name the line of the page
+            exec(compile(lines, str(REPOSITORY / block.page), "exec", dont_inherit=True), self.namespace)
         elif block.language == "bash":
-            shell_commands.check_block(block.code, run=block.run, missing_heads=missing_heads())
+            hub = block.server == "hub"
+            shell_commands.check_block(code, run=block.run, missing_heads=missing_heads(), hub=hub)
         elif block.language == "yaml":
-            check_yaml(block.code)
+            check_yaml(code)
         else:
             raise AssertionError(f"{block.name}: no check for blocks of {block.language or 'no language'!r}")
         self.failed = None
@@ -120,9 +130,44 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
     return {page: Reader(page, tmp_path_factory.mktemp("page")) for page in dict.fromkeys(b.page for b in BLOCKS)}
 
 
+@pytest.fixture
+def with_hub(hub: Any) -> Callable[[str], str]:
+    """A Hub that knows org/pixelllm-mine; in the reader's folder what can be published: a model, narratives."""
+    from pixelllm_hf import default_checkpoint
+    from pixelllm_hf.data.scenes.writers import write_scenes
+    from pixelllm_hf.publishing import publish_model
+
+    model = Path("runs/tiny/model")
+    if not model.exists():
+        shutil.copytree(default_checkpoint(), model)
+        for task in ("trace", "refer"):
+            shutil.move(model / f"evaluation_{task}.json", f"{task}.json")
+        write_scenes("scenes", 2, 1)
+        shutil.move("scenes/localized_narratives.jsonl", "narratives.jsonl")
+        shutil.move("scenes/images", "images")
+    publish_model(model, "org/pixelllm-mine", examples=[], private=True)
+    return lambda code: code
+
+
+@pytest.fixture
+def with_demo() -> Iterator[Callable[[str], str]]:
+    """The demo with the embedded model."""
+    for name in ("gradio", "gradio_client", "mcp"):
+        pytest.importorskip(name, reason=f"the demo is not started: {name} is not installed")
+    from pixelllm_hf.space.launching import start_demo
+
+    demo = start_demo(["tiny"], device="cpu", host="127.0.0.1", quiet=True)
+    yield lambda code: code.replace(ADDRESS, demo.url.rstrip("/"))
+    demo.close()
+
+
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"{block.name}:{block.language}")
 def test_a_block_works_as_it_stands(
-    block: Any, readers: dict[str, Reader], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    block: Any,
+    readers: dict[str, Reader],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ):
     if block.not_run is not None:
         pytest.skip(f"{block.name} is not run: {block.not_run}")
@@ -132,7 +177,7 @@ def test_a_block_works_as_it_stands(
     monkeypatch.chdir(reader.folder)
     for name in ("HF_HUB_OFFLINE", "HF_EVALUATE_OFFLINE", "HF_DATASETS_OFFLINE"):
         monkeypatch.setenv(name, "1")
-    reader.follow(block)
+    reader.follow(block, lambda server: request.getfixturevalue(f"with_{server}"))
 
 
 @pytest.mark.parametrize(
@@ -150,6 +195,19 @@ def test_the_commands_at_the_top_of_a_script_or_recipe_are_understood(file: Path
         shell_commands.check_block(line, run=False, missing_heads=frozenset())
 
 
+def test_every_picture_of_the_readme_was_drawn_by_a_command_that_is_named_under_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(REPOSITORY)
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    pictures = re.findall(r"^!\[[^]]+\]\(([^)]+)\)\n\n(.+)$", text, re.M)
+    assert len(pictures) >= 2 and len(pictures) == text.count("](docs/images/")
+    for picture, below in pictures:
+        assert (REPOSITORY / picture).is_file()
+        drawn_by = re.match(r"\*Drawn by `([^`]+)`", below)
+        assert drawn_by and picture in drawn_by[1], f"{picture}: which command drew it?"
+        (words,) = shell_commands.commands(drawn_by[1])
+        assert words[0] in ("pixelllm", "python")
+
+
 def test_a_block_that_is_not_run_says_why():
     silent = [block.name for block in BLOCKS if block.not_run is not None and len(block.not_run.split()) < 4]
     assert not silent
@@ -157,6 +215,11 @@ def test_a_block_that_is_not_run_says_why():
 
 def test_a_block_needs_a_head_that_there_is():
     assert {block.needs for block in BLOCKS} <= {None, *HEADS}
+
+
+def test_a_block_has_a_server_that_there_is():
+    assert {block.server for block in BLOCKS} <= {None, *SERVERS}
+    assert all(ADDRESS in block.code for block in BLOCKS if block.server == "demo")
 
 
 def test_nothing_is_left_in_the_repository():

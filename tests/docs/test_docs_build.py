@@ -89,6 +89,20 @@ def test_the_reference_has_the_docstrings_and_their_examples_as_code(build: tupl
     assert "<blockquote>" not in page
 
 
+def test_every_public_name_is_in_the_reference(build: tuple[Path, str], pages: dict[Path, Page]):
+    import pixelllm_hf
+    from pixelllm_hf import publishing
+
+    described = {
+        anchor.rpartition(".")[2]
+        for file, page in pages.items()
+        if file.parent == build[0] / "reference"
+        for anchor in page.anchors
+        if anchor.startswith("pixelllm_hf.")
+    }
+    assert {*pixelllm_hf.__all__, *publishing.__all__} - {"__version__"} <= described
+
+
 def test_pages_fetch_nothing_from_other_servers(pages: dict[Path, Page]):
     fetched = {f"{file.name}: {url}" for file, page in pages.items() for url in page.fetched if urlsplit(url).netloc}
     assert not fetched

@@ -209,6 +209,58 @@ def test_words_are_streamed_as_they_are_in_the_record(pipe, pictures):
     assert [word["point"] for word in streamed] == [pytest.approx(word["point"]) for word in record["words"]]
 
 
+def test_words_about_a_place_are_streamed_too(pipe, pictures):
+    streamed = list(pipe.stream(pictures[0], boxes=[[4, 6, 40, 30]]))
+    (record,) = pipe(pictures[0], boxes=[[4, 6, 40, 30]])
+    assert [word["word"] for word in streamed] == [word["word"] for word in record["words"]]
+
+
+@pytest.mark.parametrize(
+    ("pictures_of", "options", "message"),
+    [
+        (lambda pictures: pictures, {}, "streamed for one picture at a time"),
+        (lambda pictures: pictures[0], {"prompt": "a dog", "task": "refer"}, "'refer' come all at once"),
+        (lambda pictures: pictures[0], {"task": "dense"}, "'dense' come all at once"),
+        (lambda pictures: pictures[0], {"num_beams": 2}, "streamer"),
+    ],
+)
+def test_what_is_not_written_word_by_word_is_not_streamed(pipe, pictures, pictures_of, options, message):
+    with pytest.raises(ValueError, match=message):
+        list(pipe.stream(pictures_of(pictures), **options))
+
+
+def test_a_streamer_of_ones_own_is_given_the_tokens_of_a_call(pipe, pictures):
+    from transformers.generation.streamers import BaseStreamer
+
+    class Collector(BaseStreamer):
+        def __init__(self):
+            self.tokens, self.ended = [], False
+
+        def put(self, value):
+            self.tokens.append(value.reshape(-1))
+
+        def end(self):
+            self.ended = True
+
+    collector = Collector()
+    (record,) = pipe(pictures[0], streamer=collector)
+    assert collector.ended
+    said = pipe.tokenizer or pipe.processor.tokenizer
+    assert said.decode(torch.cat(collector.tokens), skip_special_tokens=True) == record["generated_text"]
+
+
+def test_a_picture_that_cannot_be_read_is_named_also_in_a_stream(pipe, pictures, tmp_path):
+    from pixelllm_hf import ImageError
+
+    missing = tmp_path / "missing.png"
+    with pytest.raises((ImageError, OSError), match=r"missing\.png"):
+        pipe([pictures[0], missing])
+    answers = iter(pipe(iter([pictures[0], missing])))
+    assert next(answers)
+    with pytest.raises((ImageError, OSError), match=r"missing\.png"):
+        next(answers)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

@@ -92,6 +92,15 @@ def test_a_plain_card_says_what_is_not_known():
     assert "Stored as: F32" in text and "Not stated" in text and "## Limits" in text and "## Licences" in text
 
 
+@pytest.mark.parametrize("text", [TEXT, "---\nlicense: mit\n---\n\n# Bare\n", None])
+def test_every_part_has_its_licence_on_the_card(text: str | None):
+    body = card(text, license="cc-by-4.0").text
+    section = body[body.index("## Licences") :]
+    assert "Weights, configuration, tokenizer and this text: `cc-by-4.0`" in section
+    assert "Code (`*.py`)" in section and "Example pictures" in section and "Training data" in section
+    assert body.count("## Licences") == 1
+
+
 @pytest.mark.parametrize("text", [None, "# No metadata", "---\ntags: []\n---\n"])
 def test_a_card_without_a_licence_is_refused(text: str | None):
     with pytest.raises(PublishError, match="states no licence"):

@@ -312,6 +312,16 @@ def test_measured_numbers_reach_the_card_and_its_metadata(checkpoint: Path, hub:
     assert "evaluation_trace.json" in hub.files("org/small")
 
 
+def test_a_card_that_the_hub_itself_refuses_is_said_to_be_and_nothing_is_committed(
+    checkpoint: Path, hub: Any, monkeypatch: pytest.MonkeyPatch
+):
+    validate = hub._validate
+    monkeypatch.setattr(hub, "_validate", lambda asked: validate({"content": "---\n- a list\n---\n"}))
+    with pytest.raises(PublishError, match="not a dictionary"):
+        publish(checkpoint)
+    assert set(hub.files("org/small")) == {".gitattributes"} and hub.large == {}
+
+
 def test_numbers_of_other_weights_are_refused(checkpoint: Path, hub: Any, tmp_path: Path):
     other = tmp_path / "elsewhere.json"
     other.write_text(json.dumps(evaluation("0" * 64)))
@@ -330,6 +340,28 @@ def test_the_librarys_own_push_to_hub_works_too(small_checkpoint: Path, hub: Any
     PixelLLMForGroundedGeneration.from_pretrained(small_checkpoint).push_to_hub("org/small")
     PixelLLMProcessor.from_pretrained(small_checkpoint).push_to_hub("org/small")
     assert_same_answers(answers("org/small"), answers(small_checkpoint))
+
+
+def test_the_librarys_own_push_to_hub_sends_shards_of_the_size_that_is_asked_for(small_checkpoint: Path, hub: Any):
+    model = PixelLLMForGroundedGeneration.from_pretrained(small_checkpoint)
+    model.push_to_hub("org/small", max_shard_size=40_000)
+    assert sum(name.endswith(".safetensors") for name in hub.files("org/small")) > 3
+    before, after = model.state_dict(), PixelLLMForGroundedGeneration.from_pretrained("org/small").state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_without_a_size_the_shards_that_push_to_hub_sends_have_five_gigabytes_at_most(
+    small_checkpoint: Path, hub: Any, monkeypatch: pytest.MonkeyPatch
+):
+    model, sizes = PixelLLMForGroundedGeneration.from_pretrained(small_checkpoint), []
+    saved = model.save_pretrained
+    monkeypatch.setattr(
+        model,
+        "save_pretrained",
+        lambda *args, **options: (sizes.append(options["max_shard_size"]), saved(*args, **options)),
+    )
+    model.push_to_hub("org/small")
+    assert sizes == ["5GB"]
 
 
 def test_what_push_to_hub_sends_names_code_that_it_sends_and_a_folder_saved_here_has_none(

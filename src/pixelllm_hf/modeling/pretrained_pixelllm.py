@@ -77,6 +77,10 @@ class PixelLLMPreTrainedModel(PreTrainedModel):
         elif isinstance(module, FourierPositions):
             init.normal_(module.positional_encoding_gaussian_matrix, std=module.scale)
 
+    def push_to_hub(self, repo_id: str, *, max_shard_size: int | str | None = "5GB", **options: Any) -> str:
+        """As transformers', with weights in shards of at most 5 GB. `pixelllm_hf.publishing.push_model` sends more."""
+        return super().push_to_hub(repo_id, max_shard_size=max_shard_size, **options)
+
     def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
         """What goes to the Hub takes its code along, so that it loads where this package is not installed."""
         path = Path(working_dir) / "config.json"  # not there if an adapter alone was saved

@@ -184,7 +184,11 @@ class GroundedCaptioningPipeline(Pipeline):
         questions, many = _questions(image, boxes, points, prompt)
         if many:
             raise PromptError("words are streamed for one picture at a time, but several came. Call once for each.")
-        inputs = self.preprocess(list(questions), **{**self._preprocess_params, **preprocess})
+        asked = {**self._preprocess_params, **preprocess}
+        task = asked.get("task")
+        if task is not None and (task_prompt(task).text_is_answer or task_prompt(task).finds_objects):
+            raise PromptError(f"answers of task {task!r} come all at once and cannot be streamed. Call instead.")
+        inputs = self.preprocess(list(questions), **asked)
         inputs = self._ensure_tensor_on_device(inputs, device=self.device)
         generate_kwargs = {**self._forward_params, **forward}.get("generate_kwargs", {})
         words = self.processor.streamer(inputs)

@@ -1,7 +1,7 @@
 """The card of a published model: its text with the measured numbers filled in, and metadata that the Hub understands.
 
 Numbers come from evaluation files alone. What a card has a slot for (`<!-- usage --><!-- /usage -->`, `examples`,
-`metrics:TASK`) goes there; what it has none for becomes a section at its end.
+`licences`, `metrics:TASK`) goes there; what it has none for becomes a section at its end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .errors import PublishError
 
 PIPELINE_TAG = "image-text-to-text"  # the nearest task of the Hub that transformers has a pipeline for
 TAGS = ("grounded-captioning", "pixelllm")
-HEADINGS = {"usage": "## Use\n\n", "examples": "## Examples\n\n"}
+HEADINGS = {"usage": "## Use\n\n", "examples": "## Examples\n\n", "licences": "## Licences\n\n"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def render_model_card(
     if reports:
         metadata |= {"model_name": repo_id.split("/")[-1], "eval_results": eval_results(reports)}
     card.data = ModelCardData(**metadata)
-    card.text = _filled(card.text, _slots(repo_id, reports, examples))
+    card.text = _filled(card.text, _slots(repo_id, stated, reports, examples))
     content = str(card)
     validate_card(content)
     return content
@@ -90,8 +90,10 @@ def eval_results(reports: Iterable[Mapping[str, Any]]) -> list[EvalResult]:
     return results
 
 
-def _slots(repo_id: str, reports: Sequence[Mapping[str, Any]], examples: Sequence[Example]) -> dict[str, str]:
-    slots = {"usage": usage(repo_id)}
+def _slots(
+    repo_id: str, stated: str, reports: Sequence[Mapping[str, Any]], examples: Sequence[Example]
+) -> dict[str, str]:
+    slots = {"usage": usage(repo_id), "licences": licences(stated)}
     if examples:
         slots["examples"] = "\n\n".join(f"![{_alt(e.caption)}]({e.path})\n\n> {_quoted(e.caption)}" for e in examples)
     tasks = dict.fromkeys(report["task"] for report in reports)
@@ -142,6 +144,15 @@ model = AutoModel.from_pretrained("{repo_id}", trust_remote_code=True, revision=
 ```"""
 
 
+def licences(stated: str) -> str:
+    """Whose licence is for what. stated: that of the weights."""
+    return f"""- Weights, configuration, tokenizer and this text: `{stated}`, as in the metadata.
+- Code (`*.py`), which is that of `pixelllm_hf`: Apache-2.0.
+- Example pictures are drawn over pictures that keep their own licences; the clip-art of composed scenes is Microsoft's
+  Fluent Emoji (MIT).
+- Training data: licences of their own; what is known of them stands under training."""
+
+
 def _plain_card(repo_id: str, facts: Mapping[str, Any]) -> str:
     """What can be said without knowing how the model was trained; it says that this is not known."""
     lines = "\n".join(f"- {name}: {value}" for name, value in facts.items())
@@ -159,11 +170,6 @@ every word a point and a box.
 ## Training data
 
 Not stated. Ask whoever published this model before relying on it.
-
-## Licences
-
-The weights: as in the metadata of this card. The code of `pixelllm_hf`, also where it lies beside the weights:
-Apache-2.0. Training data has licences of its own.
 
 ## Limits
 
