@@ -16,6 +16,7 @@ from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.training.config import ConfigError
 from pixelllm_hf.training.dense_heads import DenseHeads, DenseTaskConfig
 from pixelllm_hf.training.dense_labels import DenseLabels, dense_labels
+from pixelllm_hf.training.sources import check_pictures_stay
 
 LOOKS = ("fused_box", "fused_foreground_accuracy")  # what the log shows of the heads
 
@@ -70,16 +71,12 @@ class DenseLabelBatches:
 
     def __init__(self, batches: GroundedBatches, labels: DenseLabels, canvas: int):
         self.batches, self.boxes, self.canvas = batches, labels.boxes, canvas
-        self.labels = np.stack([labels.labels, *labels.attributes.values()], axis=1)
+        self.labels = labels.stacked()
         row_of = {file.name: row for row, file in enumerate(labels.image_files)}
         sources: dict[str, Any] = batches.sources
+        check_pictures_stay(sources, "dense")
         self.rows: dict[str, np.ndarray] = {}
         for name, source in sources.items():
-            if getattr(source, "cache", None) is None or source.flip:
-                raise ConfigError(
-                    f"dense labels need pictures that are the same every time, but those of source {name!r} are scaled "
-                    "or flipped at random, or are not there. Set its scale to [1, 1], its flip to 0 and data.cache_dir."
-                )
             rows = [row_of.get(file) for file in source.file_names]
             if missing := sum(row is None for row in rows):
                 raise ConfigError(

@@ -32,6 +32,10 @@ class DenseLabels:
     attributes: dict[str, np.ndarray]
     attribute_names: dict[str, list[str]]
 
+    def stacked(self) -> np.ndarray:
+        """(N, 1 + attributes, G, G): labels, then attributes, as `DenseHeads` takes them."""
+        return np.stack([self.labels, *self.attributes.values()], axis=1)
+
 
 def dense_labels(
     instances_file: str | Path, images_dir: str | Path, cache_dir: str | Path, *, canvas: int, cells: int

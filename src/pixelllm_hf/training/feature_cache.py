@@ -16,6 +16,7 @@ from pixelllm_hf.data.mixing import GroundedBatches
 from pixelllm_hf.modeling.vision_towers import VisionFeatures
 from pixelllm_hf.training.config import ConfigError
 from pixelllm_hf.training.pixel_cache import PixelCache
+from pixelllm_hf.training.sources import check_pictures_stay
 
 CACHE_VERSION = 1
 IMAGES_AT_ONCE = 64
@@ -65,14 +66,9 @@ class CachedFeatureBatches:
         self.batches = batches
         self.caches: dict[str, FeatureCache] = {}
         sources: dict[str, Any] = batches.sources
+        check_pictures_stay(sources, "cache_features")
         for name, source in sources.items():
-            cache = getattr(source, "cache", None)
-            if cache is None or source.flip:
-                raise ConfigError(
-                    f"cache_features needs pictures that are the same every time, but those of source {name!r} are "
-                    "scaled or flipped at random, or are not there. Set its scale to [1, 1] and its flip to 0."
-                )
-            self.caches[name] = open_feature_cache(towers, cache, cache_dir, accelerator)
+            self.caches[name] = open_feature_cache(towers, source.cache, cache_dir, accelerator)
 
     def batch_at(self, index: int) -> dict[str, Any]:
         batch, plan = self.batches.batch_at(index), self.batches.plan.at(index)

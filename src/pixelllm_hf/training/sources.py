@@ -244,6 +244,16 @@ class SourceRows:
         return row
 
 
+def check_pictures_stay(sources: Mapping[str, Any], who: str) -> None:
+    """Raise unless every source shows its pictures alike every time, from a pixel cache; `who` needs that."""
+    for name, source in sources.items():
+        if getattr(source, "cache", None) is None or source.flip:
+            raise ConfigError(
+                f"{who} needs pictures that are the same every time, but those of source {name!r} are scaled or "
+                "flipped at random, or are not there. Set its scale to [1, 1] and its flip to 0."
+            )
+
+
 def _path(image: Any) -> str | None:
     return image if isinstance(image, str) else (image or {}).get("path")
 

@@ -93,7 +93,7 @@ class DenseBatches:
         if not len(rows):
             raise ConfigError("No image is left to train on; check the instances file and the image folder.")
         self.cache, self.rows, self.batch_size, self.seed, self.flip = cache, rows, batch_size, seed, flip
-        self.labels = np.stack([labels.labels, *labels.attributes.values()], axis=1)
+        self.labels = labels.stacked()
         self.boxes = labels.boxes
         self._epoch, self._order = -1, rows
 
