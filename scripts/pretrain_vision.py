@@ -15,7 +15,7 @@ from torch import nn
 
 from pixelllm_hf.training.checkpointing import CheckpointError
 from pixelllm_hf.training.config import ConfigError, load_config
-from pixelllm_hf.training.dense_heads import DenseHeads
+from pixelllm_hf.training.dense_heads import DENSE_HEADS_FILE, DenseHeads
 from pixelllm_hf.training.initial_model import initial_model
 from pixelllm_hf.training.trainer import NonFiniteLossError, Trainer, start
 from pixelllm_hf.training.vision_pretraining import (
@@ -27,7 +27,6 @@ from pixelllm_hf.training.vision_pretraining import (
 )
 
 WEIGHTS_FILE = "vision_towers.safetensors"
-HEADS_FILE = "dense_heads.safetensors"
 
 
 def main(recipe: VisionPretrainConfig) -> None:
@@ -38,12 +37,12 @@ def main(recipe: VisionPretrainConfig) -> None:
     vision: Any = config.vision_config
     cells = vision.grid_size * recipe.task.sub_cells
     with accelerator.main_process_first():
-        train, held_out, labels = dense_batches(recipe, config.image_size, cells)
+        train, held_out, labels = dense_batches(recipe.data, recipe.run.seed, canvas=config.image_size, cells=cells)
     model = DenseLabeller(towers, DenseHeads.for_model(vision, labels, recipe.task))
 
     def save(model: nn.Module, folder: Path, final: bool) -> None:
         save_vision_towers(model.get_submodule("vision_towers"), folder / WEIGHTS_FILE, labels.class_names)
-        save_dense_heads(model.get_submodule("heads"), folder / HEADS_FILE)
+        save_dense_heads(model.get_submodule("heads"), folder / DENSE_HEADS_FILE)
         config.save_pretrained(folder)
 
     trainer = Trainer(

@@ -19,7 +19,7 @@ from torch import nn
 
 from pixelllm_hf.training.checkpointing import CheckpointError
 from pixelllm_hf.training.config import ConfigError, load_config
-from pixelllm_hf.training.dense_companion import with_dense_labels
+from pixelllm_hf.training.dense_companion import WithDenseLabels, with_dense_labels
 from pixelllm_hf.training.export import export_dtype, save_folder
 from pixelllm_hf.training.feature_cache import CachedFeatureBatches
 from pixelllm_hf.training.initial_model import initial_model, load_processor
@@ -78,6 +78,8 @@ def main(recipe: TrainConfig) -> None:
         if final or settings.lora is None:  # a checkpoint of an adapter run is its training state
             dtype = final_dtype if final else export_dtype("float32")
             save_folder(model, folder, processor=processor, dtype=dtype, lora=settings.lora)
+            if isinstance(trained_module, WithDenseLabels):
+                trained_module.save_heads(folder)
 
     trainer = Trainer(
         trained_module,

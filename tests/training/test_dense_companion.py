@@ -27,6 +27,7 @@ from pixelllm_hf.training.initial_model import load_processor
 from pixelllm_hf.training.parameter_groups import freeze
 from pixelllm_hf.training.recipe import TrainConfig
 from pixelllm_hf.training.sources import DataConfig, SourceConfig, grounded_batches
+from pixelllm_hf.training.token_heads import TokenTaskConfig
 from pixelllm_hf.training.vision_pretraining import save_dense_heads
 
 
@@ -40,14 +41,18 @@ def model() -> PixelLLMForGroundedGeneration:
 def made(
     model: PixelLLMForGroundedGeneration, squares: SimpleNamespace, tokenizer_folder: Path, tmp_path: Path
 ) -> Callable[..., tuple[WithDenseLabels, DenseLabelBatches]]:
-    """made(heads=None, **settings of the source) -> the model and the batches of a recipe with `dense`."""
+    """made(heads=None, tokens=None, **settings of the source) -> model and batches of a recipe with `dense`."""
 
-    def make(heads: Path | None = None, **settings: Any) -> tuple[WithDenseLabels, DenseLabelBatches]:
+    def make(
+        heads: Path | None = None, tokens: TokenTaskConfig | None = None, **settings: Any
+    ) -> tuple[WithDenseLabels, DenseLabelBatches]:
         source = replace(SourceConfig("localized_narratives", str(squares.narratives), str(squares.images)), **settings)
         data = DataConfig([source], batch_size=3, cache_dir=str(tmp_path))
         processor = load_processor(str(tokenizer_folder), image_size=model.config.image_size)
         batches = grounded_batches(data.sources, data, processor=processor, seed=1)
-        config = DenseCompanionConfig(str(squares.instances), heads=str(heads) if heads else None, weight=0.5)
+        config = DenseCompanionConfig(
+            str(squares.instances), heads=str(heads) if heads else None, weight=0.5, tokens=tokens, token_weight=0.25
+        )
         return with_dense_labels(model, batches, config, data.cache_dir)
 
     return make
@@ -93,6 +98,30 @@ def test_the_towers_learn_from_the_heads(made: Any) -> None:
         both(**batch).loss.backward()
         gradients.append(both.model.vision_towers.sam.neck[0].weight.grad.clone())
     assert not torch.allclose(*gradients)
+
+
+def test_the_loss_of_the_prompt_tokens_comes_on_top_and_teaches_them(made: Any) -> None:
+    both, batches = made(tokens=TokenTaskConfig(1, 2))
+    batch = batches.batch_at(0)
+    batch.pop("source")
+    with_tokens = both(**batch)
+    features = both.model.get_image_features(batch["pixel_values"], batch["pixel_mask"])
+    tokens = both.model.get_visual_tokens(features, batch["pixel_mask"])
+    expected = both.token_heads(tokens, batch["dense_labels"], batch["dense_boxes"]).loss
+    torch.testing.assert_close(with_tokens.loss_parts["tokens"], expected)
+    both.token_weight = 0.0
+    torch.testing.assert_close(with_tokens.loss, both(**batch).loss + 0.25 * expected)
+    expected.backward()
+    assert both.model.prompt_feature_extractor.output_tokens.weight.grad.any()
+
+
+def test_prompt_tokens_learn_beside_frozen_towers(made: Any, model: PixelLLMForGroundedGeneration) -> None:
+    freeze(model, ["vision_towers"])
+    both, batches = made(tokens=TokenTaskConfig(1, 2))
+    batch = batches.batch_at(0)
+    batch.pop("source")
+    assert {"tokens", "token_box"} <= set(both(**batch).loss_parts) and "dense" not in both(**batch).loss_parts
+    assert both.heads is None
 
 
 def test_heads_go_on_from_their_file(made: Any, tmp_path: Path) -> None:
@@ -150,11 +179,13 @@ def test_a_recipe_with_dense_labels_gives_a_plain_model(
                 }
             ],
         },
-        "dense": {"instances": str(squares.instances)},
+        "dense": {"instances": str(squares.instances), "tokens": {"rows": 1, "columns": 2}},
         "run": {"output_dir": str(tmp_path / "run"), "total_steps": 2, "cpu": True, "progress": False},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     launch("train.py", tmp_path / "recipe.yaml").finish()
-    loaded, report = PixelLLMForGroundedGeneration.from_pretrained(tmp_path / "run" / "model", output_loading_info=True)
+    saved = tmp_path / "run" / "model"
+    assert (saved / "dense_heads.safetensors").is_file() and (saved / "token_heads.safetensors").is_file()
+    loaded, report = PixelLLMForGroundedGeneration.from_pretrained(saved, output_loading_info=True)
     assert not report["unexpected_keys"] and not report["missing_keys"]
     assert loaded.config.image_size == 64

@@ -1,8 +1,9 @@
-"""Dense labels beside language: towers that train along go on learning what is where from every picture."""
+"""Dense labels beside language: towers and prompt tokens go on learning what is where from every picture."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,36 +15,54 @@ from pixelllm_hf.data.mixing import GroundedBatches
 from pixelllm_hf.modeling.model_output import PixelLLMOutput
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.training.config import ConfigError
-from pixelllm_hf.training.dense_heads import DenseHeads, DenseTaskConfig
+from pixelllm_hf.training.dense_heads import DENSE_HEADS_FILE, DenseHeads, DenseTaskConfig
 from pixelllm_hf.training.dense_labels import DenseLabels, dense_labels
+from pixelllm_hf.training.prompt_pretraining import token_heads_for
 from pixelllm_hf.training.sources import check_pictures_stay
+from pixelllm_hf.training.token_heads import TOKEN_HEADS_FILE, TokenHeads, TokenTaskConfig
+from pixelllm_hf.training.vision_pretraining import save_dense_heads
 
-LOOKS = ("fused_box", "fused_foreground_accuracy")  # what the log shows of the heads
+LOOKS = ("fused_box", "fused_foreground_accuracy")  # what the log shows of the towers' heads
+TOKEN_LOOKS = ("box", "object_accuracy")
 
 
 @dataclass
 class DenseCompanionConfig:
-    """What the towers learn beside language.
+    """What towers, unless they are frozen, and prompt tokens learn beside language.
 
     Args:
         instances: COCO instances file of the pictures that the sources show.
         heads: `dense_heads.safetensors` of `scripts/pretrain_vision.py` to start from. Random heads would first teach
             the towers nonsense.
-        weight: of this loss in the total.
+        weight: of the towers' loss in the total.
+        tokens: what the prompt tokens learn; None leaves it out.
+        token_heads: `token_heads.safetensors` of `scripts/pretrain_prompt.py`, likewise.
+        token_weight: of the prompt tokens' loss in the total.
     """
 
     instances: str
     heads: str | None = None
     weight: float = 1.0
     task: DenseTaskConfig = field(default_factory=DenseTaskConfig)
+    tokens: TokenTaskConfig | None = None
+    token_heads: str | None = None
+    token_weight: float = 1.0
 
 
 class WithDenseLabels(nn.Module):
-    """A model whose pictures come with dense labels; its loss has the heads' loss on top, as part `dense`."""
+    """A model whose pictures come with dense labels; its loss has the heads' on top, as parts `dense` and `tokens`."""
 
-    def __init__(self, model: PixelLLMForGroundedGeneration, heads: DenseHeads, weight: float):
+    def __init__(
+        self,
+        model: PixelLLMForGroundedGeneration,
+        heads: DenseHeads | None,
+        weight: float = 1.0,
+        token_heads: TokenHeads | None = None,
+        token_weight: float = 1.0,
+    ):
         super().__init__()
         self.model, self.heads, self.weight = model, heads, weight
+        self.token_heads, self.token_weight = token_heads, token_weight
 
     def forward(
         self,
@@ -56,11 +75,23 @@ class WithDenseLabels(nn.Module):
         """dense_labels (B,1+A,G,G), dense_boxes (B,4,G,G) as in `DenseHeads`; the rest as in the model."""
         features = self.model.get_image_features(pixel_values, pixel_mask)
         output = self.model(image_features=features, pixel_mask=pixel_mask, **batch)
-        dense = self.heads(features, dense_labels, dense_boxes)
-        output.loss = output.loss + self.weight * dense.loss
-        looks = {name: part for name, part in dense.loss_parts.items() if name in LOOKS}
-        output.loss_parts = {**output.loss_parts, "dense": dense.loss, **looks}
+        if self.heads is not None:
+            dense = self.heads(features, dense_labels, dense_boxes)
+            looks = {name: part for name, part in dense.loss_parts.items() if name in LOOKS}
+            output.loss = output.loss + self.weight * dense.loss
+            output.loss_parts = {**output.loss_parts, "dense": dense.loss, **looks}
+        if self.token_heads is not None:
+            tokens = self.token_heads(self.model.get_visual_tokens(features, pixel_mask), dense_labels, dense_boxes)
+            looks = {f"token_{name}": part for name, part in tokens.loss_parts.items() if name in TOKEN_LOOKS}
+            output.loss = output.loss + self.token_weight * tokens.loss
+            output.loss_parts = {**output.loss_parts, "tokens": tokens.loss, **looks}
         return output
+
+    def save_heads(self, folder: Path) -> None:
+        """The heads beside the model, for a recipe that goes on."""
+        for heads, name in ((self.heads, DENSE_HEADS_FILE), (self.token_heads, TOKEN_HEADS_FILE)):
+            if heads is not None:
+                save_dense_heads(heads, folder / name)
 
 
 class DenseLabelBatches:
@@ -103,17 +134,32 @@ def with_dense_labels(
     if cache_dir is None:
         raise ConfigError("dense needs data.cache_dir: the folder that receives the labels.")
     vision: Any = model.config.vision_config
-    if not any(parameter.requires_grad for parameter in model.vision_towers.parameters()):
-        raise ConfigError("dense teaches the towers, but they are frozen. Take vision_towers out of model.freeze.")
+    towers_learn = any(parameter.requires_grad for parameter in model.vision_towers.parameters())
+    if not towers_learn and config.tokens is None:
+        raise ConfigError(
+            "dense teaches the towers, but they are frozen. Take vision_towers out of model.freeze, or set "
+            "dense.tokens."
+        )
     canvas, cells = model.config.image_size, vision.grid_size * config.task.sub_cells
     labels = dense_labels(config.instances, "", cache_dir, canvas=canvas, cells=cells)
-    heads = DenseHeads.for_model(vision, labels, config.task)
-    if config.heads is not None:
-        try:
-            heads.load_state_dict(load_file(config.heads))
-        except (OSError, RuntimeError) as error:
-            raise ConfigError(
-                f"The heads {config.heads!r} cannot be taken ({error}). Make them with scripts/pretrain_vision.py from "
-                "the same instances and task."
-            ) from error
-    return WithDenseLabels(model, heads, config.weight), DenseLabelBatches(batches, labels, canvas)
+    heads, token_heads = None, None
+    if towers_learn:
+        heads = DenseHeads.for_model(vision, labels, config.task)
+        _begin_from(heads, config.heads, "pretrain_vision.py")
+    if config.tokens is not None:
+        token_heads = token_heads_for(model, labels, config.tokens)
+        _begin_from(token_heads, config.token_heads, "pretrain_prompt.py")
+    taught = WithDenseLabels(model, heads, config.weight, token_heads, config.token_weight)
+    return taught, DenseLabelBatches(batches, labels, canvas)
+
+
+def _begin_from(heads: nn.Module, file: str | None, script: str) -> None:
+    if file is None:
+        return
+    try:
+        heads.load_state_dict(load_file(file))
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(
+            f"The heads {file!r} cannot be taken ({error}). Make them with scripts/{script} from the same instances "
+            "and task."
+        ) from error

@@ -14,6 +14,7 @@ from pixelllm_hf.modeling.vision_towers import VisionFeatures
 from pixelllm_hf.training.dense_labels import BACKGROUND, IGNORED, DenseLabels
 
 BOX = "box"
+DENSE_HEADS_FILE = "dense_heads.safetensors"
 
 
 @dataclass

@@ -127,13 +127,11 @@ class DenseBatches:
 
 
 def dense_batches(
-    config: VisionPretrainConfig, canvas: int, cells: int
+    data: DenseDataConfig, seed: int, *, canvas: int, cells: int
 ) -> tuple[DenseBatches, DenseBatches, DenseLabels]:
     """Training batches, held-out batches and the labels' names; builds the caches on first use."""
     from pixelllm_hf.training.cacheable_images import ImageFiles
     from pixelllm_hf.training.canvas_reader import CanvasReader
-
-    data = config.data
 
     def load(instances: str, images: str) -> tuple[PixelCache, DenseLabels, np.ndarray]:
         labels = dense_labels(instances, images, data.cache_dir, canvas=canvas, cells=cells)
@@ -156,7 +154,6 @@ def dense_batches(
         count = max(1, round(len(rows) * data.eval_fraction)) if len(rows) > 1 else 0
         held_cache, held_labels, held_rows = cache, labels, rows[len(rows) - count :] if count else rows
         rows = rows[: len(rows) - count] if count else rows
-    seed = config.run.seed
     train = DenseBatches(cache, labels, rows, batch_size=data.batch_size, seed=seed, flip=data.flip)
     held_out = DenseBatches(held_cache, held_labels, held_rows, batch_size=data.batch_size, seed=seed)
     return train, held_out, labels

@@ -43,6 +43,24 @@ def test_taking_the_other_one_of_a_pair_is_a_miss_among_distractors_only(scene_f
     assert metrics["P@0.5"]["value"] == pytest.approx(share)
 
 
+def test_misses_in_busy_pictures_alone_are_counted_there(scene_folder: Path, pictures, oracle, said):
+    def objects(picture):
+        return {e.box for e in picture.expressions}
+
+    counts = [len(objects(picture)) for picture in pictures]
+    assert min(counts) < 5 <= max(counts), "or else the seed shows nothing"
+
+    def answer(picture):
+        return [
+            said(e.text, box=(0, 0, 1, 1) if len(objects(picture)) >= 5 else xyxy(e.box)) for e in picture.expressions
+        ]
+
+    model = oracle(pictures, answer)
+    metrics = evaluate(model, model, TASK, scene_folder).result["metrics"]
+    assert metrics["P@0.5_busy"]["value"] == 0
+    assert metrics["P@0.5"]["value"] == pytest.approx(1 - metrics["P@0.5_busy"]["count"] / metrics["P@0.5"]["count"])
+
+
 def test_an_expression_without_a_box_is_a_miss_and_counted(scene_folder: Path, pictures, oracle, said):
     model = oracle(pictures, lambda picture: [said(e.text) for e in picture.expressions])
     result = evaluate(model, model, TASK, scene_folder).result

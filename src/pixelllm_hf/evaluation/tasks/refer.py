@@ -15,6 +15,8 @@ from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.tasks.task import Scores, Task, Thoroughness
 from pixelllm_hf.processing.grounded_results import GroundedCaption
 
+BUSY = 5
+
 
 class ReferTask(Task):
     """All expressions of a picture in one call, so that the picture is encoded once."""
@@ -55,13 +57,17 @@ def subsets(pictures: Sequence[ReferredPicture]) -> dict[str, Callable[[Expressi
     """Suffix of a metric's name -> the expressions that it is over, as far as something is known of them.
 
     A distractor is of the expression's own class: "the red car" beside another car needs its colour, size or place.
+    Busy pictures have `BUSY` objects or more that are referred to.
     """
     listed = [e for picture in pictures for e in picture.expressions]
+    busy = {e.id for p in pictures if len({e.box for e in p.expressions}) >= BUSY for e in p.expressions}
     found: dict[str, Callable[[Expression], bool]] = {"": lambda e: True}
     if any(e.has_distractor is not None for e in listed):
         found |= {"_distractor": lambda e: e.has_distractor is True, "_alone": lambda e: e.has_distractor is False}
     if any(e.has_trained_name is not None for e in listed):
         found["_trained_name"] = lambda e: e.has_trained_name is True
+    if 0 < len(busy) < len(listed):
+        found["_busy"] = lambda e: e.id in busy
     return found
 
 

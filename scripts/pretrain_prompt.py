@@ -1,0 +1,67 @@
+"""Teach the prompt tokens of a model what is where, before language reads them.
+
+accelerate launch scripts/pretrain_prompt.py --config configs/tiny_prompt_tokens.yaml
+python scripts/pretrain_prompt.py --config configs/tiny_prompt_tokens.yaml total_steps=50 output_dir=runs/try
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from torch import nn
+
+from pixelllm_hf.training.checkpointing import CheckpointError
+from pixelllm_hf.training.config import ConfigError, load_config
+from pixelllm_hf.training.export import export_dtype, save_folder
+from pixelllm_hf.training.initial_model import initial_model, load_processor
+from pixelllm_hf.training.prompt_pretraining import PromptLabeller, PromptPretrainConfig, token_heads_for
+from pixelllm_hf.training.token_heads import TOKEN_HEADS_FILE
+from pixelllm_hf.training.trainer import NonFiniteLossError, Trainer, start
+from pixelllm_hf.training.vision_pretraining import dense_batches, save_dense_heads
+
+
+def main(recipe: PromptPretrainConfig) -> None:
+    accelerator = start(recipe.run)
+    final_dtype = export_dtype(recipe.export_dtype)
+    model = initial_model(recipe.model)
+    processor = load_processor(recipe.model, image_size=model.config.image_size)
+    with accelerator.main_process_first():
+        train, held_out, labels = dense_batches(
+            recipe.data, recipe.run.seed, canvas=model.config.image_size, cells=recipe.label_cells
+        )
+    labeller = PromptLabeller(model, token_heads_for(model, labels, recipe.task))
+
+    def save(_: nn.Module, folder: Path, final: bool) -> None:
+        save_folder(model, folder, processor=processor, dtype=final_dtype if final else export_dtype("float32"))
+        save_dense_heads(labeller.token_heads, folder / TOKEN_HEADS_FILE)
+
+    trainer = Trainer(
+        labeller,
+        train,
+        accelerator=accelerator,
+        run=recipe.run,
+        optimizer=recipe.optimizer,
+        recipe=recipe,
+        save_model=save,
+        held_out=held_out,
+    )
+    metrics = trainer.run()
+    if accelerator.is_main_process:
+        accuracy = metrics.get("eval_object_accuracy", metrics.get("object_accuracy", float("nan")))
+        print(
+            f"step {int(metrics['step'])} · {len(labels.class_names)} classes · object accuracy {accuracy:.4f} · "
+            f"{Path(recipe.run.output_dir) / 'model'}"
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="recipe, a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. run.total_steps=100 or resume=never")
+    arguments = parser.parse_intermixed_args()
+    try:
+        main(load_config(PromptPretrainConfig, arguments.config, arguments.overrides))
+    except (ConfigError, CheckpointError, NonFiniteLossError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
