@@ -149,7 +149,9 @@ def _without_outputs(arguments: list[str]) -> list[str]:
         if skip or argument in left_out:
             skip = not skip
         elif not argument.startswith(tuple(f"{name}=" for name in left_out)):
-            kept.append(shlex.quote(Path(argument).name if Path(argument).is_absolute() else argument))
+            path = Path(argument)
+            elsewhere = path.is_absolute() or ".." in path.parts
+            kept.append(shlex.quote(path.name if elsewhere else argument))
     return kept
 
 

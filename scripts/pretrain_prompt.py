@@ -6,19 +6,16 @@ python scripts/pretrain_prompt.py --config configs/tiny_prompt_tokens.yaml total
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 
 from torch import nn
 
-from pixelllm_hf.training.checkpointing import CheckpointError
-from pixelllm_hf.training.config import ConfigError, load_config
 from pixelllm_hf.training.export import export_dtype, save_folder
 from pixelllm_hf.training.initial_model import initial_model, load_processor
 from pixelllm_hf.training.prompt_pretraining import PromptLabeller, PromptPretrainConfig, token_heads_for
+from pixelllm_hf.training.recipe_command import run_recipe
 from pixelllm_hf.training.token_heads import TOKEN_HEADS_FILE
-from pixelllm_hf.training.trainer import NonFiniteLossError, Trainer, start
+from pixelllm_hf.training.trainer import Trainer, start
 from pixelllm_hf.training.vision_pretraining import dense_batches, save_dense_heads
 
 
@@ -57,11 +54,4 @@ def main(recipe: PromptPretrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="recipe, a YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. run.total_steps=100 or resume=never")
-    arguments = parser.parse_intermixed_args()
-    try:
-        main(load_config(PromptPretrainConfig, arguments.config, arguments.overrides))
-    except (ConfigError, CheckpointError, NonFiniteLossError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    run_recipe(main, PromptPretrainConfig, __doc__)

@@ -6,18 +6,15 @@ python scripts/pretrain_vision.py --config configs/tiny_vision.yaml total_steps=
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from pixelllm_hf.training.checkpointing import CheckpointError
-from pixelllm_hf.training.config import ConfigError, load_config
 from pixelllm_hf.training.dense_heads import DENSE_HEADS_FILE, DenseHeads
 from pixelllm_hf.training.initial_model import initial_model
-from pixelllm_hf.training.trainer import NonFiniteLossError, Trainer, start
+from pixelllm_hf.training.recipe_command import run_recipe
+from pixelllm_hf.training.trainer import Trainer, start
 from pixelllm_hf.training.vision_pretraining import (
     DenseLabeller,
     VisionPretrainConfig,
@@ -65,11 +62,4 @@ def main(recipe: VisionPretrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="recipe, a YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. run.total_steps=100 or resume=never")
-    arguments = parser.parse_intermixed_args()
-    try:
-        main(load_config(VisionPretrainConfig, arguments.config, arguments.overrides))
-    except (ConfigError, CheckpointError, NonFiniteLossError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    run_recipe(main, VisionPretrainConfig, __doc__)

@@ -7,18 +7,15 @@ A killed run continues exactly where its newest checkpoint is when the same comm
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from pixelllm_hf.training.checkpointing import CheckpointError
-from pixelllm_hf.training.config import ConfigError, load_config
+from pixelllm_hf.training.config import ConfigError
 from pixelllm_hf.training.dense_companion import WithDenseLabels, with_dense_labels
 from pixelllm_hf.training.export import export_dtype, save_folder
 from pixelllm_hf.training.feature_cache import CachedFeatureBatches
@@ -26,8 +23,9 @@ from pixelllm_hf.training.initial_model import initial_model, load_processor
 from pixelllm_hf.training.lora import add_lora
 from pixelllm_hf.training.parameter_groups import freeze
 from pixelllm_hf.training.recipe import TrainConfig
+from pixelllm_hf.training.recipe_command import run_recipe
 from pixelllm_hf.training.sources import grounded_batches
-from pixelllm_hf.training.trainer import NonFiniteLossError, Trainer, start
+from pixelllm_hf.training.trainer import Trainer, start
 
 
 def main(recipe: TrainConfig) -> None:
@@ -120,11 +118,4 @@ def evaluation(
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="recipe, a YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. run.total_steps=100 or resume=never")
-    arguments = parser.parse_intermixed_args()
-    try:
-        main(load_config(TrainConfig, arguments.config, arguments.overrides))
-    except (ConfigError, CheckpointError, NonFiniteLossError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    run_recipe(main, TrainConfig, __doc__)

@@ -76,28 +76,23 @@ class DenseHeads(nn.Module):
         for name, head in self.heads.items():
             logits = self._on_cells(head(features[name]).float(), labels.shape[-1])
             weight = 1.0 if name == "fused" else self.task.tower_loss_weight
-            parts[name] = self._class_loss(logits[0], labels[:, 0])
+            parts[name] = class_loss(logits[0], labels[:, 0], self.task.background_weight, self.task.label_smoothing)
             total = total + weight * parts[name]
             attributes = list(self.outputs)[1:-1] if self.task.attribute_loss_weight else []
             for index, attribute in enumerate(attributes, 1):
-                # Background has no colour: only cells of objects that have the attribute count.
-                target = labels[:, index].masked_fill(labels[:, index] <= 0, IGNORED).long()
-                count = (target != IGNORED).sum().clamp(min=1)
-                loss = F.cross_entropy(logits[index], target, ignore_index=IGNORED, reduction="sum") / count
+                loss = attribute_loss(logits[index], labels[:, index])
                 total = total + weight * self.task.attribute_loss_weight * loss
                 if name == "fused":
                     parts[attribute] = loss
             foreground = labels[:, 0] > BACKGROUND
             if self.task.box_loss_weight and boxes is not None:
-                errors = (logits[-1] - boxes).abs().mean(1)
-                parts[f"{name}_box"] = (errors * foreground).sum() / foreground.sum().clamp(min=1)
+                parts[f"{name}_box"] = box_loss((logits[-1] - boxes).abs().mean(1), foreground)
                 total = total + weight * self.task.box_loss_weight * parts[f"{name}_box"]
             with torch.no_grad():
-                hits = (logits[0].argmax(1) == labels[:, 0])[foreground]
-                parts[f"{name}_foreground_accuracy"] = hits.float().mean() if hits.numel() else total.new_ones(())
+                hits = logits[0].argmax(1) == labels[:, 0]
+                parts[f"{name}_foreground_accuracy"] = accuracy(hits, foreground)
                 if name == "fused":
-                    hits = (logits[0].argmax(1) == labels[:, 0])[labels[:, 0] == BACKGROUND]
-                    parts["background_accuracy"] = hits.float().mean() if hits.numel() else total.new_ones(())
+                    parts["background_accuracy"] = accuracy(hits, labels[:, 0] == BACKGROUND)
         return DenseLabelOutput(loss=total, loss_parts=parts)
 
     def _on_cells(self, logits: Tensor, cells: int) -> list[Tensor]:
@@ -109,9 +104,27 @@ class DenseHeads(nn.Module):
             maps = F.interpolate(maps, size=(cells, cells), mode="bilinear", align_corners=False)
         return list(maps.split(list(self.outputs.values()), dim=1))
 
-    def _class_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        weight = logits.new_ones(logits.shape[1])
-        weight[BACKGROUND] = self.task.background_weight
-        return F.cross_entropy(
-            logits, target.long(), weight, ignore_index=IGNORED, label_smoothing=self.task.label_smoothing
-        )
+
+def class_loss(logits: Tensor, target: Tensor, background_weight: float, label_smoothing: float = 0.0) -> Tensor:
+    """logits (B,K,…), target (B,…) class numbers -> cross entropy in which background counts less."""
+    weight = logits.new_ones(logits.shape[1])
+    weight[BACKGROUND] = background_weight
+    return F.cross_entropy(logits, target.long(), weight, ignore_index=IGNORED, label_smoothing=label_smoothing)
+
+
+def attribute_loss(logits: Tensor, values: Tensor) -> Tensor:
+    """logits (B,K,…), values (B,…) -> mean cross entropy over what has the attribute: background has no colour."""
+    target = values.masked_fill(values <= 0, IGNORED).long()
+    loss = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum")
+    return loss / (target != IGNORED).sum().clamp(min=1)
+
+
+def box_loss(errors: Tensor, here: Tensor) -> Tensor:
+    """The mean of the errors where there is an object; 0 where there is none at all."""
+    return (errors * here).sum() / here.sum().clamp(min=1)
+
+
+def accuracy(hits: Tensor, counted: Tensor) -> Tensor:
+    """The share of hits among those counted; 1 where none is."""
+    chosen = hits[counted].float()
+    return chosen.mean() if chosen.numel() else chosen.new_ones(())

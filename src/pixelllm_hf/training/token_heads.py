@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pixelllm_hf.training.config import ConfigError
-from pixelllm_hf.training.dense_heads import DenseLabelOutput
-from pixelllm_hf.training.dense_labels import BACKGROUND, IGNORED
+from pixelllm_hf.training.dense_heads import DenseLabelOutput, accuracy, attribute_loss, box_loss, class_loss
+from pixelllm_hf.training.dense_labels import BACKGROUND
 
 TOKEN_HEADS_FILE = "token_heads.safetensors"
 _TYPICAL_SIZE, _BOX_SCALE = 0.3, 0.2  # what a head that gives 0 means, and what 1 adds; in canvases
@@ -59,25 +58,17 @@ class TokenHeads(nn.Module):
         `DenseHeads`."""
         targets, target_boxes = objects_of_cells(labels, boxes, self.task.rows, self.task.columns)
         tokens = self.norm(tokens[:, : self.num_cells])
-        logits = {name: head(tokens).float() for name, head in self.heads.items()}
+        logits = {name: head(tokens).float().transpose(1, 2) for name, head in self.heads.items()}
         here = targets[:, 0] > BACKGROUND
-
-        weight = logits["class"].new_ones(self.outputs["class"])
-        weight[BACKGROUND] = self.task.background_weight
-        parts = {"class": F.cross_entropy(logits["class"].transpose(1, 2), targets[:, 0], weight)}
+        parts = {"class": class_loss(logits["class"], targets[:, 0], self.task.background_weight)}
         total = parts["class"]
         for index, name in enumerate(list(self.outputs)[1:-1], 1):
-            # Background has no colour: only objects that have the attribute count.
-            target = targets[:, index].masked_fill(targets[:, index] <= 0, IGNORED)
-            loss = F.cross_entropy(logits[name].transpose(1, 2), target, ignore_index=IGNORED, reduction="sum")
-            parts[name] = loss / (target != IGNORED).sum().clamp(min=1)
+            parts[name] = attribute_loss(logits[name], targets[:, index])
             total = total + self.task.attribute_loss_weight * parts[name]
-        errors = (self._boxes(logits["box"]) - target_boxes).abs().mean(-1)
-        parts["box"] = (errors * here).sum() / here.sum().clamp(min=1)
+        parts["box"] = box_loss((self._boxes(logits["box"].transpose(1, 2)) - target_boxes).abs().mean(-1), here)
         total = total + self.task.box_loss_weight * parts["box"]
         with torch.no_grad():
-            hits = (logits["class"].argmax(-1) == targets[:, 0])[here]
-            parts["object_accuracy"] = hits.float().mean() if hits.numel() else total.new_ones(())
+            parts["object_accuracy"] = accuracy(logits["class"].argmax(1) == targets[:, 0], here)
         return DenseLabelOutput(loss=total, loss_parts=parts)
 
     def _boxes(self, raw: Tensor) -> Tensor:

@@ -1,0 +1,26 @@
+"""The command line that all training scripts share: a recipe file, overrides, and errors that a user can mend."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from pixelllm_hf.training.checkpointing import CheckpointError
+from pixelllm_hf.training.config import ConfigError, RecipeT, load_config
+from pixelllm_hf.training.trainer import NonFiniteLossError
+
+
+def run_recipe(main: Callable[[RecipeT], None], recipe: type[RecipeT], about: str | None) -> None:
+    """Read the recipe that `--config` names, with the `key=value` words laid over it, and call `main` with it.
+
+    Errors of the recipe, of a checkpoint or of the loss end the program with their message and exit status 1.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="recipe, a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. run.total_steps=100 or resume=never")
+    arguments = parser.parse_intermixed_args()
+    try:
+        main(load_config(recipe, arguments.config, arguments.overrides))
+    except (ConfigError, CheckpointError, NonFiniteLossError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
