@@ -183,11 +183,16 @@ def _check_program(program: Callable[[], Any], argv: list[str], run: bool) -> st
 def check_recipe(script: str, path: str, overrides: list[str]) -> None:
     """Every key of the recipe and of the overrides is one that the script knows."""
     from pixelllm_hf.training.config import load_config
+    from pixelllm_hf.training.mask_pretraining import MaskPretrainConfig
     from pixelllm_hf.training.prompt_pretraining import PromptPretrainConfig
     from pixelllm_hf.training.recipe import TrainConfig
     from pixelllm_hf.training.vision_pretraining import VisionPretrainConfig
 
-    recipes = {"pretrain_vision": VisionPretrainConfig, "pretrain_prompt": PromptPretrainConfig}
+    recipes = {
+        "pretrain_vision": VisionPretrainConfig,
+        "pretrain_prompt": PromptPretrainConfig,
+        "pretrain_masks": MaskPretrainConfig,
+    }
     load_config(recipes.get(Path(script).stem, TrainConfig), path, overrides)
 
 

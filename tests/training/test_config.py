@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pixelllm_hf.training.config import ConfigError, from_dict, load_config, to_dict
+from pixelllm_hf.training.mask_pretraining import MaskPretrainConfig
 from pixelllm_hf.training.prompt_pretraining import PromptPretrainConfig
 from pixelllm_hf.training.recipe import TrainConfig
 from pixelllm_hf.training.vision_pretraining import VisionPretrainConfig
@@ -17,7 +18,8 @@ SOURCE = {"format": "coco_captions", "annotations": "a.json", "images": "i"}
 
 @pytest.mark.parametrize("file", sorted(path.name for path in CONFIGS.glob("*.yaml")))
 def test_every_committed_recipe_is_valid(file: str) -> None:
-    cls = VisionPretrainConfig if "vision" in file else PromptPretrainConfig if "prompt" in file else TrainConfig
+    of_stage = {"vision": VisionPretrainConfig, "prompt": PromptPretrainConfig, "masks": MaskPretrainConfig}
+    cls = next((recipe for stage, recipe in of_stage.items() if stage in file), TrainConfig)
     recipe = load_config(cls, CONFIGS / file)
     assert from_dict(cls, to_dict(recipe)) == recipe
 

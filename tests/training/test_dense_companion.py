@@ -115,6 +115,27 @@ def test_the_loss_of_the_prompt_tokens_comes_on_top_and_teaches_them(made: Any) 
     assert both.model.prompt_feature_extractor.output_tokens.weight.grad.any()
 
 
+def test_tokens_of_whole_images_are_extracted_once_and_those_of_boxes_beside_them(
+    made: Any, squares: SimpleNamespace
+) -> None:
+    grids = {"tokens": TokenTaskConfig(1, 2)}
+    referring = {"format": "referring_expressions", "annotations": str(squares.refs), "max_prompts": 2}
+    regions = {"format": "visual_genome", "annotations": str(squares.regions), "image_data": str(squares.image_data)}
+    for settings, times in (({}, 1), (referring | {"instances": str(squares.instances)}, 1), (regions, 2)):
+        both, batches = made(**grids, **settings)
+        batch = batches.batch_at(0)
+        batch.pop("source")
+        calls: list[Any] = []
+        handle = both.model.prompt_feature_extractor.register_forward_hook(lambda *call, to=calls: to.append(call))
+        tokens = both(**batch).loss_parts["tokens"]
+        handle.remove()
+        assert len(calls) == times
+        features = both.model.get_image_features(batch["pixel_values"], batch["pixel_mask"])
+        visual = both.model.get_visual_tokens(features, batch["pixel_mask"])
+        expected = both.token_heads(visual, batch["dense_labels"], batch["dense_boxes"]).loss
+        torch.testing.assert_close(tokens, expected)
+
+
 def test_prompt_tokens_learn_beside_frozen_towers(made: Any, model: PixelLLMForGroundedGeneration) -> None:
     freeze(model, ["vision_towers"])
     both, batches = made(tokens=TokenTaskConfig(1, 2))

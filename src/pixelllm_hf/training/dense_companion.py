@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pixelllm_hf.data.mixing import GroundedBatches
 from pixelllm_hf.modeling.model_output import PixelLLMOutput
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
+from pixelllm_hf.modeling.vision_towers import valid_size_hw
 from pixelllm_hf.training.config import ConfigError
 from pixelllm_hf.training.dense_heads import DENSE_HEADS_FILE, DenseHeads, DenseTaskConfig
 from pixelllm_hf.training.dense_labels import DenseLabels, dense_labels
@@ -74,24 +78,48 @@ class WithDenseLabels(nn.Module):
     ) -> PixelLLMOutput:
         """dense_labels (B,1+A,G,G), dense_boxes (B,4,G,G) as in `DenseHeads`; the rest as in the model."""
         features = self.model.get_image_features(pixel_values, pixel_mask)
-        output = self.model(image_features=features, pixel_mask=pixel_mask, **batch)
+        seen: list[Tensor] = []
+        with self._listening(seen):
+            output = self.model(image_features=features, pixel_mask=pixel_mask, **batch)
         if self.heads is not None:
             dense = self.heads(features, dense_labels, dense_boxes)
             looks = {name: part for name, part in dense.loss_parts.items() if name in LOOKS}
             output.loss = output.loss + self.weight * dense.loss
             output.loss_parts = {**output.loss_parts, "dense": dense.loss, **looks}
         if self.token_heads is not None:
-            tokens = self.token_heads(self.model.get_visual_tokens(features, pixel_mask), dense_labels, dense_boxes)
+            # Tokens of whole images are there already where they were the prompts; extracting takes a tenth of a step.
+            shared = seen and _are_whole_images(pixel_mask, batch)
+            visual = seen[0] if shared else self.model.get_visual_tokens(features, pixel_mask)
+            tokens = self.token_heads(visual, dense_labels, dense_boxes)
             looks = {f"token_{name}": part for name, part in tokens.loss_parts.items() if name in TOKEN_LOOKS}
             output.loss = output.loss + self.token_weight * tokens.loss
             output.loss_parts = {**output.loss_parts, "tokens": tokens.loss, **looks}
         return output
+
+    @contextmanager
+    def _listening(self, seen: list[Tensor]) -> Iterator[None]:
+        """Put what the model makes of its prompts, (distinct prompts,V,C), into `seen`."""
+        handle = self.model.visual_projection.register_forward_hook(lambda *call: seen.append(call[-1]))
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def save_heads(self, folder: Path) -> None:
         """The heads beside the model, for a recipe that goes on."""
         for heads, name in ((self.heads, DENSE_HEADS_FILE), (self.token_heads, TOKEN_HEADS_FILE)):
             if heads is not None:
                 save_dense_heads(heads, folder / name)
+
+
+def _are_whole_images(pixel_mask: Tensor, batch: dict[str, Any]) -> bool:
+    """Whether every prompt of the batch is its whole image, so that the model extracts one prompt an image."""
+    boxes, exists = batch.get("prompt_boxes"), batch.get("prompt_mask")
+    if boxes is None or batch.get("prompt_points") is not None:
+        return False
+    whole = F.pad(valid_size_hw(pixel_mask).flip(-1), (2, 0)).to(boxes.dtype)
+    equal = (boxes == whole[:, None]).all(-1)
+    return bool(equal.all() if exists is None else (equal | ~exists.bool()).all() and exists.any(1).all())
 
 
 class DenseLabelBatches:
@@ -145,15 +173,16 @@ def with_dense_labels(
     heads, token_heads = None, None
     if towers_learn:
         heads = DenseHeads.for_model(vision, labels, config.task)
-        _begin_from(heads, config.heads, "pretrain_vision.py")
+        begin_from(heads, config.heads, "pretrain_vision.py")
     if config.tokens is not None:
         token_heads = token_heads_for(model, labels, config.tokens)
-        _begin_from(token_heads, config.token_heads, "pretrain_prompt.py")
+        begin_from(token_heads, config.token_heads, "pretrain_prompt.py")
     taught = WithDenseLabels(model, heads, config.weight, token_heads, config.token_weight)
     return taught, DenseLabelBatches(batches, labels, canvas)
 
 
-def _begin_from(heads: nn.Module, file: str | None, script: str) -> None:
+def begin_from(heads: nn.Module, file: str | None, script: str) -> None:
+    """Lay the weights in a file of that script over the heads; no file leaves them as they are."""
     if file is None:
         return
     try:

@@ -65,6 +65,16 @@ def dense_labels(
         )
 
 
+def cell_centres(size_hw: tuple[int, int], canvas: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of an image of size_hw in which the centres of `cells` x `cells` over the canvas lie.
+
+    >>> [part.tolist() for part in cell_centres((20, 40), canvas=16, cells=4)]
+    [[5, 15], [5, 15, 25, 35]]
+    """
+    centres = (np.arange(cells) + 0.5) * (max(size_hw) / cells)
+    return centres[centres < size_hw[0]].astype(int), centres[centres < size_hw[1]].astype(int)
+
+
 def _build(coco: dict[str, Any], file: Path, canvas: int, cells: int) -> None:
     categories = sorted(coco["categories"], key=lambda c: c["id"])
     class_of = {c["id"]: i + 1 for i, c in enumerate(categories)}
@@ -104,8 +114,7 @@ def _label_image(
     """(1 + 4 + attributes, G, G) int16 of one image: class, box, attributes."""
     height, width = image["height"], image["width"]
     scale = max(height, width) / canvas  # original pixels per canvas pixel
-    centres = (np.arange(cells) + 0.5) * (canvas / cells) * scale
-    rows, columns = centres[centres < height].astype(int), centres[centres < width].astype(int)
+    rows, columns = cell_centres((height, width), canvas, cells)
     grid = np.full((5 + len(attribute_names), cells, cells), IGNORED, np.int16)
     inside = grid[:, : len(rows), : len(columns)]
     inside[:] = BACKGROUND

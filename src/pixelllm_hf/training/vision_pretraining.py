@@ -97,9 +97,13 @@ class DenseBatches:
         self.boxes = labels.boxes
         self._epoch, self._order = -1, rows
 
-    def batch_at(self, index: int) -> dict[str, Any]:
+    def rows_at(self, index: int) -> np.ndarray:
+        """Which images batch `index` shows, as rows of the cache and the labels."""
         first = index * self.batch_size
-        rows = np.array([self._row(i) for i in range(first, first + self.batch_size)])
+        return np.array([self._row(i) for i in range(first, first + self.batch_size)])
+
+    def batch_at(self, index: int) -> dict[str, Any]:
+        rows = self.rows_at(index)
         pixels = self.cache.pixels[rows]
         mask = self.cache.pixel_mask(rows)
         labels = self.labels[rows]

@@ -1,0 +1,67 @@
+"""Teach a model SAM's own task, boxes to masks, through its towers; what the towers knew is kept beside it.
+
+accelerate launch scripts/pretrain_masks.py --config configs/tiny_masks.yaml
+python scripts/pretrain_masks.py --config configs/tiny_masks.yaml total_steps=50 output_dir=runs/try
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pixelllm_hf.training.dense_companion import begin_from
+from pixelllm_hf.training.dense_heads import DENSE_HEADS_FILE, DenseHeads
+from pixelllm_hf.training.export import export_dtype, save_folder
+from pixelllm_hf.training.initial_model import initial_model, load_processor
+from pixelllm_hf.training.mask_pretraining import MaskBatches, MaskLearner, MaskPretrainConfig
+from pixelllm_hf.training.prompt_pretraining import token_heads_for
+from pixelllm_hf.training.recipe_command import run_recipe
+from pixelllm_hf.training.token_heads import TOKEN_HEADS_FILE
+from pixelllm_hf.training.trainer import Trainer, start
+from pixelllm_hf.training.vision_pretraining import dense_batches, save_dense_heads
+
+
+def main(recipe: MaskPretrainConfig) -> None:
+    accelerator = start(recipe.run)
+    final_dtype = export_dtype(recipe.export_dtype)
+    model = initial_model(recipe.model)
+    processor = load_processor(recipe.model, image_size=model.config.image_size)
+    data, task, seed = recipe.data, recipe.task, recipe.run.seed
+    vision: Any = model.config.vision_config
+    with accelerator.main_process_first():
+        train, held_out, labels = dense_batches(
+            data, seed, canvas=model.config.image_size, cells=vision.grid_size * task.dense.sub_cells
+        )
+    heads, token_heads = DenseHeads.for_model(vision, labels, task.dense), None
+    begin_from(heads, task.dense_heads, "pretrain_vision.py")
+    if task.token_heads is not None:
+        token_heads = token_heads_for(model, labels, task.tokens)
+        begin_from(token_heads, task.token_heads, "pretrain_prompt.py")
+    learner = MaskLearner(model, heads, token_heads, task)
+
+    def save(_: nn.Module, folder: Path, final: bool) -> None:
+        save_folder(model, folder, processor=processor, dtype=final_dtype if final else export_dtype("float32"))
+        save_dense_heads(heads, folder / DENSE_HEADS_FILE)
+        if token_heads is not None:
+            save_dense_heads(token_heads, folder / TOKEN_HEADS_FILE)
+
+    trainer = Trainer(
+        learner,
+        MaskBatches(train, data.instances, task, seed=seed),
+        accelerator=accelerator,
+        run=recipe.run,
+        optimizer=recipe.optimizer,
+        recipe=recipe,
+        save_model=save,
+        held_out=MaskBatches(held_out, data.eval_instances or data.instances, task, seed=seed),
+    )
+    metrics = trainer.run()
+    if accelerator.is_main_process:
+        overlap = metrics.get("eval_mask_iou", metrics.get("mask_iou", float("nan")))
+        print(f"step {int(metrics['step'])} · mask IoU {overlap:.4f} · {Path(recipe.run.output_dir) / 'model'}")
+
+
+if __name__ == "__main__":
+    run_recipe(main, MaskPretrainConfig, __doc__)

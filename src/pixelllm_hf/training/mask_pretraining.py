@@ -1,0 +1,187 @@
+"""Teach SAM's own task before language meets it: a box in, a mask out, through the tower that the masks come from.
+
+The paper begins with SAM's weights, which know this. Towers that name cells only know little of outlines, and later
+masks are referred to too rarely to teach them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pixelllm_hf.modeling.mask_losses import mask_iou, mask_loss
+from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
+from pixelllm_hf.processing.mask_codec import segmentation_to_mask
+from pixelllm_hf.training.config import ConfigError, OptimizerConfig, RunConfig
+from pixelllm_hf.training.dense_companion import LOOKS, TOKEN_LOOKS
+from pixelllm_hf.training.dense_heads import DenseHeads, DenseLabelOutput, DenseTaskConfig
+from pixelllm_hf.training.dense_labels import cell_centres
+from pixelllm_hf.training.token_heads import TokenHeads, TokenTaskConfig
+from pixelllm_hf.training.vision_pretraining import DenseBatches, DenseDataConfig
+
+TAUGHT = ("vision_towers.", "mask_head.decoder.")
+
+
+@dataclass
+class MaskTaskConfig:
+    """What is asked, and what the towers keep knowing beside it.
+
+    Args:
+        objects_per_image: masks asked for in a picture, of objects drawn anew every time.
+        mask_cells: labels per side of the canvas; the loss is computed on this grid.
+        box_noise: standard deviation that moves each side of a box, in shares of its width or height; that of SAM.
+        dense_heads: `dense_heads.safetensors` of `scripts/pretrain_vision.py`, to go on with.
+        dense_weight: of the loss of the dense labels in the total.
+        token_heads: `token_heads.safetensors` of `scripts/pretrain_prompt.py`, to go on with; None leaves the prompt
+            tokens out.
+        token_weight: of the loss of the prompt tokens. Their extractor stays as it is: the towers learn to be read.
+    """
+
+    objects_per_image: int = 3
+    mask_cells: int = 80
+    box_noise: float = 0.1
+    dense: DenseTaskConfig = field(default_factory=DenseTaskConfig)
+    dense_heads: str | None = None
+    dense_weight: float = 0.4
+    tokens: TokenTaskConfig = field(default_factory=TokenTaskConfig)
+    token_heads: str | None = None
+    token_weight: float = 1.0
+
+
+@dataclass
+class MaskPretrainConfig:
+    """The whole recipe of `scripts/pretrain_masks.py`.
+
+    Args:
+        model: checkpoint folder with a mask head. What it heard of language through its mask adapter is forgotten: the
+            adapter's gate is closed, as in a new model.
+        export_dtype: of the result.
+    """
+
+    data: DenseDataConfig
+    model: str
+    task: MaskTaskConfig = field(default_factory=MaskTaskConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    export_dtype: str = "float32"
+
+
+class MaskLearner(nn.Module):
+    """A model of which the towers and the mask decoder learn, and the heads that keep the towers' other knowledge."""
+
+    def __init__(
+        self,
+        model: PixelLLMForGroundedGeneration,
+        heads: DenseHeads,
+        token_heads: TokenHeads | None,
+        task: MaskTaskConfig,
+    ):
+        super().__init__()
+        if model.mask_head is None:
+            raise ConfigError("Masks cannot be taught to a model without a mask head; set mask_head_config.")
+        self.model, self.heads, self.token_heads, self.task = model, heads, token_heads, task
+        nn.init.zeros_(model.mask_head.adapter.alpha)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.startswith(TAUGHT))
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        pixel_mask: Tensor,
+        labels: Tensor,
+        boxes: Tensor,
+        object_boxes: Tensor,
+        object_masks: Tensor,
+        image_of_row: Tensor,
+    ) -> DenseLabelOutput:
+        """pixel_values (B,3,S,S), pixel_mask (B,S,S), labels and boxes as in `DenseHeads`; object_boxes (R,4) xyxy
+        canvas pixels, object_masks (R,M,M) of the canvas, image_of_row (R,)."""
+        features = self.model.get_image_features(pixel_values, pixel_mask)
+        found = self._masks(features["sam"], object_boxes, image_of_row)
+        stride = pixel_mask.shape[-1] // object_masks.shape[-1]
+        real = pixel_mask[:, stride // 2 :: stride, stride // 2 :: stride]
+        parts = mask_loss(*found, object_masks, pixel_mask=real[image_of_row])
+        total = torch.stack(list(parts.values())).sum()
+        looks = {"mask": total.detach(), "mask_iou": _overlap(found[0], object_masks)}
+        dense = self.heads(features, labels, boxes)
+        total = total + self.task.dense_weight * dense.loss
+        looks |= {name: part for name, part in dense.loss_parts.items() if name in LOOKS}
+        if self.token_heads is not None:
+            tokens = self.token_heads(self.model.get_visual_tokens(features, pixel_mask), labels, boxes)
+            total = total + self.task.token_weight * tokens.loss
+            looks |= {f"token_{name}": tokens.loss_parts[name] for name in TOKEN_LOOKS}
+        return DenseLabelOutput(loss=total, loss_parts=looks)
+
+    def _masks(self, image_map: Tensor, boxes: Tensor, image_of_row: Tensor) -> tuple[Tensor, Tensor]:
+        encoder, side = self.model.prompt_encoder, self.model.config.image_size
+        assert self.model.mask_head is not None
+        found = self.model.mask_head.decoder(
+            image_map,
+            encoder.dense_positions(*image_map.shape[1:3]),
+            encoder.no_mask,
+            encoder.embed_boxes(boxes, image_size_hw=(side, side)),
+            image_of_row,
+        )
+        return found.logits, found.iou_predictions
+
+
+@torch.no_grad()
+def _overlap(logits: Tensor, masks: Tensor) -> Tensor:
+    logits = nn.functional.interpolate(logits.float(), size=masks.shape[-2:], mode="bilinear", align_corners=False)
+    return mask_iou(logits[:, 0] > 0, masks > 0).mean()
+
+
+class MaskBatches:
+    """Dense batches with objects of their pictures: their masks, and their boxes moved a little.
+
+    Pictures without objects have none; a batch has at least one as long as any of its pictures does.
+    """
+
+    def __init__(self, batches: DenseBatches, instances: str, task: MaskTaskConfig, *, seed: int):
+        if batches.flip:
+            raise ConfigError("data.flip mirrors pictures but not their masks. Leave it out.")
+        self.batches, self.task, self.seed = batches, task, seed
+        self.canvas = batches.cache.canvas
+        if self.canvas % task.mask_cells:
+            raise ConfigError(f"mask_cells must divide the canvas of {self.canvas} pixels, but is {task.mask_cells}.")
+        coco = json.loads(Path(instances).read_bytes())
+        row_of = {image["id"]: row for row, image in enumerate(coco["images"])}
+        self.sizes = [(image["height"], image["width"]) for image in coco["images"]]
+        self.objects: list[list[tuple[Any, list[float]]]] = [[] for _ in self.sizes]
+        for annotation in coco["annotations"]:
+            self.objects[row_of[annotation["image_id"]]].append((annotation["segmentation"], annotation["bbox"]))
+
+    def batch_at(self, index: int) -> dict[str, Any]:
+        random = np.random.default_rng((self.seed, 2, index))
+        boxes, masks, image_of_row = [], [], []
+        for image, row in enumerate(self.batches.rows_at(index)):
+            found = self.objects[row]
+            for chosen in random.permutation(len(found))[: self.task.objects_per_image]:
+                segmentation, box = found[chosen]
+                masks.append(self._mask(segmentation, self.sizes[row]))
+                boxes.append(self._box(box, self.sizes[row], random))
+                image_of_row.append(image)
+        side = self.task.mask_cells
+        return {
+            **self.batches.batch_at(index),
+            "object_boxes": torch.tensor(np.array(boxes, np.float32).reshape(-1, 4)),
+            "object_masks": torch.from_numpy(np.array(masks, np.uint8).reshape(-1, side, side)),
+            "image_of_row": torch.tensor(image_of_row, dtype=torch.long),
+        }
+
+    def _mask(self, segmentation: Any, size_hw: tuple[int, int]) -> np.ndarray:
+        rows, columns = cell_centres(size_hw, self.canvas, self.task.mask_cells)
+        mask = np.zeros((self.task.mask_cells, self.task.mask_cells), bool)
+        mask[: len(rows), : len(columns)] = segmentation_to_mask(segmentation, size_hw)[np.ix_(rows, columns)]
+        return mask
+
+    def _box(self, xywh: list[float], size_hw: tuple[int, int], random: np.random.Generator) -> np.ndarray:
+        x, y, w, h = np.array(xywh) * (self.canvas / max(size_hw))
+        moved = np.array([x, y, x + w, y + h]) + random.normal(0, self.task.box_noise, 4) * (w, h, w, h)
+        return np.concatenate([np.minimum(moved[:2], moved[2:]), np.maximum(moved[:2], moved[2:])])
