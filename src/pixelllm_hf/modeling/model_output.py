@@ -30,6 +30,14 @@ class PixelLLMOutput(Seq2SeqLMOutput, HasCache):
     decoder_states: Tensor | None = None
     encoder_attention_mask: Tensor | None = None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # transformers lists all fields anew for each that is set; None, which most are in a cached decoding step, goes
+        # no further than the attribute.
+        if value is None and name in self.__dataclass_fields__:
+            object.__setattr__(self, name, None)
+        else:
+            super().__setattr__(name, value)
+
 
 @dataclass
 class LayerOutputs:
