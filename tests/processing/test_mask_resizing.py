@@ -23,9 +23,9 @@ def resized_like_opencv(values: np.ndarray, size_hw: tuple[int, int]) -> np.ndar
 
 @pytest.mark.parametrize(
     ("resized_hw", "image_hw"),
-    [((256, 383), (427, 640)), ((384, 384), (1000, 1000)), ((384, 100), (77, 20)), ((30, 384), (5, 64))],
+    [((256, 384), (427, 640)), ((384, 384), (1000, 1000)), ((384, 100), (77, 20)), ((32, 384), (5, 64))],
 )
-def test_masks_on_the_image_follow_the_rule_of_the_reference(resized_hw, image_hw):
+def test_masks_of_a_picture_that_ends_with_a_cell_follow_the_rule_of_the_reference(resized_hw, image_hw):
     logits = torch.randn(3, 96, 96, generator=torch.Generator().manual_seed(3))
     masks = masks_on_image(logits, canvas_size=384, resized_size_hw=resized_hw, image_size_hw=image_hw)
     assert masks.shape == (3, *image_hw) and masks.dtype == torch.bool
@@ -34,6 +34,15 @@ def test_masks_on_the_image_follow_the_rule_of_the_reference(resized_hw, image_h
         expected = resized_like_opencv(cut, image_hw)
         decided = np.abs(expected) > 1e-5  # at the edge itself rounding decides
         assert (mask.numpy() == (expected > 0))[decided].all()
+
+
+@pytest.mark.parametrize("resized_width", [121, 122, 123, 124])
+def test_an_edge_stays_where_it_is_however_much_of_the_last_cell_is_filled(resized_width):
+    columns = torch.arange(40) + 0.5
+    logits = (15 - columns).expand(2, 40, 40)  # inside left of canvas pixel 60, in cells of 4
+    width = 5 * resized_width
+    masks = masks_on_image(logits, canvas_size=160, resized_size_hw=(160, resized_width), image_size_hw=(800, width))
+    assert (masks.sum(-1) == 300).all()
 
 
 def test_what_lies_in_the_padding_does_not_reach_the_image():

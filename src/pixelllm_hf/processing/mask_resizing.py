@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 PIXELS_AT_ONCE = 1 << 24  # of the stretched logits, which take four bytes each
@@ -14,8 +15,12 @@ def masks_on_image(
 ) -> Tensor:
     """Masks of one image at its original size: logits (R,h,w) over the whole canvas -> (R,H,W) bool.
 
-    resized_size_hw is the part of the canvas that the picture fills, from its top left; image_size_hw is (H,W). The
-    part is cropped in whole cells, rounded down, stretched bilinearly and cut at 0, as the reference does.
+    resized_size_hw is the part of the canvas that the picture fills, from its top left; image_size_hw is (H,W). Every
+    pixel reads the logits bilinearly at the place of its centre on the canvas, without the cells that are all padding,
+    and is inside above 0.
+
+    Where the picture ends with a cell this is the rule of the reference, `evaluation.segmentation_iou.mask_from_logits`,
+    which crops to whole cells, rounded down. Elsewhere that would stretch a mask by up to a cell.
 
     >>> masks_on_image(torch.ones(2, 8, 8), canvas_size=32, resized_size_hw=(16, 32), image_size_hw=(3, 6)).shape
     torch.Size([2, 3, 6])
@@ -25,17 +30,30 @@ def masks_on_image(
             f"logits must be (masks, height, width) of one image, but the shape is {tuple(logits.shape)}. "
             "Take the best mask of each row and call once per image."
         )
-    rows, cols = (
-        max(1, side * cells // canvas_size) for side, cells in zip(resized_size_hw, logits.shape[1:], strict=True)
-    )
-    valid = logits[:, None, :rows, :cols].float()
+    cells = [side * n / canvas_size for side, n in zip(resized_size_hw, logits.shape[1:], strict=True)]
+    places = [_places(filled, size, logits.device) for filled, size in zip(cells, image_size_hw, strict=True)]
     masks = torch.empty(len(logits), *image_size_hw, dtype=torch.bool, device=logits.device)
     step = max(1, PIXELS_AT_ONCE // max(1, image_size_hw[0] * image_size_hw[1]))
     for start in range(0, len(logits), step):
         # No antialiasing on the way down either: the reference resizes with OpenCV.
-        stretched = F.interpolate(valid[start : start + step], size=image_size_hw, mode="bilinear", align_corners=False)
-        masks[start : start + step] = stretched[:, 0] > 0
+        stretched = logits[start : start + step].float()
+        for axis, (low, high, share) in enumerate(places, 1):
+            share = share if axis == 2 else share[:, None]
+            stretched = torch.lerp(stretched.index_select(axis, low), stretched.index_select(axis, high), share)
+        masks[start : start + step] = stretched > 0
     return masks
+
+
+def _places(filled_cells: float, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The cells on both sides of each pixel's centre and the share of the second, all (size,).
+
+    filled_cells is how many cells the picture fills along this axis, size how many pixels it has.
+    """
+    last = max(math.ceil(filled_cells) - 1, 0)
+    centres = torch.arange(size, dtype=torch.float64) + 0.5
+    at = (centres * (filled_cells / size) - 0.5).clamp(0, last)
+    low = at.floor().long()
+    return low.to(device), (low + 1).clamp(max=last).to(device), (at - low).float().to(device)
 
 
 __all__ = ["masks_on_image"]
