@@ -195,7 +195,7 @@ if __name__ == "__main__":
     parser.add_argument("--model", default=EMBEDDED, help="folder or hub id; tiny is the embedded one")
     parser.add_argument("--size", choices=sorted(SIZES), help="random weights of this size instead of a model")
     parser.add_argument("--tokens", type=int, default=64, help="as long as the captions that are generated")
-    parser.add_argument("--repeats", type=int, default=25, help="at least 2")
+    parser.add_argument("--repeats", type=int, default=51, help="at least 2")
     parser.add_argument("--threads", type=int, default=min(4, os.cpu_count() or 1))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
