@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,11 @@ SOURCE = {"format": "coco_captions", "annotations": "a.json", "images": "i"}
 
 @pytest.mark.parametrize("file", sorted(path.name for path in CONFIGS.glob("*.yaml")))
 def test_every_committed_recipe_is_valid(file: str) -> None:
-    of_stage = {"vision": VisionPretrainConfig, "prompt": PromptPretrainConfig, "masks": MaskPretrainConfig}
+    of_stage: dict[str, type[Any]] = {
+        "vision": VisionPretrainConfig,
+        "prompt": PromptPretrainConfig,
+        "masks": MaskPretrainConfig,
+    }
     cls = next((recipe for stage, recipe in of_stage.items() if stage in file), TrainConfig)
     recipe = load_config(cls, CONFIGS / file)
     assert from_dict(cls, to_dict(recipe)) == recipe
