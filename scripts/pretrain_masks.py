@@ -15,7 +15,7 @@ from pixelllm_hf.training.dense_companion import begin_from
 from pixelllm_hf.training.dense_heads import DENSE_HEADS_FILE, DenseHeads
 from pixelllm_hf.training.export import export_dtype, save_folder
 from pixelllm_hf.training.initial_model import initial_model, load_processor
-from pixelllm_hf.training.mask_pretraining import MaskBatches, MaskLearner, MaskPretrainConfig
+from pixelllm_hf.training.mask_pretraining import MaskBatches, MaskLearner, MaskPretrainConfig, PictureObjects
 from pixelllm_hf.training.prompt_pretraining import token_heads_for
 from pixelllm_hf.training.recipe_command import run_recipe
 from pixelllm_hf.training.token_heads import TOKEN_HEADS_FILE
@@ -39,6 +39,8 @@ def main(recipe: MaskPretrainConfig) -> None:
     if task.token_heads is not None:
         token_heads = token_heads_for(model, labels, task.tokens)
         begin_from(token_heads, task.token_heads, "pretrain_prompt.py")
+    objects = PictureObjects.read(data.instances)
+    held_out_objects = PictureObjects.read(data.eval_instances) if data.eval_instances else objects
     learner = MaskLearner(model, heads, token_heads, task)
 
     def save(_: nn.Module, folder: Path, final: bool) -> None:
@@ -49,13 +51,13 @@ def main(recipe: MaskPretrainConfig) -> None:
 
     trainer = Trainer(
         learner,
-        MaskBatches(train, data.instances, task, seed=seed),
+        MaskBatches(train, objects, task, seed=seed),
         accelerator=accelerator,
         run=recipe.run,
         optimizer=recipe.optimizer,
         recipe=recipe,
         save_model=save,
-        held_out=MaskBatches(held_out, data.eval_instances or data.instances, task, seed=seed),
+        held_out=MaskBatches(held_out, held_out_objects, task, seed=seed),
     )
     metrics = trainer.run()
     if accelerator.is_main_process:

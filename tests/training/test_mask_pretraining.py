@@ -11,14 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.training.config import ConfigError
 from pixelllm_hf.training.dense_heads import DenseHeads
-from pixelllm_hf.training.initial_model import initial_model
-from pixelllm_hf.training.mask_pretraining import MaskBatches, MaskLearner, MaskTaskConfig
+from pixelllm_hf.training.mask_pretraining import MaskBatches, MaskLearner, MaskTaskConfig, PictureObjects
 from pixelllm_hf.training.vision_pretraining import DenseDataConfig, dense_batches
 
 
@@ -27,7 +25,9 @@ def batches_of(squares: SimpleNamespace, folder: Path, *, flip: bool = False, **
         str(squares.instances), str(squares.images), cache_dir=str(folder), batch_size=4, flip=flip, eval_fraction=0.2
     )
     train, _, labels = dense_batches(data, 0, canvas=64, cells=8)
-    return MaskBatches(train, data.instances, MaskTaskConfig(mask_cells=32, **task), seed=0), labels
+    return MaskBatches(
+        train, PictureObjects.read(data.instances), MaskTaskConfig(mask_cells=32, **task), seed=0
+    ), labels
 
 
 def learner_of(labels: Any) -> MaskLearner:
@@ -65,7 +65,7 @@ def test_a_picture_shows_no_more_objects_than_asked_and_others_next_time(
     for index in range(60):
         if picture in (rows := batches.batches.rows_at(index).tolist()):
             shown.add(batches.batch_at(index)["object_masks"][rows.index(picture)].numpy().tobytes())
-    assert len(shown) == len(batches.objects[picture])
+    assert len(shown) == len(batches.objects.of_row[picture])
 
 
 def test_boxes_move_with_the_noise_and_stay_boxes(squares: SimpleNamespace, tmp_path: Path) -> None:
@@ -108,30 +108,8 @@ def test_what_cannot_be_taught_is_refused(squares: SimpleNamespace, tmp_path: Pa
         MaskLearner(model, heads, None, MaskTaskConfig())
 
 
-def test_the_result_is_a_whole_model_with_other_towers(
-    squares: SimpleNamespace, tokenizer_folder: Path, tmp_path: Path, launch: Callable[..., Any]
-) -> None:
-    from pixelllm_hf.training.export import save_folder
-    from pixelllm_hf.training.initial_model import load_processor
-
-    begin = initial_model("for_tests")
-    save_folder(begin, tmp_path / "begin", processor=load_processor(str(tokenizer_folder), image_size=64))
-    recipe = {
-        "model": str(tmp_path / "begin"),
-        "data": {
-            "instances": str(squares.instances),
-            "images": str(squares.images),
-            "batch_size": 4,
-            "cache_dir": str(tmp_path / "cache"),
-            "eval_fraction": 0.2,
-        },
-        "task": {"mask_cells": 32},
-        "optimizer": {"learning_rate": 1e-2},
-        "run": {"output_dir": str(tmp_path / "run"), "total_steps": 3, "cpu": True, "eval_every": 3, "progress": False},
-    }
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    assert "mask IoU" in launch("pretrain_masks.py", tmp_path / "recipe.yaml").finish()
-    result = PixelLLMForGroundedGeneration.from_pretrained(tmp_path / "run" / "model").state_dict()
-    changed = {name.split(".")[0] for name, tensor in begin.state_dict().items() if not tensor.equal(result[name])}
+def test_the_result_is_a_whole_model_with_other_towers(train_a_part: Callable[..., Any], tmp_path: Path) -> None:
+    printed, changed = train_a_part("pretrain_masks.py", task={"mask_cells": 32})
+    assert "mask IoU" in printed
     assert changed == {"vision_towers", "mask_head"}
     assert (tmp_path / "run" / "model" / "dense_heads.safetensors").is_file()

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.training.config import ConfigError
-from pixelllm_hf.training.initial_model import initial_model
 from pixelllm_hf.training.prompt_pretraining import PromptLabeller
 from pixelllm_hf.training.token_heads import TokenHeads, TokenTaskConfig, objects_of_cells
 
@@ -83,32 +80,8 @@ def test_only_the_way_to_the_tokens_learns() -> None:
     assert learnt == {"prompt_feature_extractor", "visual_projection"}
 
 
-def test_the_result_is_a_whole_model_with_other_tokens(
-    squares: SimpleNamespace, tokenizer_folder: Path, tmp_path: Path, launch: Callable[..., Any]
-) -> None:
-    from pixelllm_hf.training.export import save_folder
-    from pixelllm_hf.training.initial_model import load_processor
-
-    begin = initial_model("for_tests")
-    save_folder(begin, tmp_path / "begin", processor=load_processor(str(tokenizer_folder), image_size=64))
-    recipe = {
-        "model": str(tmp_path / "begin"),
-        "label_cells": 8,
-        "data": {
-            "instances": str(squares.instances),
-            "images": str(squares.images),
-            "batch_size": 4,
-            "cache_dir": str(tmp_path / "cache"),
-            "eval_fraction": 0.2,
-        },
-        "task": {"rows": 1, "columns": 2},
-        "optimizer": {"learning_rate": 1e-2},
-        "run": {"output_dir": str(tmp_path / "run"), "total_steps": 3, "cpu": True, "eval_every": 3, "progress": False},
-    }
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    output = launch("pretrain_prompt.py", tmp_path / "recipe.yaml").finish()
-    assert "object accuracy" in output and "4 classes" in output
-    result = PixelLLMForGroundedGeneration.from_pretrained(tmp_path / "run" / "model").state_dict()
-    changed = {name.split(".")[0] for name, tensor in begin.state_dict().items() if not tensor.equal(result[name])}
+def test_the_result_is_a_whole_model_with_other_tokens(train_a_part: Callable[..., Any], tmp_path: Path) -> None:
+    printed, changed = train_a_part("pretrain_prompt.py", label_cells=8, task={"rows": 1, "columns": 2})
+    assert "object accuracy" in printed and "4 classes" in printed
     assert changed == {"prompt_feature_extractor", "visual_projection"}
     assert "heads.class.weight" in load_file(tmp_path / "run" / "model" / "token_heads.safetensors")

@@ -130,18 +130,8 @@ def test_both_towers_learn_from_the_dense_loss() -> None:
     assert {"fused", "eva02", "sam", "size", "fused_foreground_accuracy", "fused_box"} <= set(output.loss_parts)
 
 
-def test_pretrained_towers_start_the_model(squares: SimpleNamespace, tmp_path: Path, launch: Launcher) -> None:
-    recipe = {
-        "model": "for_tests",
-        "data": {
-            "instances": str(squares.instances),
-            "images": str(squares.images),
-            "batch_size": 4,
-            "cache_dir": str(tmp_path / "cache"),
-            "eval_fraction": 0.2,
-        },
-        "run": {"output_dir": str(tmp_path / "run"), "total_steps": 3, "cpu": True, "eval_every": 3, "progress": False},
-    }
+def test_pretrained_towers_start_the_model(squares_recipe: dict[str, Any], tmp_path: Path, launch: Launcher) -> None:
+    recipe: dict[str, Any] = {"model": "for_tests", **squares_recipe}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     output = launch("pretrain_vision.py", tmp_path / "recipe.yaml").finish()
     assert "foreground accuracy" in output and "4 classes" in output
@@ -153,7 +143,7 @@ def test_pretrained_towers_start_the_model(squares: SimpleNamespace, tmp_path: P
     with pytest.raises(ConfigError, match="does not fit the model"):
         initial_model("tiny", vision_weights=weights)
     recipe |= {"vision_weights": weights, "optimizer": {"learning_rate": 0.0}}
-    recipe["run"] |= {"output_dir": str(tmp_path / "further")}  # type: ignore[operator]
+    recipe["run"] |= {"output_dir": str(tmp_path / "further")}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     launch("pretrain_vision.py", tmp_path / "recipe.yaml").finish()
     further = load_file(tmp_path / "further" / "model" / "vision_towers.safetensors")

@@ -65,10 +65,10 @@ def dense_labels(
         )
 
 
-def cell_centres(size_hw: tuple[int, int], canvas: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of an image of size_hw in which the centres of `cells` x `cells` over the canvas lie.
+def cell_centres(size_hw: tuple[int, int], cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of an image of size_hw in which the centres of `cells` x `cells` over its canvas lie.
 
-    >>> [part.tolist() for part in cell_centres((20, 40), canvas=16, cells=4)]
+    >>> [part.tolist() for part in cell_centres((20, 40), cells=4)]
     [[5, 15], [5, 15, 25, 35]]
     """
     centres = (np.arange(cells) + 0.5) * (max(size_hw) / cells)
@@ -114,7 +114,7 @@ def _label_image(
     """(1 + 4 + attributes, G, G) int16 of one image: class, box, attributes."""
     height, width = image["height"], image["width"]
     scale = max(height, width) / canvas  # original pixels per canvas pixel
-    rows, columns = cell_centres((height, width), canvas, cells)
+    rows, columns = cell_centres((height, width), cells)
     grid = np.full((5 + len(attribute_names), cells, cells), IGNORED, np.int16)
     inside = grid[:, : len(rows), : len(columns)]
     inside[:] = BACKGROUND

@@ -137,35 +137,46 @@ def _overlap(logits: Tensor, masks: Tensor) -> Tensor:
     return mask_iou(logits[:, 0] > 0, masks > 0).mean()
 
 
+@dataclass(frozen=True)
+class PictureObjects:
+    """The objects of a COCO instances file by the row of their image: sizes_hw, and (segmentation, xywh) of each."""
+
+    sizes_hw: list[tuple[int, int]]
+    of_row: list[list[tuple[Any, list[float]]]]
+
+    @classmethod
+    def read(cls, instances: str) -> PictureObjects:
+        coco = json.loads(Path(instances).read_bytes())
+        row_of = {image["id"]: row for row, image in enumerate(coco["images"])}
+        of_row: list[list[tuple[Any, list[float]]]] = [[] for _ in row_of]
+        for annotation in coco["annotations"]:
+            of_row[row_of[annotation["image_id"]]].append((annotation["segmentation"], annotation["bbox"]))
+        return cls([(image["height"], image["width"]) for image in coco["images"]], of_row)
+
+
 class MaskBatches:
     """Dense batches with objects of their pictures: their masks, and their boxes moved a little.
 
     Pictures without objects have none; a batch has at least one as long as any of its pictures does.
     """
 
-    def __init__(self, batches: DenseBatches, instances: str, task: MaskTaskConfig, *, seed: int):
+    def __init__(self, batches: DenseBatches, objects: PictureObjects, task: MaskTaskConfig, *, seed: int):
         if batches.flip:
             raise ConfigError("data.flip mirrors pictures but not their masks. Leave it out.")
-        self.batches, self.task, self.seed = batches, task, seed
+        self.batches, self.objects, self.task, self.seed = batches, objects, task, seed
         self.canvas = batches.cache.canvas
         if self.canvas % task.mask_cells:
             raise ConfigError(f"mask_cells must divide the canvas of {self.canvas} pixels, but is {task.mask_cells}.")
-        coco = json.loads(Path(instances).read_bytes())
-        row_of = {image["id"]: row for row, image in enumerate(coco["images"])}
-        self.sizes = [(image["height"], image["width"]) for image in coco["images"]]
-        self.objects: list[list[tuple[Any, list[float]]]] = [[] for _ in self.sizes]
-        for annotation in coco["annotations"]:
-            self.objects[row_of[annotation["image_id"]]].append((annotation["segmentation"], annotation["bbox"]))
 
     def batch_at(self, index: int) -> dict[str, Any]:
         random = np.random.default_rng((self.seed, 2, index))
         boxes, masks, image_of_row = [], [], []
         for image, row in enumerate(self.batches.rows_at(index)):
-            found = self.objects[row]
+            found, size_hw = self.objects.of_row[row], self.objects.sizes_hw[row]
             for chosen in random.permutation(len(found))[: self.task.objects_per_image]:
                 segmentation, box = found[chosen]
-                masks.append(self._mask(segmentation, self.sizes[row]))
-                boxes.append(self._box(box, self.sizes[row], random))
+                masks.append(self._mask(segmentation, size_hw))
+                boxes.append(self._box(box, size_hw, random))
                 image_of_row.append(image)
         side = self.task.mask_cells
         return {
@@ -176,7 +187,7 @@ class MaskBatches:
         }
 
     def _mask(self, segmentation: Any, size_hw: tuple[int, int]) -> np.ndarray:
-        rows, columns = cell_centres(size_hw, self.canvas, self.task.mask_cells)
+        rows, columns = cell_centres(size_hw, self.task.mask_cells)
         mask = np.zeros((self.task.mask_cells, self.task.mask_cells), bool)
         mask[: len(rows), : len(columns)] = segmentation_to_mask(segmentation, size_hw)[np.ix_(rows, columns)]
         return mask
