@@ -4,7 +4,10 @@ import functools
 
 import pytest
 import torch
+from transformers.generation import GenerationMixin
 from transformers.generation.streamers import BaseStreamer
+
+from pixelllm_hf.modeling import generation
 
 MODES = {
     "greedy": {},
@@ -38,9 +41,12 @@ def teacher_forced(model, inputs, sequences):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("ending", ["cut by the limit", "ended by EOS"])
+@pytest.mark.parametrize("prompt", ["text of several lengths", "no text"])
 @torch.no_grad()
-def test_one_pass_places_equal_a_teacher_forced_second_pass(small_model, small_inputs, mode, ending):
+def test_one_pass_places_equal_a_teacher_forced_second_pass(small_model, small_inputs, mode, ending, prompt):
     torch.manual_seed(3)
+    if prompt == "no text":
+        del small_inputs["input_ids"], small_inputs["attention_mask"]
 
     def nudge(ids, scores):
         """No EOS among the first three tokens; after them it is likely, or never comes."""
@@ -56,6 +62,41 @@ def test_one_pass_places_equal_a_teacher_forced_second_pass(small_model, small_i
     assert torch.equal(out.coordinates.isfinite().all(-1).all(-1), has_place)
     torch.testing.assert_close(out.coordinates[has_place], places[has_place], atol=1e-4, rtol=0)
     torch.testing.assert_close(out.token_log_probs[has_place], log_probs[has_place], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("mode", [{}, {"num_beams": 3}, {"use_cache": False}], ids=str)
+@pytest.mark.parametrize("limit", [1, 3 * 99 * 2, 10**9], ids=["each step", "two steps or more", "all steps"])
+@torch.no_grad()
+def test_log_probabilities_do_not_depend_on_how_many_are_computed_at_once(
+    small_model, small_inputs, monkeypatch, limit, mode
+):
+    expected = small_model.generate(**small_inputs, max_new_tokens=9, **mode).token_log_probs
+    assert expected.isfinite().any()
+    monkeypatch.setattr(generation, "_SCORES_AT_ONCE", limit)
+    found = small_model.generate(**small_inputs, max_new_tokens=9, **mode).token_log_probs
+    torch.testing.assert_close(found, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@torch.no_grad()
+def test_a_step_gets_the_inputs_that_transformers_would_give_it(small_model, small_inputs, monkeypatch, mode):
+    given = []
+    ours = small_model.prepare_inputs_for_generation
+
+    def compared(*args, **kwargs):
+        theirs = GenerationMixin.prepare_inputs_for_generation(small_model, *args, **kwargs)
+        given.append((ours(*args, **kwargs), theirs))
+        return given[-1][0]
+
+    monkeypatch.setattr(small_model, "prepare_inputs_for_generation", compared)
+    small_model.generate(**small_inputs, max_new_tokens=4, min_new_tokens=4, **MODES[mode])
+    assert len(given) >= 4
+    for found, expected in given:
+        assert {k for k, v in found.items() if v is not None} == {k for k, v in expected.items() if v is not None}
+        tokens = found.pop("decoder_input_ids"), expected.pop("decoder_input_ids")
+        assert torch.equal(*tokens) and tokens[0].stride() == tokens[1].stride()
+        for name, value in expected.items():
+            assert found[name] is value or torch.equal(found[name], value)
 
 
 @torch.no_grad()

@@ -137,6 +137,14 @@ def test_the_prompt_matters_and_may_be_left_out(language_model, prefix_inputs):
     assert not torch.allclose(with_prompt, without, atol=1e-3)
 
 
+@torch.no_grad()
+def test_without_a_mask_all_of_memory_is_seen(language_model, prefix_inputs):
+    memory = encoded(language_model, prefix_inputs)[0]
+    everything = torch.ones(memory.shape[:2], dtype=torch.bool)
+    masked, free = (language_model.decode(prefix_inputs["text"], memory, mask)[0] for mask in (everything, None))
+    assert torch.equal(masked, free)
+
+
 CACHES = {
     "made by decode": lambda: None,
     "encoder-decoder": lambda: EncoderDecoderCache(DynamicCache(), DynamicCache()),

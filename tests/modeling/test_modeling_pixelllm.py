@@ -104,6 +104,19 @@ def test_features_of_an_image_can_be_used_again(small_model, small_inputs):
     )
 
 
+@pytest.mark.parametrize(
+    "takes_part", [None, torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]])], ids=["all tokens", "some"]
+)
+@torch.no_grad()
+def test_encoder_states_without_a_mask_are_all_valid(small_model, takes_part):
+    states = torch.randn(3, 7, small_model.config.text_config.d_model, generator=torch.Generator().manual_seed(1))
+    tokens = torch.tensor([[0, 5, 9, 7], [0, 8, 4, 1], [0, 6, 1, 0]])
+    given = dict(encoder_outputs=(states,), decoder_input_ids=tokens, decoder_attention_mask=takes_part)
+    free = small_model(**given).decoder_states
+    masked = small_model(**given, attention_mask=torch.ones(3, 7, dtype=torch.long)).decoder_states
+    torch.testing.assert_close(free, masked)
+
+
 def test_without_a_prompt_the_whole_unpadded_image_is_meant(small_model, small_inputs):
     pixels = {k: small_inputs[k] for k in ("pixel_values", "pixel_mask")}
     boxes = torch.tensor([[[0.0, 0, 64, 64]], [[0, 0, 64, 40]]])

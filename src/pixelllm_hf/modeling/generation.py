@@ -19,7 +19,7 @@ from transformers.generation.utils import GenerateBeamEncoderDecoderOutput, Gene
 
 from .cache_name import HasCache
 
-_STEPS_SCORED_AT_ONCE = 16
+_SCORES_AT_ONCE = 2**17
 
 
 @dataclass
@@ -65,21 +65,22 @@ class GroundedBeamGenerateOutput(GenerateBeamEncoderDecoderOutput, HasCache):
 class StateRecorder:
     """Collects, step by step, the decoder state that has consumed each token and that token's log-probability.
 
-    Log-probabilities are computed for several steps at once: done step by step they cost as much as the rest of this.
+    Log-probabilities of several steps are computed at once, as long as their scores stay in the caches of a processor:
+    with a small vocabulary that saves three quarters of their time, with a large one it would multiply it.
     """
 
     def __init__(self, on_states: Callable[[Tensor], None] | None = None):
         self.states: list[Tensor] = []  # per step (rows, 1, C)
         self.on_states = on_states
         self._log_probs: list[Tensor] = []  # per portion (rows, steps), of the consumed tokens
-        self._unscored: list[tuple[Tensor, Tensor]] = []  # per step scores (rows, 1, V) of its tokens (rows,)
-        self._tokens: Tensor | None = None  # being consumed, (rows,)
+        self._unscored: list[tuple[Tensor, Tensor]] = []  # per step scores (rows, 1, V) of its tokens (rows, 1)
+        self._tokens: Tensor | None = None  # being consumed, (rows, 1)
         self._logits: Tensor | None = None  # of the last step, (rows, 1, V)
         self._parents: Tensor | None = None  # the beams that the last step's rows were re-ordered from
 
     def before_step(self, tokens: Tensor) -> None:
-        """tokens (rows,) are about to be consumed."""
-        self._tokens = tokens
+        """tokens (rows,T) are about to be consumed; only the last one is new."""
+        self._tokens = _newest(tokens)
 
     def after_step(self, states: Tensor, logits: Tensor) -> None:
         """states (rows,T,C) and logits (rows,T,V) of the step; only the last position is new."""
@@ -91,7 +92,7 @@ class StateRecorder:
         else:
             scores = self._logits if self._parents is None else self._logits[self._parents]
             self._unscored.append((scores, self._tokens))
-        if len(self._unscored) == _STEPS_SCORED_AT_ONCE:
+        if len(self._unscored) * logits.shape[0] * logits.shape[-1] >= _SCORES_AT_ONCE:
             self._score()
         if self.on_states is not None and self.states:  # the first state has consumed BOS, which has no place
             self.on_states(states[:, -1])
@@ -101,7 +102,7 @@ class StateRecorder:
     def _score(self) -> None:
         if self._unscored:
             scores, tokens = zip(*self._unscored, strict=True)
-            self._log_probs.append(log_probs_of(torch.cat(scores, dim=1), torch.stack(tokens, dim=1)))
+            self._log_probs.append(log_probs_of(torch.cat(scores, dim=1), torch.cat(tokens, dim=1)))
             self._unscored.clear()
 
     def reorder(self, parents: Tensor) -> None:
@@ -145,8 +146,8 @@ def _newest(values: Tensor) -> Tensor:
 
 def log_probs_of(logits: Tensor, tokens: Tensor) -> Tensor:
     """logits (…,V), tokens (…) -> (…) float32."""
-    logits = logits.float()
-    return logits.gather(-1, tokens[..., None]).squeeze(-1) - logits.logsumexp(-1)
+    losses = torch.nn.functional.cross_entropy(logits.flatten(0, -2).float(), tokens.flatten(), reduction="none")
+    return -losses.view(tokens.shape)
 
 
 # A context variable and not an attribute: one model may generate in several threads at once.

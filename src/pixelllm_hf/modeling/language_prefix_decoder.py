@@ -166,7 +166,7 @@ class PrefixDecoderLanguageModel(nn.Module):
         self,
         decoder_input_ids: Tensor,
         encoder_states: Tensor,
-        encoder_mask: Tensor,
+        encoder_mask: Tensor | None,
         *,
         decoder_mask: Tensor | None = None,
         cache: Cache | None = None,
@@ -175,6 +175,7 @@ class PrefixDecoderLanguageModel(nn.Module):
     ) -> tuple[Tensor, Cache | None]:
         """decoder_input_ids (R,T), encoder_states from `encode`, encoder_mask (R,S) -> states (R,T,C) and the cache.
 
+        Without an encoder_mask all of memory is valid.
         State t has consumed token t and predicts token t+1. The cache holds text alone: a row's memory comes with
         every call, so beams of one row, which share it, are sorted without moving it.
 
@@ -188,6 +189,8 @@ class PrefixDecoderLanguageModel(nn.Module):
         start = 0 if of_text is None else of_text.get_seq_length()
         if isinstance(start, Tensor):
             start = start.clone()  # a static cache counts on in place
+        if encoder_mask is None:
+            encoder_mask = torch.ones(encoder_states.shape[:2], dtype=torch.bool, device=encoder_states.device)
 
         memory = encoder_states.unflatten(-1, (self.config.num_attention_heads, -1)).permute(2, 3, 0, 4, 1, 5)
         x, mask = self.embedding(decoder_input_ids, start), None

@@ -94,7 +94,7 @@ class T5PrefixLanguageModel(nn.Module):
         self,
         decoder_input_ids: Tensor,
         encoder_states: Tensor,
-        encoder_mask: Tensor,
+        encoder_mask: Tensor | None,
         *,
         decoder_mask: Tensor | None = None,
         cache: Cache | None = None,
@@ -103,6 +103,7 @@ class T5PrefixLanguageModel(nn.Module):
     ) -> tuple[Tensor, Cache | None]:
         """decoder_input_ids (R,T), encoder_states (R,S,C), encoder_mask (R,S) -> states (R,T,C) and the cache.
 
+        Without an encoder_mask all encoder states are valid; T5 then has no mask to make of it at every step.
         State t has consumed token t and predicts token t+1. decoder_mask (R,T) marks the positions that take part;
         as in the reference the others get uniform attention over everything (spec sections 5.1 and 14.5), which only
         the mask head ever sees. A mask of four dimensions is used as it is. layers: as in `encode`.
@@ -113,6 +114,8 @@ class T5PrefixLanguageModel(nn.Module):
             causal = torch.ones(valid.shape[1], valid.shape[1], dtype=torch.bool, device=valid.device).tril()
             dtype = encoder_states.dtype
             self_mask = _score_mask(causal & valid[:, None, :, None] & valid[:, None, None, :], dtype)
+            if encoder_mask is None:
+                encoder_mask = torch.ones(encoder_states.shape[:2], dtype=torch.bool, device=valid.device)
             cross_mask = _score_mask(valid[:, None, :, None] & encoder_mask.bool()[:, None, None, :], dtype)
         output = self.body.decoder(
             input_ids=decoder_input_ids,

@@ -270,7 +270,8 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         Args:
             pixel_values: (B,3,S,S) RGB, 0..255, on the canvas; pixel_mask (B,S,S) True on real pixels.
             prompt_boxes, prompt_points, prompt_point_labels, prompt_mask: see `get_visual_tokens`.
-            input_ids: (R,L) text prompt, attention_mask (R,L). With encoder_outputs the mask is the encoder's, (R,S).
+            input_ids: (R,L) text prompt, attention_mask (R,L). With encoder_outputs the mask is the encoder's, (R,S);
+                without one they are all valid.
             original_sizes: travels with the inputs for post-processing; not used here.
             image_features, encoder_outputs: results of `get_image_features` / `encode` to use again.
             decoder_input_ids: (R,T) tokens to consume, the first one BOS; decoder_attention_mask (R,T) marks those
@@ -316,7 +317,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             states, mask = self.encode_prompts(visual, input_ids, attention_mask, length=length, layers=layers)
         else:
             states = encoder_outputs[0]
-            mask = full_encoder_mask(attention_mask, states)
+            mask = None if attention_mask is None else full_encoder_mask(attention_mask, states)
             if layers is not None:
                 layers.keep("encoder", encoder_outputs)
 
@@ -329,7 +330,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             )
         if decoder_input_ids is None:
             raise ValueError("expected labels or decoder_input_ids to decode, but got neither.")
-        num_tokens = decoder_input_ids.shape[1]
+        num_tokens, consumed = decoder_input_ids.shape[1], decoder_input_ids
         if mask_labels is not None:
             if labels is None or visual is None:
                 raise ValueError(
@@ -337,9 +338,9 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
                     f"labels is {'missing' if labels is None else 'there'} and the image is "
                     f"{'missing' if visual is None else 'there'}. Pass both."
                 )
-            decoder_input_ids, decoder_attention_mask = self.padded_for_masks(decoder_input_ids, decoder_attention_mask)
+            consumed, decoder_attention_mask = self.padded_for_masks(decoder_input_ids, decoder_attention_mask)
         text_states, cache = self.language_model.decode(
-            decoder_input_ids,
+            consumed,
             states,
             mask,
             decoder_mask=decoder_attention_mask,
@@ -347,7 +348,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             use_cache=bool(use_cache) and labels is None,
             layers=layers,
         )
-        decoder_input_ids, decoder_states = decoder_input_ids[:, :num_tokens], text_states[:, :num_tokens]
+        decoder_states = text_states if mask_labels is None else text_states[:, :num_tokens]
         logits = self.language_model.logits(decoder_states)
         coordinates = self.point_head(decoder_states).coordinates if output_coordinates else None
 
