@@ -11,16 +11,13 @@ from typing import Any
 
 from torch import nn
 
-from pixelllm_hf.training.dense_companion import begin_from
-from pixelllm_hf.training.dense_heads import DENSE_HEADS_FILE, DenseHeads
 from pixelllm_hf.training.export import export_dtype, save_folder
 from pixelllm_hf.training.initial_model import initial_model, load_processor
+from pixelllm_hf.training.label_heads import LabelHeads
 from pixelllm_hf.training.mask_pretraining import MaskBatches, MaskLearner, MaskPretrainConfig, PictureObjects
-from pixelllm_hf.training.prompt_pretraining import token_heads_for
 from pixelllm_hf.training.recipe_command import run_recipe
-from pixelllm_hf.training.token_heads import TOKEN_HEADS_FILE
 from pixelllm_hf.training.trainer import Trainer, start
-from pixelllm_hf.training.vision_pretraining import dense_batches, save_dense_heads
+from pixelllm_hf.training.vision_pretraining import dense_batches
 
 
 def main(recipe: MaskPretrainConfig) -> None:
@@ -34,20 +31,23 @@ def main(recipe: MaskPretrainConfig) -> None:
         train, held_out, labels = dense_batches(
             data, seed, canvas=model.config.image_size, cells=vision.grid_size * task.dense.sub_cells
         )
-    heads, token_heads = DenseHeads.for_model(vision, labels, task.dense), None
-    begin_from(heads, task.dense_heads, "pretrain_vision.py")
-    if task.token_heads is not None:
-        token_heads = token_heads_for(model, labels, task.tokens)
-        begin_from(token_heads, task.token_heads, "pretrain_prompt.py")
+    heads = LabelHeads.for_model(
+        model,
+        labels,
+        dense=task.dense,
+        tokens=None if task.token_heads is None else task.tokens,
+        dense_file=task.dense_heads,
+        token_file=task.token_heads,
+        dense_weight=task.dense_weight,
+        token_weight=task.token_weight,
+    )
     objects = PictureObjects.read(data.instances)
     held_out_objects = PictureObjects.read(data.eval_instances) if data.eval_instances else objects
-    learner = MaskLearner(model, heads, token_heads, task)
+    learner = MaskLearner(model, heads)
 
     def save(_: nn.Module, folder: Path, final: bool) -> None:
         save_folder(model, folder, processor=processor, dtype=final_dtype if final else export_dtype("float32"))
-        save_dense_heads(heads, folder / DENSE_HEADS_FILE)
-        if token_heads is not None:
-            save_dense_heads(token_heads, folder / TOKEN_HEADS_FILE)
+        heads.save(folder)
 
     trainer = Trainer(
         learner,

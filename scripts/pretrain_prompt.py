@@ -12,11 +12,12 @@ from torch import nn
 
 from pixelllm_hf.training.export import export_dtype, save_folder
 from pixelllm_hf.training.initial_model import initial_model, load_processor
-from pixelllm_hf.training.prompt_pretraining import PromptLabeller, PromptPretrainConfig, token_heads_for
+from pixelllm_hf.training.label_heads import LabelHeads
+from pixelllm_hf.training.prompt_pretraining import PromptLabeller, PromptPretrainConfig
 from pixelllm_hf.training.recipe_command import run_recipe
-from pixelllm_hf.training.token_heads import TOKEN_HEADS_FILE
+from pixelllm_hf.training.token_heads import TokenHeads
 from pixelllm_hf.training.trainer import Trainer, start
-from pixelllm_hf.training.vision_pretraining import dense_batches, save_dense_heads
+from pixelllm_hf.training.vision_pretraining import dense_batches
 
 
 def main(recipe: PromptPretrainConfig) -> None:
@@ -28,11 +29,12 @@ def main(recipe: PromptPretrainConfig) -> None:
         train, held_out, labels = dense_batches(
             recipe.data, recipe.run.seed, canvas=model.config.image_size, cells=recipe.label_cells
         )
-    labeller = PromptLabeller(model, token_heads_for(model, labels, recipe.task))
+    heads = TokenHeads.for_model(model, labels, recipe.task)
+    labeller = PromptLabeller(model, heads)
 
     def save(_: nn.Module, folder: Path, final: bool) -> None:
         save_folder(model, folder, processor=processor, dtype=final_dtype if final else export_dtype("float32"))
-        save_dense_heads(labeller.token_heads, folder / TOKEN_HEADS_FILE)
+        LabelHeads(None, heads).save(folder)
 
     trainer = Trainer(
         labeller,

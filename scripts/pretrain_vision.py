@@ -11,15 +11,15 @@ from typing import Any
 
 from torch import nn
 
-from pixelllm_hf.training.dense_heads import DENSE_HEADS_FILE, DenseHeads
+from pixelllm_hf.training.dense_heads import DenseHeads
 from pixelllm_hf.training.initial_model import initial_model
+from pixelllm_hf.training.label_heads import LabelHeads
 from pixelllm_hf.training.recipe_command import run_recipe
 from pixelllm_hf.training.trainer import Trainer, start
 from pixelllm_hf.training.vision_pretraining import (
     DenseLabeller,
     VisionPretrainConfig,
     dense_batches,
-    save_dense_heads,
     save_vision_towers,
 )
 
@@ -35,11 +35,12 @@ def main(recipe: VisionPretrainConfig) -> None:
     cells = vision.grid_size * recipe.task.sub_cells
     with accelerator.main_process_first():
         train, held_out, labels = dense_batches(recipe.data, recipe.run.seed, canvas=config.image_size, cells=cells)
-    model = DenseLabeller(towers, DenseHeads.for_model(vision, labels, recipe.task))
+    heads = DenseHeads.for_model(vision, labels, recipe.task)
+    model = DenseLabeller(towers, heads)
 
-    def save(model: nn.Module, folder: Path, final: bool) -> None:
-        save_vision_towers(model.get_submodule("vision_towers"), folder / WEIGHTS_FILE, labels.class_names)
-        save_dense_heads(model.get_submodule("heads"), folder / DENSE_HEADS_FILE)
+    def save(_: nn.Module, folder: Path, final: bool) -> None:
+        save_vision_towers(towers, folder / WEIGHTS_FILE, labels.class_names)
+        LabelHeads(heads).save(folder)
         config.save_pretrained(folder)
 
     trainer = Trainer(

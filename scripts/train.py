@@ -77,7 +77,7 @@ def main(recipe: TrainConfig) -> None:
             dtype = final_dtype if final else export_dtype("float32")
             save_folder(model, folder, processor=processor, dtype=dtype, lora=settings.lora)
             if isinstance(trained_module, WithDenseLabels):
-                trained_module.save_heads(folder)
+                trained_module.heads.save(folder)
 
     trainer = Trainer(
         trained_module,

@@ -24,11 +24,11 @@ from pixelllm_hf.training.dense_companion import (
 from pixelllm_hf.training.dense_heads import DenseHeads
 from pixelllm_hf.training.dense_labels import dense_labels
 from pixelllm_hf.training.initial_model import load_processor
+from pixelllm_hf.training.label_heads import LabelHeads
 from pixelllm_hf.training.parameter_groups import freeze
 from pixelllm_hf.training.recipe import TrainConfig
 from pixelllm_hf.training.sources import DataConfig, SourceConfig, grounded_batches
 from pixelllm_hf.training.token_heads import TokenTaskConfig
-from pixelllm_hf.training.vision_pretraining import save_dense_heads
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_the_loss_is_the_models_and_the_weighted_one_of_the_heads(made: Any) -> 
     labels, boxes = batch.pop("dense_labels"), batch.pop("dense_boxes")
     alone = both.model(**batch)
     features = both.model.get_image_features(batch["pixel_values"], batch["pixel_mask"])
-    heads = both.heads(features, labels, boxes)
+    heads = both.heads.dense(features, labels, boxes)
     torch.testing.assert_close(output.loss, alone.loss + 0.5 * heads.loss)
     torch.testing.assert_close(output.loss_parts["text"], alone.loss_parts["text"])
     torch.testing.assert_close(output.loss_parts["dense"], heads.loss)
@@ -93,7 +93,7 @@ def test_the_towers_learn_from_the_heads(made: Any) -> None:
     batch.pop("source")
     gradients = []
     for weight in (0.0, 0.5):
-        both.weight = weight
+        both.heads.dense_weight = weight
         both.zero_grad()
         both(**batch).loss.backward()
         gradients.append(both.model.vision_towers.sam.neck[0].weight.grad.clone())
@@ -107,9 +107,9 @@ def test_the_loss_of_the_prompt_tokens_comes_on_top_and_teaches_them(made: Any) 
     with_tokens = both(**batch)
     features = both.model.get_image_features(batch["pixel_values"], batch["pixel_mask"])
     tokens = both.model.get_visual_tokens(features, batch["pixel_mask"])
-    expected = both.token_heads(tokens, batch["dense_labels"], batch["dense_boxes"]).loss
+    expected = both.heads.tokens(tokens, batch["dense_labels"], batch["dense_boxes"]).loss
     torch.testing.assert_close(with_tokens.loss_parts["tokens"], expected)
-    both.token_weight = 0.0
+    both.heads.token_weight = 0.0
     torch.testing.assert_close(with_tokens.loss, both(**batch).loss + 0.25 * expected)
     expected.backward()
     assert both.model.prompt_feature_extractor.output_tokens.weight.grad.any()
@@ -132,7 +132,7 @@ def test_tokens_of_whole_images_are_extracted_once_and_those_of_boxes_beside_the
         assert len(calls) == times
         features = both.model.get_image_features(batch["pixel_values"], batch["pixel_mask"])
         visual = both.model.get_visual_tokens(features, batch["pixel_mask"])
-        expected = both.token_heads(visual, batch["dense_labels"], batch["dense_boxes"]).loss
+        expected = both.heads.tokens(visual, batch["dense_labels"], batch["dense_boxes"]).loss
         torch.testing.assert_close(tokens, expected)
 
 
@@ -142,18 +142,17 @@ def test_prompt_tokens_learn_beside_frozen_towers(made: Any, model: PixelLLMForG
     batch = batches.batch_at(0)
     batch.pop("source")
     assert {"tokens", "token_box"} <= set(both(**batch).loss_parts) and "dense" not in both(**batch).loss_parts
-    assert both.heads is None
+    assert both.heads.dense is None
 
 
 def test_heads_go_on_from_their_file(made: Any, tmp_path: Path) -> None:
     both, _ = made()
-    save_dense_heads(both.heads, tmp_path / "heads.safetensors")
-    again, _ = made(heads=tmp_path / "heads.safetensors")
+    both.heads.save(tmp_path)
+    again, _ = made(heads=tmp_path / "dense_heads.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(both.heads.parameters(), again.heads.parameters(), strict=True))
-    other = DenseHeads({"fused": 40}, 9, {}, both.heads.task)
-    save_dense_heads(other, tmp_path / "other.safetensors")
-    with pytest.raises(ConfigError, match="other.safetensors"):
-        made(heads=tmp_path / "other.safetensors")
+    LabelHeads(DenseHeads({"fused": 40}, 9, {}, both.heads.dense.task)).save(tmp_path)
+    with pytest.raises(ConfigError, match="dense_heads.safetensors"):
+        made(heads=tmp_path / "dense_heads.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,10 @@ import torch
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.training.config import ConfigError
-from pixelllm_hf.training.dense_heads import DenseHeads
+from pixelllm_hf.training.dense_heads import DenseTaskConfig
+from pixelllm_hf.training.label_heads import LabelHeads
 from pixelllm_hf.training.mask_pretraining import MaskBatches, MaskLearner, MaskTaskConfig, PictureObjects
+from pixelllm_hf.training.token_heads import TokenTaskConfig
 from pixelllm_hf.training.vision_pretraining import DenseDataConfig, dense_batches
 
 
@@ -33,8 +35,11 @@ def batches_of(squares: SimpleNamespace, folder: Path, *, flip: bool = False, **
 def learner_of(labels: Any) -> MaskLearner:
     torch.manual_seed(0)
     model = PixelLLMForGroundedGeneration(PixelLLMConfig.for_tests())
-    settings = MaskTaskConfig(mask_cells=32)
-    return MaskLearner(model, DenseHeads.for_model(model.config.vision_config, labels, settings.dense), None, settings)
+    return MaskLearner(model, heads_of(model, labels))
+
+
+def heads_of(model: PixelLLMForGroundedGeneration, labels: Any) -> LabelHeads:
+    return LabelHeads.for_model(model, labels, dense=DenseTaskConfig(), tokens=TokenTaskConfig(1, 2), dense_weight=0.4)
 
 
 def test_masks_are_those_of_the_boxes_they_come_with(squares: SimpleNamespace, tmp_path: Path) -> None:
@@ -103,9 +108,8 @@ def test_what_cannot_be_taught_is_refused(squares: SimpleNamespace, tmp_path: Pa
     _, labels = batches_of(squares, tmp_path)
     config = PixelLLMConfig.for_tests(mask_head_config=None)
     model = PixelLLMForGroundedGeneration(config)
-    heads = DenseHeads.for_model(config.vision_config, labels, MaskTaskConfig().dense)
     with pytest.raises(ConfigError, match="without a mask head"):
-        MaskLearner(model, heads, None, MaskTaskConfig())
+        MaskLearner(model, heads_of(model, labels))
 
 
 def test_the_result_is_a_whole_model_with_other_towers(train_a_part: Callable[..., Any], tmp_path: Path) -> None:

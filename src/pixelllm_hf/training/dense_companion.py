@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,15 +17,11 @@ from pixelllm_hf.modeling.model_output import PixelLLMOutput
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.modeling.vision_towers import valid_size_hw
 from pixelllm_hf.training.config import ConfigError
-from pixelllm_hf.training.dense_heads import DENSE_HEADS_FILE, DenseHeads, DenseTaskConfig
+from pixelllm_hf.training.dense_heads import DenseTaskConfig
 from pixelllm_hf.training.dense_labels import DenseLabels, dense_labels
-from pixelllm_hf.training.prompt_pretraining import token_heads_for
+from pixelllm_hf.training.label_heads import LabelHeads
 from pixelllm_hf.training.sources import check_pictures_stay
-from pixelllm_hf.training.token_heads import TOKEN_HEADS_FILE, TokenHeads, TokenTaskConfig
-from pixelllm_hf.training.vision_pretraining import save_dense_heads
-
-LOOKS = ("fused_box", "fused_foreground_accuracy")  # what the log shows of the towers' heads
-TOKEN_LOOKS = ("box", "object_accuracy")
+from pixelllm_hf.training.token_heads import TokenTaskConfig
 
 
 @dataclass
@@ -56,17 +50,9 @@ class DenseCompanionConfig:
 class WithDenseLabels(nn.Module):
     """A model whose pictures come with dense labels; its loss has the heads' on top, as parts `dense` and `tokens`."""
 
-    def __init__(
-        self,
-        model: PixelLLMForGroundedGeneration,
-        heads: DenseHeads | None,
-        weight: float = 1.0,
-        token_heads: TokenHeads | None = None,
-        token_weight: float = 1.0,
-    ):
+    def __init__(self, model: PixelLLMForGroundedGeneration, heads: LabelHeads):
         super().__init__()
-        self.model, self.heads, self.weight = model, heads, weight
-        self.token_heads, self.token_weight = token_heads, token_weight
+        self.model, self.heads = model, heads
 
     def forward(
         self,
@@ -81,19 +67,15 @@ class WithDenseLabels(nn.Module):
         seen: list[Tensor] = []
         with self._listening(seen):
             output = self.model(image_features=features, pixel_mask=pixel_mask, **batch)
-        if self.heads is not None:
-            dense = self.heads(features, dense_labels, dense_boxes)
-            looks = {name: part for name, part in dense.loss_parts.items() if name in LOOKS}
-            output.loss = output.loss + self.weight * dense.loss
-            output.loss_parts = {**output.loss_parts, "dense": dense.loss, **looks}
-        if self.token_heads is not None:
-            # Tokens of whole images are there already where they were the prompts; extracting takes a tenth of a step.
+
+        def visual_tokens() -> Tensor:
+            # Those of whole images are there already where they were the prompts; extracting takes a tenth of a step.
             shared = seen and _are_whole_images(pixel_mask, batch)
-            visual = seen[0] if shared else self.model.get_visual_tokens(features, pixel_mask)
-            tokens = self.token_heads(visual, dense_labels, dense_boxes)
-            looks = {f"token_{name}": part for name, part in tokens.loss_parts.items() if name in TOKEN_LOOKS}
-            output.loss = output.loss + self.token_weight * tokens.loss
-            output.loss_parts = {**output.loss_parts, "tokens": tokens.loss, **looks}
+            return seen[0] if shared else self.model.get_visual_tokens(features, pixel_mask)
+
+        taught = self.heads(features, visual_tokens, dense_labels, dense_boxes)
+        output.loss = output.loss + taught.loss
+        output.loss_parts = {**output.loss_parts, **taught.loss_parts}
         return output
 
     @contextmanager
@@ -104,12 +86,6 @@ class WithDenseLabels(nn.Module):
             yield
         finally:
             handle.remove()
-
-    def save_heads(self, folder: Path) -> None:
-        """The heads beside the model, for a recipe that goes on."""
-        for heads, name in ((self.heads, DENSE_HEADS_FILE), (self.token_heads, TOKEN_HEADS_FILE)):
-            if heads is not None:
-                save_dense_heads(heads, folder / name)
 
 
 def _are_whole_images(pixel_mask: Tensor, batch: dict[str, Any]) -> bool:
@@ -170,25 +146,14 @@ def with_dense_labels(
         )
     canvas, cells = model.config.image_size, vision.grid_size * config.task.sub_cells
     labels = dense_labels(config.instances, "", cache_dir, canvas=canvas, cells=cells)
-    heads, token_heads = None, None
-    if towers_learn:
-        heads = DenseHeads.for_model(vision, labels, config.task)
-        begin_from(heads, config.heads, "pretrain_vision.py")
-    if config.tokens is not None:
-        token_heads = token_heads_for(model, labels, config.tokens)
-        begin_from(token_heads, config.token_heads, "pretrain_prompt.py")
-    taught = WithDenseLabels(model, heads, config.weight, token_heads, config.token_weight)
-    return taught, DenseLabelBatches(batches, labels, canvas)
-
-
-def begin_from(heads: nn.Module, file: str | None, script: str) -> None:
-    """Lay the weights in a file of that script over the heads; no file leaves them as they are."""
-    if file is None:
-        return
-    try:
-        heads.load_state_dict(load_file(file))
-    except (OSError, RuntimeError) as error:
-        raise ConfigError(
-            f"The heads {file!r} cannot be taken ({error}). Make them with scripts/{script} from the same instances "
-            "and task."
-        ) from error
+    heads = LabelHeads.for_model(
+        model,
+        labels,
+        dense=config.task if towers_learn else None,
+        tokens=config.tokens,
+        dense_file=config.heads,
+        token_file=config.token_heads,
+        dense_weight=config.weight,
+        token_weight=config.token_weight,
+    )
+    return WithDenseLabels(model, heads), DenseLabelBatches(batches, labels, canvas)

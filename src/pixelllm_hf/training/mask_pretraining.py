@@ -19,10 +19,10 @@ from pixelllm_hf.modeling.mask_losses import mask_iou, mask_loss
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.processing.mask_codec import segmentation_to_mask
 from pixelllm_hf.training.config import ConfigError, OptimizerConfig, RunConfig
-from pixelllm_hf.training.dense_companion import LOOKS, TOKEN_LOOKS
-from pixelllm_hf.training.dense_heads import DenseHeads, DenseLabelOutput, DenseTaskConfig
+from pixelllm_hf.training.dense_heads import DenseLabelOutput, DenseTaskConfig
 from pixelllm_hf.training.dense_labels import cell_centres
-from pixelllm_hf.training.token_heads import TokenHeads, TokenTaskConfig
+from pixelllm_hf.training.label_heads import LabelHeads
+from pixelllm_hf.training.token_heads import TokenTaskConfig
 from pixelllm_hf.training.vision_pretraining import DenseBatches, DenseDataConfig
 
 TAUGHT = ("vision_towers.", "mask_head.decoder.")
@@ -75,17 +75,11 @@ class MaskPretrainConfig:
 class MaskLearner(nn.Module):
     """A model of which the towers and the mask decoder learn, and the heads that keep the towers' other knowledge."""
 
-    def __init__(
-        self,
-        model: PixelLLMForGroundedGeneration,
-        heads: DenseHeads,
-        token_heads: TokenHeads | None,
-        task: MaskTaskConfig,
-    ):
+    def __init__(self, model: PixelLLMForGroundedGeneration, heads: LabelHeads):
         super().__init__()
         if model.mask_head is None:
             raise ConfigError("Masks cannot be taught to a model without a mask head; set mask_head_config.")
-        self.model, self.heads, self.token_heads, self.task = model, heads, token_heads, task
+        self.model, self.heads = model, heads
         nn.init.zeros_(model.mask_head.adapter.alpha)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith(TAUGHT))
@@ -109,14 +103,8 @@ class MaskLearner(nn.Module):
         parts = mask_loss(*found, object_masks, pixel_mask=real[image_of_row])
         total = torch.stack(list(parts.values())).sum()
         looks = {"mask": total.detach(), "mask_iou": _overlap(found[0], object_masks)}
-        dense = self.heads(features, labels, boxes)
-        total = total + self.task.dense_weight * dense.loss
-        looks |= {name: part for name, part in dense.loss_parts.items() if name in LOOKS}
-        if self.token_heads is not None:
-            tokens = self.token_heads(self.model.get_visual_tokens(features, pixel_mask), labels, boxes)
-            total = total + self.task.token_weight * tokens.loss
-            looks |= {f"token_{name}": tokens.loss_parts[name] for name in TOKEN_LOOKS}
-        return DenseLabelOutput(loss=total, loss_parts=looks)
+        kept = self.heads(features, lambda: self.model.get_visual_tokens(features, pixel_mask), labels, boxes)
+        return DenseLabelOutput(loss=total + kept.loss, loss_parts=looks | kept.loss_parts)
 
     def _masks(self, image_map: Tensor, boxes: Tensor, image_of_row: Tensor) -> tuple[Tensor, Tensor]:
         encoder, side = self.model.prompt_encoder, self.model.config.image_size

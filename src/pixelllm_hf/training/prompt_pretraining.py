@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.training.config import OptimizerConfig, RunConfig
 from pixelllm_hf.training.dense_heads import DenseLabelOutput
-from pixelllm_hf.training.dense_labels import DenseLabels
 from pixelllm_hf.training.token_heads import TokenHeads, TokenTaskConfig
 from pixelllm_hf.training.vision_pretraining import DenseDataConfig
 
@@ -50,12 +49,3 @@ class PromptLabeller(nn.Module):
         with torch.no_grad():
             features = self.model.get_image_features(pixel_values, pixel_mask)
         return self.token_heads(self.model.get_visual_tokens(features, pixel_mask), labels, boxes)
-
-
-def token_heads_for(model: PixelLLMForGroundedGeneration, labels: DenseLabels, task: TokenTaskConfig) -> TokenHeads:
-    """New heads for a model's prompt tokens and the names in the labels."""
-    attributes = {name: len(values) for name, values in labels.attribute_names.items()}
-    prompt = model.config.prompt_config
-    projects = not isinstance(model.visual_projection, nn.Identity)
-    width = model.language_model.width if projects else prompt.output_dim
-    return TokenHeads(width, prompt.num_tokens, len(labels.class_names), attributes, task)

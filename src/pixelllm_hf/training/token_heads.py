@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.training.config import ConfigError
 from pixelllm_hf.training.dense_heads import DenseLabelOutput, accuracy, attribute_loss, box_loss, class_loss
-from pixelllm_hf.training.dense_labels import BACKGROUND
+from pixelllm_hf.training.dense_labels import BACKGROUND, DenseLabels
 
 TOKEN_HEADS_FILE = "token_heads.safetensors"
 _TYPICAL_SIZE, _BOX_SCALE = 0.3, 0.2  # what a head that gives 0 means, and what 1 adds; in canvases
@@ -52,6 +53,15 @@ class TokenHeads(nn.Module):
         self.outputs = {"class": classes + 1} | {name: n + 1 for name, n in attributes.items()} | {"box": 4}
         self.norm = nn.LayerNorm(width)
         self.heads = nn.ModuleDict({name: nn.Linear(width, size) for name, size in self.outputs.items()})
+
+    @classmethod
+    def for_model(cls, model: PixelLLMForGroundedGeneration, labels: DenseLabels, task: TokenTaskConfig) -> TokenHeads:
+        """For the prompt tokens of a model and the names in the labels."""
+        attributes = {name: len(values) for name, values in labels.attribute_names.items()}
+        prompt = model.config.prompt_config
+        projects = not isinstance(model.visual_projection, nn.Identity)
+        width = model.language_model.width if projects else prompt.output_dim
+        return cls(width, prompt.num_tokens, len(labels.class_names), attributes, task)
 
     def forward(self, tokens: Tensor, labels: Tensor, boxes: Tensor) -> DenseLabelOutput:
         """tokens (B,T,C) of the prompt that is the whole image; labels (B,1+A,G,G) and boxes (B,4,G,G) as in

@@ -163,13 +163,6 @@ def dense_batches(
     return train, held_out, labels
 
 
-def save_dense_heads(heads: nn.Module, path: Path) -> None:
-    """The heads' weights as safetensors, for a recipe's `dense.heads`."""
-    from safetensors.torch import save_file
-
-    save_file({k: v.detach().cpu().float().contiguous() for k, v in heads.state_dict().items()}, str(path))
-
-
 def save_vision_towers(vision_towers: nn.Module, path: Path, about: Iterable[str] = ()) -> None:
     """The towers' weights as safetensors, named as in the whole model (`vision_towers.…`)."""
     from safetensors.torch import save_file
