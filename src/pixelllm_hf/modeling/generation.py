@@ -66,7 +66,7 @@ class StateRecorder:
     """Collects, step by step, the decoder state that has consumed each token and that token's log-probability.
 
     Log-probabilities of several steps are computed at once, as long as their scores stay in the caches of a processor:
-    with a small vocabulary that saves three quarters of their time, with a large one it would multiply it.
+    with a small vocabulary that saves most of their time, beyond the caches it would multiply it.
     """
 
     def __init__(self, on_states: Callable[[Tensor], None] | None = None):

@@ -1,0 +1,223 @@
+"""Decoding with transformers' own loops, in which every token gets its place from the state that has consumed it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
+from transformers.generation.streamers import BaseStreamer
+from transformers.generation.utils import GenerateBeamEncoderDecoderOutput
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import ModelOutput
+
+from .box_ops import is_one_of
+from .cache_name import CACHE_NAME
+from .generation import GroundedBeamGenerateOutput
+from .generation import GroundedGenerateOutput
+from .generation import HeldEndStreamer
+from .generation import NoImmediateRepetition
+from .generation import StateRecorder
+from .generation import current_recorder
+from .generation import recording
+from .model_output import LayerOutputs
+from .reference_beam_search import reference_beam_search
+
+GroundedOutput = GroundedGenerateOutput | GroundedBeamGenerateOutput
+
+
+@dataclass
+class GenerateCall:
+    """What one call of `generate()` wants: its config, resolved and as given, and everything else it came with."""
+
+    config: GenerationConfig
+    given_config: GenerationConfig | None
+    logits_processor: LogitsProcessorList | None
+    streamer: BaseStreamer | None
+    own: dict[str, Any]
+    options: dict[str, Any]
+    boxes: bool = False
+    masks: bool = False
+    rescores: bool = False
+
+
+class GroundedDecodingMixin(GenerationMixin):
+    """The decoding half of `generate()`: from encoder states to answers with places."""
+
+    config: Any
+    language_model: Any
+    point_head: Any
+
+    def _write(self, states: Tensor, mask: Tensor, call: GenerateCall, layers: LayerOutputs | None) -> GroundedOutput:
+        """Search or sample the answers with transformers, keeping the state of every token."""
+        seen = {} if layers is None else layers.kept
+        options, own, config = dict(call.options), call.own, call.given_config
+        if config is None:
+            options["return_dict_in_generate"] = True
+        else:
+            config = copy.deepcopy(config)
+            config.return_dict_in_generate = True
+        processors = LogitsProcessorList(call.logits_processor or [])
+        if own["no_immediate_repetition"]:
+            processors.append(NoImmediateRepetition())
+        if own["reference_beam_search"]:
+            options["custom_generate"] = partial(
+                reference_beam_search,
+                alpha=own["reference_beam_alpha"],
+                per_node_beam=own["reference_per_node_beam"],
+            )
+        streamer = call.streamer
+        places_stream = hasattr(streamer, "put_location")
+        recorder = StateRecorder((lambda s: streamer.put_location(self._places(s))) if places_stream else None)
+        held = HeldEndStreamer(streamer) if streamer is not None else None
+        with recording(recorder):
+            output = super().generate(
+                generation_config=config,
+                logits_processor=processors,
+                streamer=held,
+                encoder_outputs=BaseModelOutput(
+                    last_hidden_state=states,
+                    hidden_states=seen.get("encoder_hidden_states"),
+                    attentions=seen.get("encoder_attentions"),
+                ),
+                # none if it says nothing, and bool: every step would make something of it again
+                attention_mask=None if mask.all() else mask,
+                output_coordinates=False,
+                **options,
+            )
+        output = self._with_places(output, recorder, states, mask, call)
+        if held is not None:
+            held.release()
+        return output
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """The arguments of one step: the last next_sequence_length tokens (all by default), and kwargs as they are.
+
+        transformers' own sorts the inputs of every kind of model anew at each step, which a small one feels. Here
+        images and prompts have become encoder states before, and what it does for a static cache alone is left to do.
+        """
+        cache = kwargs.get(CACHE_NAME)
+        if cache is not None and cache.is_compileable:
+            model_inputs = super().prepare_inputs_for_generation(
+                input_ids, next_sequence_length, is_first_iteration=is_first_iteration, **kwargs
+            )
+        else:
+            tokens = input_ids if next_sequence_length is None else input_ids[:, -next_sequence_length:]
+            model_inputs = kwargs  # a dictionary of this call alone
+            # a copy: tokens of every step are laid out alike, which a compiled `forward` asks for
+            model_inputs["decoder_input_ids"] = tokens.clone(memory_format=torch.contiguous_format)
+            model_inputs.pop("labels", None)
+        recorder = current_recorder()
+        if recorder is not None:
+            recorder.before_step(model_inputs["decoder_input_ids"])
+        return model_inputs
+
+    def _update_model_kwargs_for_generation(
+        self, outputs: ModelOutput, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        recorder = current_recorder()
+        if recorder is not None:
+            recorder.after_step(outputs.decoder_states, outputs.logits)
+        return super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
+
+    def _reorder_cache(self, cache: Cache, beam_idx: Tensor) -> Cache:
+        recorder = current_recorder()
+        if recorder is not None:
+            recorder.reorder(beam_idx)
+        cache.reorder_cache(beam_idx)
+        return cache
+
+    def _places(self, states: Tensor) -> Tensor:
+        """states (rows,C) -> (rows,P,2), 0..1 of the unpadded image."""
+        return self.point_head(states[:, None]).coordinates[:, 0]
+
+    def _with_places(
+        self,
+        output: ModelOutput,
+        recorder: StateRecorder,
+        encoder_states: Tensor,
+        encoder_mask: Tensor,
+        call: GenerateCall,
+    ) -> GroundedOutput:
+        """Sort the recorded states along the final sequences and read the places from them."""
+        sequences = output.sequences
+        beams = isinstance(output, GenerateBeamEncoderDecoderOutput)
+        ended = is_one_of(sequences, eos_ids(call.config, self.config)).cumsum(1) > 0
+        has_place = ~ended
+        has_place[:, 0] = False  # BOS
+        states, log_probs = recorder.gather(sequences, getattr(output, "beam_indices", None))
+        cut = has_place[:, -1] & states[:, -1].isnan().any(-1)  # stopped by the length limit
+        if cut.any():
+            cache = None if beams else getattr(output, CACHE_NAME, None)
+            if cache is not None and not _can_go_on(cache, encoder_states):
+                cache = None
+            states[cut, -1] = self._states_after_last_token(sequences, cut, encoder_states, encoder_mask, cache).float()
+            if recorder.on_states is not None:
+                recorder.on_states(states[:, -1])
+        coordinates = self.point_head(states).coordinates.masked_fill(~has_place[:, :, None, None], torch.nan)
+        if call.rescores and not beams:
+            output["sequences_scores"] = caption_scores(log_probs, has_place, ended)
+        log_probs = log_probs.masked_fill(~has_place, torch.nan)
+        kind = GroundedBeamGenerateOutput if beams else GroundedGenerateOutput
+        return kind(**output, coordinates=coordinates, token_log_probs=log_probs)
+
+    def _states_after_last_token(
+        self, sequences: Tensor, rows: Tensor, encoder_states: Tensor, encoder_mask: Tensor, cache: Cache | None
+    ) -> Tensor:
+        """The states no decoding loop computes: of tokens that the length limit left unconsumed. (rows.sum(), C)
+
+        One more step where the cache still belongs to these sequences; beams have moved on, they are read again.
+        """
+        copies = len(sequences) // len(encoder_states)
+        encoder_states = encoder_states.repeat_interleave(copies, dim=0)
+        encoder_mask = encoder_mask.repeat_interleave(copies, dim=0)
+        if cache is not None:
+            step = self.language_model.decode(
+                sequences[:, -1:], encoder_states, encoder_mask, cache=cache, use_cache=True
+            )
+            return step[0][rows, -1]
+        return self.language_model.decode(sequences[rows], encoder_states[rows], encoder_mask[rows])[0][:, -1]
+
+
+def _can_go_on(cache: Cache, encoder_states: Tensor) -> bool:
+    """Whether one token more can be consumed with the cache of a finished decoding.
+
+    A static cache has no room. Where a training library runs `forward` alone in mixed precision, keys and values were
+    kept in another one than the states are in.
+    """
+    layers = getattr(cache, "self_attention_cache", cache).layers
+    return not cache.is_compileable and layers[0].keys.dtype == encoder_states.dtype
+
+
+def eos_ids(config: GenerationConfig, model_config: Any) -> list[int]:
+    ids = config.eos_token_id if config.eos_token_id is not None else model_config.text_config.eos_token_id
+    return torch.as_tensor(ids).flatten().tolist()
+
+
+def start_id(config: GenerationConfig, model_config: Any) -> int:
+    start = config.decoder_start_token_id
+    return model_config.text_config.decoder_start_token_id if start is None else start
+
+
+def caption_scores(log_probs: Tensor, has_place: Tensor, ended: Tensor) -> Tensor:
+    """The reference's score of a greedy caption: log-probability of its words and EOS over the number of words.
+
+    log_probs (R,T), has_place (R,T) words, ended (R,T) from EOS on -> (R,).
+    """
+    counts = has_place | (ended & (ended.cumsum(1) == 1))
+    return log_probs.masked_fill(~counts, 0.0).sum(1) / has_place.sum(1).clamp(min=1)
+
+
+__all__ = ["GenerateCall", "GroundedDecodingMixin", "GroundedOutput", "caption_scores", "eos_ids", "start_id"]
