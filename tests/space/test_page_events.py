@@ -138,10 +138,11 @@ def test_an_answer_ends_when_its_visitor_looks_elsewhere(events, change):
     assert next(told)[0]["writing"]
     if change == "place":
         events.drawn(who, SimpleNamespace(_data={"point": [5, 6]}))
+        ((view, *rest),) = told
+        assert (view["writing"], *rest) == (False, [], "Broken off.", None)
     else:
-        events.show(None if change == "cleared" else example(events), who)
-    last = list(told)
-    assert [view["writing"] for view, *_ in last] == ([False] if change == "place" else [])
+        *_, answered, rows, note, view = events.show(None if change == "cleared" else example(events), who)
+        assert list(told) == [(view, rows, note, answered)], "a word that was on its way does not stay on the page"
     if change == "picture":
         *_, (_, _, _, answered) = events.answer(example(events), "caption", "", *NO_PLACE, 1, "", who)
         assert answered is not None, "a question about the new one is answered"
@@ -149,8 +150,8 @@ def test_an_answer_ends_when_its_visitor_looks_elsewhere(events, change):
 
 def test_a_question_that_waited_while_another_picture_came_is_not_answered(events):
     who, mine = visitor(), upload(events)
-    events.show(example(events), who)
-    assert list(events.answer(mine, "caption", "", *NO_PLACE, 1, "", who)) == []
+    *_, answered, rows, note, view = events.show(example(events), who)
+    assert list(events.answer(mine, "caption", "", *NO_PLACE, 1, "", who)) == [(view, rows, note, answered)]
 
 
 @pytest.mark.parametrize(

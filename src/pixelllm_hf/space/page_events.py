@@ -51,10 +51,12 @@ class Visitor:
     """One for each session, and the same one in all its listeners, so that a later one stops an answer that is written.
 
     turn: grows with every new picture and place; picture: the one that is looked at, None if that is not known.
+    unasked: the outputs of `answer` that show it alone, until something is asked about it.
     """
 
     turn: int = 0
     picture: str | None = None
+    unasked: tuple[Any, list[list[Any]], str, Answered | None] | None = None
 
     def looks_at(self, picture: Any) -> bool:
         """Whether this picture is, as far as is known, the one on the page."""
@@ -79,11 +81,13 @@ class PageEvents:
     def show(self, picture: Any, visitor: Visitor) -> tuple[Any, ...]:
         """A new picture -> empty place fields, nothing answered, an empty table and note, and the viewer with it."""
         visitor.turn += 1
+        visitor.unasked = None
         visitor.picture = picture.get("path") if isinstance(picture, dict) else ""
         view = None
         if picture is not None:
             with told():
                 view = build_view(self._read(picture)[1], [], task="caption")
+        visitor.unasked = view, [], "", None
         return *([None] * PLACES), None, [], "", view
 
     def answer(
@@ -92,6 +96,8 @@ class PageEvents:
         """The controls' values -> view, rows of the table, note and what was answered, growing while it is written."""
         *place, beams, model, visitor = rest
         turn = visitor.turn
+        if visitor.looks_at(picture):
+            visitor.unasked = None
         with told():
             box, point = _places(place)
             asked_phrase = task in ("refer", "segment")
@@ -113,6 +119,9 @@ class PageEvents:
                         if turn != visitor.turn or not visitor.looks_at(picture):
                             if visitor.looks_at(picture):  # another place in it was drawn; nobody writes on here
                                 yield build_view(shown, results, task=request.task), [], "Broken off.", None
+                            elif visitor.unasked is not None:
+                                # The last word may have reached the page after the new picture; it must not stay.
+                                yield visitor.unasked
                             return
                         yield build_view(shown, results, task=request.task, writing=True), [], "Writing …", None
             except Exception:
