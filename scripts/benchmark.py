@@ -7,7 +7,6 @@ python scripts/benchmark.py generate --size small --repeats 9   # random weights
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import statistics
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, T5ForConditionalGeneration
@@ -23,6 +23,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
 from pixelllm_hf import PixelLLMConfig, PixelLLMForGroundedGeneration
+from pixelllm_hf.evaluation.bootstrap import Estimate, resampled
 from pixelllm_hf.inference import EMBEDDED, Captioner, ModelError
 
 # Random weights at sizes between the embedded model and the released one; towers stay tiny, they are not timed.
@@ -45,7 +46,7 @@ class Row:
     """One line of the table: what was compared, seconds of both ways (medians) and whether their tokens agree.
 
     ratio: median over the repeats, each of which runs both ways one after the other: a machine that slows down for a
-    while slows both. interval: 95 % of the medians that as many repeats would give. extra_steps: what a cut row needs
+    while slows both; with its interval over redrawn repeats. extra_steps: what a cut row needs
     beyond the bare decoding, as a share of its steps; it is inherent, since the place of a word is read from the state
     that has consumed it.
     """
@@ -53,8 +54,7 @@ class Row:
     name: str
     bare: float
     grounded: float
-    ratio: float
-    interval: tuple[float, float]
+    ratio: Estimate
     extra_steps: float
     tokens_equal: bool
     worst_place_error: float
@@ -73,11 +73,11 @@ def main(args: argparse.Namespace) -> int:
     for name, settings in CASES.items():
         row = compare(model, name, tokens=args.tokens, repeats=args.repeats, **settings)
         print(
-            f"{row.name:<19} {row.bare:7.4f} {row.grounded:14.4f} {row.ratio:7.3f}  "
-            f"({row.interval[0]:.3f}-{row.interval[1]:.3f})  {row.extra_steps:10.1%}  "
+            f"{row.name:<19} {row.bare:7.4f} {row.grounded:14.4f} {row.ratio.value:7.3f}  "
+            f"({row.ratio.low:.3f}-{row.ratio.high:.3f})  {row.extra_steps:10.1%}  "
             f"{row.tokens_equal!s:<12}  {row.worst_place_error:.1e}"
         )
-        failed |= row.ratio > LIMIT or not row.tokens_equal or row.worst_place_error > 1e-4
+        failed |= row.ratio.value > LIMIT or not row.tokens_equal or row.worst_place_error > 1e-4
     print(
         f"{'above' if failed else 'within'} the limits: ratio {LIMIT}, equal tokens, places as in a second pass to 1e-4"
     )
@@ -150,14 +150,14 @@ def compare(
         for key in ("bare", "grounded") if i % 2 else ("grounded", "bare"):
             outputs[key], seconds = _timed(lambda k=key: run(bare if k == "bare" else model))  # type: ignore[misc]
             times[key].append(seconds)
-    ratios = [places / plain for places, plain in zip(times["grounded"], times["bare"], strict=True)]
+    ratios = np.array(times["grounded"]) / np.array(times["bare"])
+    medians = {"ratio": float(np.median(ratios))}
     grounded = outputs["grounded"]
     return Row(
         name,
         statistics.median(times["bare"]),
         statistics.median(times["grounded"]),
-        statistics.median(ratios),
-        _interval_of_median(ratios),
+        resampled(medians, lambda drawn: [np.median(ratios.repeat(drawn))], repeats, count=repeats)["ratio"],
         1 / tokens if cut else 0.0,
         bool(torch.equal(outputs["bare"].sequences, grounded.sequences)),
         _place_error(model, states, grounded.sequences, grounded.coordinates),
@@ -170,13 +170,6 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
     result = call()
     _synchronize()
     return result, time.perf_counter() - start
-
-
-def _interval_of_median(values: list[float]) -> tuple[float, float]:
-    """The values between which the median lies in 95 % of all samples: so many places from the middle (binomial)."""
-    ordered, reach = sorted(values), 0.98 * math.sqrt(len(values))
-    low, high = math.floor((len(values) - 1) / 2 - reach), math.ceil((len(values) - 1) / 2 + reach)
-    return ordered[max(low, 0)], ordered[min(high, len(ordered) - 1)]
 
 
 def _synchronize() -> None:

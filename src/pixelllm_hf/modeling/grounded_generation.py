@@ -16,6 +16,7 @@ from .cache_name import CACHE_NAME
 from .detections import Detections
 from .detections import joined
 from .detections import rescored
+from .encoder_mask import full_encoder_mask
 from .generation import GroundedGenerateOutput
 from .generation import log_probs_of
 from .grounded_decoding import GenerateCall
@@ -286,18 +287,4 @@ def lacks_head(head: str, consequence: str) -> str:
     )
 
 
-def full_encoder_mask(mask: Tensor | None, states: Tensor) -> Tensor:
-    """A mask of the text alone is extended by the visual tokens before it, which are always valid. (R,S)"""
-    if mask is None:
-        return torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-    missing = states.shape[1] - mask.shape[1]
-    if missing == 0:
-        return mask.bool()
-    if missing < 0:
-        raise ValueError(
-            f"attention_mask covers {mask.shape[1]} positions but encoder_outputs has only {states.shape[1]}."
-        )
-    return torch.cat([mask.new_ones(mask.shape[0], missing), mask], dim=1).bool()
-
-
-__all__ = ["GroundedGenerationMixin", "full_encoder_mask", "lacks_head"]
+__all__ = ["GroundedGenerationMixin", "lacks_head"]

@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_pixelllm import PixelLLMPrefixDecoderConfig
+from .encoder_mask import full_encoder_mask
 from .model_output import LayerOutputs
 
 
@@ -189,9 +190,7 @@ class PrefixDecoderLanguageModel(nn.Module):
         start = 0 if of_text is None else of_text.get_seq_length()
         if isinstance(start, Tensor):
             start = start.clone()  # a static cache counts on in place
-        if encoder_mask is None:
-            encoder_mask = torch.ones(encoder_states.shape[:2], dtype=torch.bool, device=encoder_states.device)
-
+        encoder_mask = full_encoder_mask(encoder_mask, encoder_states)
         memory = encoder_states.unflatten(-1, (self.config.num_attention_heads, -1)).permute(2, 3, 0, 4, 1, 5)
         x, mask = self.embedding(decoder_input_ids, start), None
         for i, (layer, (memory_keys, memory_values)) in enumerate(zip(self.layers, memory, strict=True)):
@@ -226,9 +225,9 @@ def _causal(ids: Tensor, start: int | Tensor, num_keys: int) -> Tensor:
 
 
 def _joined(memory_mask: Tensor, text_mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """memory_mask (R,S), text_mask (R|1,1,T,K) bool or additive -> what text sees of [memory ; text], (R,1,T,S+K)."""
+    """memory_mask (R,S) bool, text_mask (R|1,1,T,K) bool or additive -> what text sees of both, (R,1,T,S+K)."""
     rows, queries = memory_mask.shape[0], text_mask.shape[2]
-    memory = memory_mask.bool()[:, None, None, :].expand(-1, -1, queries, -1)
+    memory = memory_mask[:, None, None, :].expand(-1, -1, queries, -1)
     if text_mask.dtype != torch.bool:
         hidden = torch.finfo(dtype).min
         memory = torch.zeros(memory.shape, dtype=dtype, device=memory.device).masked_fill(~memory, hidden)

@@ -10,6 +10,7 @@ from transformers import T5Config, T5Model
 from transformers.cache_utils import Cache
 
 from .cache_name import CACHE_NAME
+from .encoder_mask import full_encoder_mask
 from .model_output import LayerOutputs
 
 # What the reference adds to the scores of masked positions. It swallows the relative-position bias, so a query
@@ -114,9 +115,8 @@ class T5PrefixLanguageModel(nn.Module):
             causal = torch.ones(valid.shape[1], valid.shape[1], dtype=torch.bool, device=valid.device).tril()
             dtype = encoder_states.dtype
             self_mask = _score_mask(causal & valid[:, None, :, None] & valid[:, None, None, :], dtype)
-            if encoder_mask is None:
-                encoder_mask = torch.ones(encoder_states.shape[:2], dtype=torch.bool, device=valid.device)
-            cross_mask = _score_mask(valid[:, None, :, None] & encoder_mask.bool()[:, None, None, :], dtype)
+            readable = full_encoder_mask(encoder_mask, encoder_states)
+            cross_mask = _score_mask(valid[:, None, :, None] & readable[:, None, None, :], dtype)
         output = self.body.decoder(
             input_ids=decoder_input_ids,
             attention_mask=self_mask,

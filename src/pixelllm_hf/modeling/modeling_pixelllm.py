@@ -17,8 +17,8 @@ from .cache_name import given_cache
 from .configuration_pixelllm import PREFIX_DECODER
 from .configuration_pixelllm import PixelLLMConfig
 from .distinct_prompts import distinct_prompts
+from .encoder_mask import full_encoder_mask
 from .grounded_generation import GroundedGenerationMixin
-from .grounded_generation import full_encoder_mask
 from .grounded_generation import lacks_head
 from .language_prefix_decoder import PrefixDecoderLanguageModel
 from .language_t5 import T5PrefixLanguageModel
