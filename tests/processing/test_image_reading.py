@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import gzip
 import io
+import os
+import struct
 import zlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ from pixelllm_hf.processing.image_reading import (
     ImageTooLargeError,
     UnreadableImageError,
     read_image,
+    readable_suffixes,
 )
 
 
@@ -200,3 +205,172 @@ def test_arrays_that_are_no_pictures_are_refused(array):
 def test_other_things_are_refused_by_their_type(thing):
     with pytest.raises(ImageError, match=type(thing).__name__):
         read_image(thing)
+
+
+class Endless(io.RawIOBase):
+    """A stream that cannot seek and that has no end."""
+
+    def readable(self):
+        return True
+
+    def read(self, size=-1):
+        assert size >= 0, "all of an endless stream was asked for"
+        return bytes(min(size, 2**20))
+
+
+@pytest.mark.parametrize(
+    "open_it",
+    [
+        partial(open, mode="rb"),
+        partial(open, mode="rb", buffering=0),
+        lambda file: io.BytesIO(file.read_bytes()),
+        lambda file: gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(file.read_bytes()))),
+    ],
+)
+def test_open_files_are_read_from_their_beginning_and_stay_as_they_were(open_it, picture, tmp_path):
+    file = tmp_path / "picture.png"
+    picture.save(file)
+    with open_it(file) as stream:
+        for position in (0, 7, 40):
+            stream.seek(position)
+            np.testing.assert_array_equal(np.asarray(read_image(stream).pixels), np.asarray(picture))
+            assert stream.tell() == position and not stream.closed
+
+
+def test_streams_that_cannot_seek_are_read_from_where_they_stand(picture):
+    reading, writing = os.pipe()
+    with open(writing, "wb") as stream:
+        stream.write(b"header" + saved(picture, "PNG"))
+    with open(reading, "rb") as stream:
+        assert stream.read(6) == b"header"
+        assert read_image(stream).size_wh == (32, 20)
+        assert not stream.closed
+
+
+def test_open_files_that_give_no_image_are_refused_by_name(picture, tmp_path):
+    file = tmp_path / "picture.png"
+    picture.save(file)
+    with (
+        open(file, encoding="latin-1") as text,
+        pytest.raises(UnreadableImageError, match="picture.png must give bytes"),
+    ):
+        read_image(text)
+    with open(file) as text, pytest.raises(UnreadableImageError, match="picture.png.*mode 'rb'"):
+        read_image(text)
+    with pytest.raises(UnreadableImageError, match="picture.png cannot be read"):
+        read_image(text)  # closed
+    with pytest.raises(UnreadableImageError, match="image 2 is not an image"):
+        read_image(io.BytesIO(b"hello"), name="image 2")
+
+
+def test_what_has_no_end_is_not_read_to_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("pixelllm_hf.processing.image_reading.MAX_IMAGE_BYTES", 2**19)
+    with pytest.raises(ImageTooLargeError, match="MiB"):
+        read_image(Endless())
+    file = tmp_path / "sparse.webp"
+    with open(file, "wb") as stream:
+        stream.truncate(2**40)
+    with pytest.raises(ImageTooLargeError, match="sparse.webp has more than"):
+        read_image(file)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_or_a_device_is_answered_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "pipe.jpg")
+    for path in (tmp_path / "pipe.jpg", tmp_path / "link.jpg", "/dev/zero", "/dev/stdin"):
+        with pytest.raises(UnreadableImageError, match="is a (pipe|folder)|does not exist"):
+            read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "what"),
+    [
+        ("x" * 5000 + ".jpg", "xxx…xxx"),
+        ("/".join(["x" * 200] * 30), "…"),
+        ("~nobody-has-this-name/x.jpg", "~nobody-has-this-name/x.jpg does not exist"),
+        ("a\0b.jpg", "null"),
+        ("", "does not exist"),
+        ("gr\udcffn.jpg", r"gr\\xffn.jpg"),
+        ("picture.jpg/inside.jpg", "cannot be read|does not exist"),
+    ],
+)
+def test_paths_that_no_file_can_have_are_refused(path, what, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "picture.jpg").write_bytes(b"")
+    with pytest.raises(UnreadableImageError, match=what) as refusal:
+        read_image(path)
+    assert len(str(refusal.value)) < 500
+    str(refusal.value).encode()  # can be printed
+
+
+def test_a_file_name_that_is_not_utf8_is_read(picture, tmp_path):
+    file = os.fsencode(tmp_path) + b"/gr\xffn.png"
+    try:
+        with open(file, "wb") as stream:
+            stream.write(saved(picture, "PNG"))
+    except OSError:
+        pytest.skip("this file system wants names in UTF-8")
+    assert read_image(os.fsdecode(file)).size_wh == (32, 20)
+    (entry,) = os.scandir(os.fsencode(tmp_path))
+    assert read_image(entry).size_wh == (32, 20)
+
+
+@pytest.fixture
+def started(tmp_path, monkeypatch):
+    """Programs that were started of those that PostScript is drawn with."""
+    note = tmp_path / "started"
+    program = tmp_path / "bin" / "gs"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$@" >> {note}\n[ "$1" = --version ] && echo 10.0\nexit 0\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # it remembers what it found
+    return lambda: note.exists()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "eps", "png"])
+def test_no_image_starts_a_program(suffix, tmp_path, started):
+    content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\n(any PostScript) print\n%%EOF\n"
+    file = tmp_path / f"photo.{suffix}"
+    file.write_bytes(content)
+    opened = Image.open(io.BytesIO(content))
+    assert opened.format == "EPS"
+    for source in (file, content, io.BytesIO(content), opened):
+        with pytest.raises(UnreadableImageError, match="format"):
+            read_image(source)
+    assert not started()
+
+
+def test_every_suffix_that_is_called_readable_is_read(picture, tmp_path):
+    formats = Image.registered_extensions()
+    names = readable_suffixes()
+    assert {".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp"} <= names
+    assert names.isdisjoint({".eps", ".ps", ".wmf", ".pdf", ".mpg"})
+    for suffix in sorted(names):
+        if formats[suffix] in Image.SAVE:
+            file = tmp_path / f"picture{suffix}"
+            picture.save(file, formats[suffix])
+            assert read_image(file).size_wh == (32, 20), suffix
+
+
+def bitmap(width, height, data):
+    """A run-length encoded BMP with 256 colours."""
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(data), 0, 0, 256, 256)
+    return b"BM" + struct.pack("<IHHI", 0, 0, 0, 14 + 40 + 1024) + header + bytes(1024) + data
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_small_file_cannot_ask_for_many_rows_of_a_wide_image():
+    skip_255_rows = b"\x00\x02\x00\xff"
+    with pytest.raises(ImageTooLargeError, match="100000000 x 1"):  # 25 GB in Pillow's decoder
+        read_image(bitmap(100_000_000, 1, skip_255_rows))
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_tensors_of_half_precision_are_images(picture, kind):
+    values = torch.from_numpy(np.asarray(picture) // 16 * 16).permute(2, 0, 1)
+    read = read_image(values.to(kind)).pixels
+    np.testing.assert_array_equal(np.asarray(read), np.asarray(picture) // 16 * 16)
+    with pytest.raises(UnreadableImageError, match="tensor"):
+        read_image(values.to("meta"))

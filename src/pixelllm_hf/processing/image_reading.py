@@ -1,19 +1,33 @@
-"""Any picture a user may hand in -> an upright RGB Pillow image, or an error that names it."""
+"""Any image a user may hand in -> an upright RGB Pillow image, or an error that names it."""
 
 from __future__ import annotations
 
 import io
 import os
 import re
+import stat
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, features
 
 # About 100 megapixels: larger than any camera in common use, small enough to decode within a gigabyte.
 MAX_IMAGE_PIXELS = 100_000_000
+
+# What JPEG can have. Some of Pillow's decoders take memory for hundreds of rows before they see any.
+MAX_IMAGE_SIDE = 65_535
+
+# 100 megapixels of 16 bits with transparency, uncompressed, are 800 MB.
+MAX_IMAGE_BYTES = 2**30
+
+# The formats that images come in, of those that Pillow decodes itself: for PostScript it starts another program. HEIF
+# and JPEG XL are read where a plugin for Pillow has been registered.
+_FORMATS = (
+    "JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "QOI", "PCX", "PSD", "SGI",
+    "HEIF", "JXL",
+)  # fmt: skip
+_CODECS = {"JPEG": "jpg", "WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
 
 _EXIF_ORIENTATION = 0x0112
 
@@ -38,15 +52,32 @@ class UprightImage:
     size_wh: tuple[int, int]
 
 
+def readable_suffixes() -> frozenset[str]:
+    """Suffixes, as in ".jpg", of the files that `read_image` reads here. Compare with `path.suffix.lower()`.
+
+    Here, since Pillow may have been built without a codec, or have got a plugin for another one.
+    """
+    formats = {*_readable_formats(), "MPO"}  # several JPEGs in one file, of which the first is read
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
+
+
+def _readable_formats() -> tuple[str, ...]:
+    Image.init()
+    built = [name for name in _FORMATS if name not in _CODECS or features.check(_CODECS[name])]
+    return tuple(name for name in built if name in Image.OPEN)
+
+
 def read_image(
     source: Any, *, max_pixels: int = MAX_IMAGE_PIXELS, enough: int | None = None, name: str = "image"
 ) -> UprightImage:
-    """Read one picture.
+    """Read one image.
 
-    source: Pillow image, array (H,W), (H,W,C) or (C,H,W) in numpy or torch, path, or the bytes of a file.
-        Integers are 0..255 (uint16: 0..65535); floats are 0..1 if none is larger, else 0..255.
+    source: Pillow image, array (H,W), (H,W,C) or (C,H,W) in numpy or torch, path, the bytes of a file, or an open
+        binary file. Integers are 0..255 (uint16: 0..65535); floats are 0..1 if none is larger, else 0..255.
+        An open file is read from its beginning, wherever it stands, and stands there again afterwards; one that cannot
+        seek is read from where it stands to its end. It is never closed.
     enough: a longest side that will do; large JPEGs are then decoded at a fraction of their size, never below it.
-    name: what errors call the picture when it has no file name.
+    name: what errors call the image when it has no file name.
 
     Raises `UnreadableImageError` and `ImageTooLargeError`.
     """
@@ -56,48 +87,122 @@ def read_image(
         return _read_file(source, max_pixels, enough)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(io.BytesIO(source), max_pixels, enough, f"{name} ({len(source)} bytes)")
-    if hasattr(source, "detach"):  # a torch tensor, without importing torch for those who have none
-        return _upright(_from_array(source.detach().cpu().numpy(), name, channels_first=True), max_pixels, name)
     if isinstance(source, np.ndarray):
         return _upright(_from_array(source, name, channels_first=False), max_pixels, name)
+    if is_tensor(source):
+        return _upright(_from_array(_numbers_of(source, name), name, channels_first=True), max_pixels, name)
+    if is_open_file(source):
+        return _decode(io.BytesIO(_content_of(source, name)), max_pixels, enough, _name_of(source, name))
     raise UnreadableImageError(
-        f"{name} must be a Pillow image, a numpy or torch array, a path or bytes, but it is a {type(source).__name__}."
+        f"{name} must be a Pillow image, a numpy or torch array, a path, bytes or an open binary file, but it is a "
+        f"{type(source).__name__}."
     )
 
 
-def _name_of(image: Image.Image, name: str) -> str:
-    filename = getattr(image, "filename", "")
-    return str(filename) if filename else name
+def is_tensor(thing: Any) -> bool:
+    """A torch tensor, without importing torch for those who have none."""
+    return hasattr(thing, "detach") and hasattr(thing, "ndim")  # open files have a `detach` of their own
+
+
+def is_open_file(thing: Any) -> bool:
+    """Anything that bytes can be read from: an open file, `BytesIO`, a response, a member of an archive."""
+    return callable(getattr(thing, "read", None))
+
+
+def _numbers_of(tensor: Any, name: str) -> np.ndarray:
+    try:
+        tensor = tensor.detach().cpu()
+        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # numpy has no bfloat16
+    except Exception as error:  # sparse, quantized, without memory ("meta")
+        raise UnreadableImageError(
+            f"{name} is a tensor that has no plain numbers ({error}). Make it dense, on a real device."
+        ) from error
+
+
+def _content_of(stream: Any, name: str) -> bytes:
+    """All bytes of an open file, which then stands where it stood."""
+    name = _name_of(stream, name)
+    try:
+        position = stream.tell()
+        stream.seek(0)
+    except Exception:  # a pipe, a socket; a closed file is refused below
+        position = None
+    try:
+        content = stream.read(MAX_IMAGE_BYTES + 1)
+        if position is not None:
+            stream.seek(position)
+    except Exception as error:  # a file object may be anybody's class
+        raise UnreadableImageError(f"{name} cannot be read: {error}. Open it again, with mode 'rb'.") from error
+    if not isinstance(content, (bytes, bytearray, memoryview)):
+        raise UnreadableImageError(
+            f"{name} must give bytes, but {type(content).__name__} came from it. Open it with mode 'rb'."
+        )
+    _check_bytes(len(content), name)
+    return bytes(content)
+
+
+def _name_of(thing: Any, name: str) -> str:
+    """The file name of a Pillow image or an open file, if it has one."""
+    file = getattr(thing, "filename", None) or getattr(thing, "name", None)
+    return _shown(file) if isinstance(file, (str, os.PathLike)) else name
+
+
+def _shown(path: str | os.PathLike) -> str:
+    """A path for a message: printable whatever its bytes are, and not endless."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return text if len(text) <= 300 else f"{text[:150]}…{text[-100:]}"
 
 
 def _read_file(path: str | os.PathLike, max_pixels: int, enough: int | None) -> UprightImage:
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://|data:", str(path)):
+    path = os.fsdecode(path)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://|data:", path):
         raise UnreadableImageError(
-            f"images are read from files, never from the network, but a URL came: {str(path)[:200]}. "
+            f"images are read from files, never from the network, but a URL came: {path[:200]}. "
             "Download it first and pass the path."
         )
-    file = Path(path).expanduser()
-    if not file.exists():
-        raise UnreadableImageError(f"{file} does not exist. Check the path.")
-    if file.is_dir():
-        raise UnreadableImageError(f"{file} is a folder, not an image. Pass the files in it.")
+    name = _shown(path)
+    file = os.path.expanduser(path)  # ~nobody stays as it is
+    try:
+        status = os.stat(file)
+    except FileNotFoundError:
+        raise UnreadableImageError(f"{name} does not exist. Check the path.") from None
+    except (OSError, ValueError) as error:  # too long a name, no permission; a zero byte in it
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UnreadableImageError(f"{name} cannot be read: {reason}. Check the path.") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise UnreadableImageError(f"{name} is a folder, not an image. Pass the files in it.")
+    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, a device may have no end
+        raise UnreadableImageError(
+            f"{name} is a pipe, a socket or a device, not a file. Save what comes from it, or pass an open file."
+        )
+    _check_bytes(status.st_size, name)
     try:
         with open(file, "rb") as stream:
-            return _decode(stream, max_pixels, enough, str(file))
+            return _decode(stream, max_pixels, enough, name)
     except OSError as error:  # no permission, a broken disk
-        raise UnreadableImageError(f"{file} cannot be read: {error}.") from error
+        raise UnreadableImageError(f"{name} cannot be read: {error.strerror}.") from error
+
+
+def _check_bytes(size: int, name: str) -> None:
+    if size > MAX_IMAGE_BYTES:
+        raise ImageTooLargeError(
+            f"{name} has more than {MAX_IMAGE_BYTES / 2**20:.0f} MiB. Scale the image down, or save it compressed."
+        )
 
 
 def _decode(stream: Any, max_pixels: int, enough: int | None, name: str) -> UprightImage:
     try:
-        image = Image.open(stream)
+        image = Image.open(stream, formats=_readable_formats())
     except Image.DecompressionBombError as error:
         raise ImageTooLargeError(
             f"{name} has more pixels than Pillow agrees to open ({error}). Scale it down, or raise "
             "PIL.Image.MAX_IMAGE_PIXELS and the processor's max_image_pixels if you trust it."
         ) from error
     except UnidentifiedImageError as error:
-        raise UnreadableImageError(f"{name} is not an image in a known format. Convert it to PNG or JPEG.") from error
+        raise UnreadableImageError(
+            f"{name} is not an image in a format that is read here ({', '.join(_readable_formats())}). Convert it to "
+            "PNG or JPEG."
+        ) from error
     except Exception as error:
         raise UnreadableImageError(f"{name} has a broken header: {error}. Save or download it again.") from error
     full_size_wh = image.size
@@ -112,6 +217,11 @@ def _decode(stream: Any, max_pixels: int, enough: int | None, name: str) -> Upri
 
 def _upright(image: Image.Image, max_pixels: int, name: str) -> UprightImage:
     _check_size(image.size, max_pixels, name)
+    if isinstance(image, ImageFile.ImageFile) and image.tile and image.format in ("EPS", "WMF"):
+        raise UnreadableImageError(
+            f"{name} is in the format {image.format}, for which Pillow starts another program. Convert it to PNG, or "
+            "call its load() yourself if you trust it."
+        )
     try:
         image.load()
     except Image.DecompressionBombError as error:
@@ -126,6 +236,10 @@ def _check_size(size_wh: tuple[int, int], max_pixels: int, name: str) -> None:
     width, height = size_wh
     if width < 1 or height < 1:
         raise UnreadableImageError(f"{name} is empty ({width} x {height} pixels). Leave it out.")
+    if max(width, height) > MAX_IMAGE_SIDE:
+        raise ImageTooLargeError(
+            f"{name} is {width} x {height} pixels, a side above the limit of {MAX_IMAGE_SIDE}. Cut it into parts."
+        )
     if width * height > max_pixels:
         raise ImageTooLargeError(
             f"{name} is {width} x {height}, {width * height / 1e6:.1f} megapixels, above the limit of "
@@ -224,6 +338,9 @@ __all__ = [
     "ImageTooLargeError",
     "UnreadableImageError",
     "UprightImage",
+    "is_open_file",
+    "is_tensor",
     "read_image",
+    "readable_suffixes",
     "to_rgb",
 ]
