@@ -18,6 +18,10 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz-inputs", type=int, default=200, help="damaged inputs that each fuzzer of tests/fuzz tries")
+
+
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Model, processor and tokenizer of a few thousand weights; it writes some words that mean nothing."""

@@ -125,3 +125,38 @@ def test_a_polygon_of_two_points_is_refused():
         encode_rle(np.zeros((2, 3, 4)))
     with pytest.raises(MaskCodecError, match="segmentation"):
         segmentation_to_mask("abc", (2, 2))
+
+
+@pytest.mark.parametrize(
+    "size", [[100_000, 100_000], [2**20, 2**20], ["4", "4"], [float("inf"), 4], [None, None], [10**400, 0], [True, 16]]
+)
+def test_a_size_is_checked_before_memory_is_asked_for(size):
+    with pytest.raises(MaskCodecError, match="size"):
+        decode_rle({"size": size, "counts": [16]})
+
+
+def test_run_lengths_whose_sum_comes_round_to_the_size_are_refused():
+    wraps = [2**62, 2**62, 2**62, 2**62 + 16]
+    with pytest.raises(MaskCodecError, match="add up to"):
+        decode_rle({"size": [4, 4], "counts": wraps})
+
+
+@pytest.mark.parametrize(
+    "ring",
+    [[0, 0, 1e9, 0, 1e9, 1e9], [-1e18, 0, 1e18, 0, 5, 5], ["a"] * 6, ["1"] * 6, [10**400] * 6, [None] * 6, {"a": 1}]
+    + [[[1, 2], [3, 4], [5, 6]], [True] * 6, [float("nan")] * 6],
+)
+def test_a_ring_that_is_none_or_lies_elsewhere_is_refused(ring):
+    with pytest.raises(MaskCodecError, match="polygon 1"):
+        polygons_to_mask([[0, 0, 5, 0, 5, 5], ring], (10, 10))
+
+
+def test_an_outline_of_a_thousand_kilometres_is_refused():
+    zigzag = [[0, 0, 4000, 1] * 3000]
+    with pytest.raises(MaskCodecError, match="outlines"):
+        polygons_to_mask(zigzag, (10, 1000))
+
+
+def test_a_ring_may_leave_the_image_a_little():
+    inside = polygons_to_mask([[-300, 2, 400, 2, 400, 5, -300, 5]], (10, 10))
+    np.testing.assert_array_equal(inside, polygons_to_mask([[0, 2, 10, 2, 10, 5, 0, 5]], (10, 10)))

@@ -11,6 +11,11 @@ from typing import Any
 
 import numpy as np
 
+# Sizes and corners come from files, so they are bounded before memory is asked for: above any camera, and a mask of
+# as many pixels stays below 300 MB.
+MAX_MASK_PIXELS = 1 << 28
+_MAX_OUTLINE = 10_000_000  # pixels along the outlines of one object
+
 _POLYGON_SCALE = 5  # pycocotools rasterises on a grid five times finer; equal masks need the same number
 
 
@@ -41,25 +46,34 @@ def decode_rle(rle: Mapping[str, Any], size_hw: tuple[int, int] | None = None) -
     """The mask (H, W) bool of a COCO run-length record, compressed (str or bytes) or not (list of counts).
 
     With `size_hw` the record must be of that size; a record whose counts do not add up to its own size is refused.
+    Raises `MaskCodecError`.
 
     >>> decode_rle({"size": [2, 2], "counts": [0, 1, 2, 1]}).tolist()
     [[True, False], [False, True]]
     """
-    height, width = _record_size(rle)
+    height, width = rle_size(rle)
     if size_hw is not None and (height, width) != tuple(size_hw):
         raise MaskCodecError(
             f"the run-length mask has the size (H, W) = ({height}, {width}), but the image is {tuple(size_hw)}; "
             "it belongs to another image or to a resized copy."
         )
-    counts = rle_counts(rle)
-    if (counts < 0).any() or counts.sum() != height * width:
-        raise MaskCodecError(
-            f"run lengths must be non-negative and add up to H * W = {height * width}, but they sum to "
-            f"{int(counts.sum())}; the size {[height, width]} is not the one it was encoded with, or the record is cut."
-        )
+    counts = checked_counts(rle)
     values = np.zeros(len(counts), dtype=bool)
     values[1::2] = True
     return np.repeat(values, counts).reshape(width, height).T
+
+
+def checked_counts(rle: Mapping[str, Any]) -> np.ndarray:
+    """The run lengths (N,) int64 of a record in either form; those that do not fill its size are refused."""
+    height, width = rle_size(rle)
+    counts = rle_counts(rle)
+    # Each is checked before they are added: a sum of huge ones may come round to the right number.
+    if (counts < 0).any() or (counts > height * width).any() or counts.sum() != height * width:
+        raise MaskCodecError(
+            f"run lengths must be non-negative and add up to H * W = {height * width}, but the {len(counts)} ones here "
+            f"do not; the size {[height, width]} is not the one it was encoded with, or the record is cut."
+        )
+    return counts
 
 
 def rle_counts(rle: Mapping[str, Any]) -> np.ndarray:
@@ -68,16 +82,11 @@ def rle_counts(rle: Mapping[str, Any]) -> np.ndarray:
     if isinstance(counts, (str, bytes)):
         return string_to_counts(counts)
     if counts is None:
-        raise MaskCodecError(f"a run-length record needs the key 'counts', but has {sorted(rle)}.")
-    try:
-        array = np.asarray(counts)
-        if array.size and not np.issubdtype(array.dtype, np.integer):
-            raise TypeError("not integers")
-        return array.astype(np.int64).reshape(-1)
-    except (TypeError, ValueError) as error:
-        raise MaskCodecError(
-            "'counts' must be a string or a list of integers; for polygons use polygons_to_mask."
-        ) from error
+        raise MaskCodecError(f"a run-length record needs the key 'counts', but has {sorted(map(str, rle))}.")
+    array = _numbers(counts)
+    if array is None or array.size and array.dtype.kind not in "iu":
+        raise MaskCodecError("'counts' must be a string or a flat list of integers; for polygons use polygons_to_mask.")
+    return array.astype(np.int64)
 
 
 def rle_area(rle: Mapping[str, Any]) -> int:
@@ -140,18 +149,47 @@ def string_to_counts(text: str | bytes) -> np.ndarray:
 
 
 def polygons_to_mask(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int]) -> np.ndarray:
-    """The union of flat polygons [x0, y0, x1, y1, ...] in pixels as a mask (H, W) bool, rasterised as COCO does."""
-    height, width = size_hw
-    mask = np.zeros((height, width), dtype=bool)
-    for i, polygon in enumerate(polygons):
-        points = np.asarray(polygon, dtype=np.float64)
-        if points.ndim != 1 or points.size < 6 or points.size % 2 or not np.isfinite(points).all():
-            raise MaskCodecError(
-                f"polygon {i} must be a flat list x0, y0, x1, y1, ... of at least three finite points, "
-                f"but has the shape {points.shape}; drop it or flatten it."
-            )
-        mask |= _rasterise(points.reshape(-1, 2), height, width)
-    return mask
+    """The union of flat polygons [x0, y0, x1, y1, ...] in pixels as a mask (H, W) bool, rasterised as COCO does.
+
+    Raises `MaskCodecError`, also for sizes above `MAX_MASK_PIXELS` and for corners far outside the image.
+    """
+    height, width = _checked_size(size_hw)
+    rings = [polygon_points(polygon, (height, width), f"polygon {i}") for i, polygon in enumerate(polygons)]
+    outline = sum(float(np.abs(ring - np.roll(ring, -1, axis=0)).max(axis=1).sum()) for ring in rings)
+    if outline > _MAX_OUTLINE:
+        raise MaskCodecError(
+            f"the outlines of {len(rings)} polygon(s) are {outline:.3g} pixels long in an image of {width} x {height}, "
+            f"above the limit of {_MAX_OUTLINE:.3g}. Simplify them, or give run lengths."
+        )
+    columns = np.zeros(width * height, dtype=bool)  # column after column, as run lengths count
+    for ring in rings:
+        edges = _filled_from(ring, height, width)
+        if len(edges) % 2:
+            edges = np.append(edges, len(columns))
+        if len(edges):
+            inside = np.arange(len(edges) - 1) % 2 == 0
+            columns[edges[0] : edges[-1]] |= np.repeat(inside, np.diff(edges))
+    return columns.reshape(width, height).T
+
+
+def polygon_points(polygon: Sequence[float], size_hw: tuple[int, int], name: str = "the polygon") -> np.ndarray:
+    """The corners (N, 2) xy float64 of a flat polygon; what is none, or leaves the image far, is a `MaskCodecError`.
+
+    Corners may lie outside the image, as hands leave it, by two of its longer sides and a thousand pixels more.
+    """
+    points = _numbers(polygon)
+    if points is None or points.size < 6 or points.size % 2 or not np.isfinite(points).all():
+        raise MaskCodecError(
+            f"{name} must be a flat list x0, y0, x1, y1, ... of at least three finite points, but is "
+            f"{'a ' + type(polygon).__name__ if points is None else points[:8].tolist()}; drop it or flatten it."
+        )
+    far = 3 * max(size_hw) + 1000
+    if points.min() < -far or points.max() > far:
+        raise MaskCodecError(
+            f"{name} has a corner far outside the image: its coordinates go from {points.min():g} to {points.max():g}, "
+            f"the image has the size (H, W) = {tuple(size_hw)}. Is it in pixels of this image?"
+        )
+    return points.astype(np.float64).reshape(-1, 2)
 
 
 def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:
@@ -184,41 +222,67 @@ def segmentation_to_mask(segmentation: Any, size_hw: tuple[int, int]) -> np.ndar
     )
 
 
-def _record_size(rle: Mapping[str, Any]) -> tuple[int, int]:
+def rle_size(rle: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of a run-length record; what is no size, or above `MAX_MASK_PIXELS`, is a `MaskCodecError`."""
     size = rle.get("size")
-    if not isinstance(size, Sequence) or len(size) != 2 or min(size) < 0:
-        raise MaskCodecError(f"a run-length record needs 'size': [height, width], but it is {size!r}.")
-    return int(size[0]), int(size[1])
+    if not isinstance(size, Sequence) or isinstance(size, (str, bytes)) or len(size) != 2:
+        raise MaskCodecError(f"a run-length record needs 'size': [height, width], but has a {type(size).__name__}.")
+    return _checked_size(size)
 
 
-def _rasterise(points_xy: np.ndarray, height: int, width: int) -> np.ndarray:
+def _checked_size(size_hw: Sequence[Any]) -> tuple[int, int]:
+    for side in size_hw:
+        if isinstance(side, bool) or not isinstance(side, (int, np.integer)) or not 0 <= side <= MAX_MASK_PIXELS:
+            raise MaskCodecError(
+                f"a mask's size must be two whole numbers [height, width] of 0 to {MAX_MASK_PIXELS}, but one is a "
+                f"{type(side).__name__} that is none."
+            )
+    height, width = (int(side) for side in size_hw)
+    if height * width > MAX_MASK_PIXELS:
+        raise MaskCodecError(
+            f"a mask of the size {height} x {width} is above the limit of {MAX_MASK_PIXELS} pixels. Scale it down."
+        )
+    return height, width
+
+
+def _numbers(values: Any) -> np.ndarray | None:
+    """(N,) of integers or floats, or None where it is not a flat list of numbers (letters, nulls, nested lists)."""
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return None
+    return array if array.ndim == 1 and array.dtype.kind in "iuf" else None
+
+
+def _filled_from(points_xy: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Where a polygon's inside begins, ends, begins, ... along the columns: ascending positions in 0..H*W.
+
+    pycocotools' rleFrPoly: the outline on the finer grid, and one toggle wherever it passes from column to column.
+    """
     corners = (_POLYGON_SCALE * points_xy + 0.5).astype(np.int64)  # truncation, as in the C code
-    us, vs = [], []
+    toggles = []
     for (xs, ys), (xe, ye) in zip(corners.tolist(), np.roll(corners, -1, axis=0).tolist(), strict=True):
         dx, dy = abs(xe - xs), abs(ye - ys)
-        if dx == 0 and dy == 0:
-            continue
+        if dx == 0:
+            continue  # it stays in its column
         flip = (dx >= dy and xs > xe) or (dx < dy and ys > ye)
         if flip:
             xs, xe, ys, ye = xe, xs, ye, ys
         steps = np.arange(max(dx, dy) + 1)
-        steps = steps[::-1] if flip else steps
         if dx >= dy:
-            us.append(steps + xs)
-            vs.append((ys + (ye - ys) / dx * steps + 0.5).astype(np.int64))
+            u, v = steps + xs, (ys + (ye - ys) / dx * steps + 0.5).astype(np.int64)
         else:
-            us.append((xs + (xe - xs) / dy * steps + 0.5).astype(np.int64))
-            vs.append(steps + ys)
-    if not us:
-        return np.zeros((height, width), dtype=bool)
-    u, v = np.concatenate(us), np.concatenate(vs)
-    moved = np.flatnonzero(u[1:] != u[:-1]) + 1
-    x = (np.minimum(u[moved], u[moved - 1]) + 0.5) / _POLYGON_SCALE - 0.5
-    y = (np.minimum(v[moved], v[moved - 1]) + 0.5) / _POLYGON_SCALE - 0.5
-    kept = (np.floor(x) == x) & (x >= 0) & (x <= width - 1)
-    toggles = (x[kept] * height + np.ceil(np.clip(y[kept], 0, height))).astype(np.int64)
-    parity = np.bincount(toggles, minlength=height * width + 1)[: height * width]
-    return (np.cumsum(parity) % 2).astype(bool).reshape(width, height).T
+            u, v = (xs + (xe - xs) / dy * steps + 0.5).astype(np.int64), steps + ys
+        # The outline goes on where this edge ends, so that no column is passed between two edges.
+        moved = np.flatnonzero(u[1:] != u[:-1]) + 1
+        x = (np.minimum(u[moved], u[moved - 1]) + 0.5) / _POLYGON_SCALE - 0.5
+        y = (np.minimum(v[moved], v[moved - 1]) + 0.5) / _POLYGON_SCALE - 0.5
+        kept = (np.floor(x) == x) & (x >= 0) & (x <= width - 1)
+        toggles.append((x[kept] * height + np.ceil(np.clip(y[kept], 0, height))).astype(np.int64))
+    if not toggles:
+        return np.zeros(0, dtype=np.int64)
+    positions, times = np.unique(np.concatenate(toggles), return_counts=True)
+    return positions[(times % 2 == 1) & (positions < height * width)]
 
 
 def _edge_rings(mask: np.ndarray) -> list[np.ndarray]:
