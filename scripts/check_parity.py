@@ -2,6 +2,7 @@
 
 python scripts/check_parity.py --golden golden/pixelllm --json parity.json   # a whole set
 python scripts/check_parity.py --golden tests/golden/pixelllm                # the committed one, seconds
+python scripts/check_parity.py --golden tests/golden/pixellm                 # PixelLM's: by the folder's name
 
 Exit code 1 if anything is beyond tolerance: 1e-4 of an output's range for floats, 1e-3 for gradients, equality for
 integers and masks. `--strict` also fails on outputs that are not covered yet.

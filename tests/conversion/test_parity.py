@@ -10,10 +10,11 @@ import torch
 from pixelllm_hf.conversion.parity.golden import Computed, Golden, compare
 from pixelllm_hf.conversion.parity.report import check_directory, check_file, compare_file, passed, table
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "pixelllm"
+GOLDEN = Path(__file__).parents[1] / "golden"
+FILES = sorted([*GOLDEN.glob("pixelllm/*.safetensors"), *GOLDEN.glob("pixellm/*.safetensors")])
 
 
-@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.safetensors")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_the_part_agrees_with_its_golden_file(path):
     report = check_file(path)
     assert report.ok, table([report])

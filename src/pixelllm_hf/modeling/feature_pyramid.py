@@ -19,6 +19,11 @@ class NormedConv(nn.Conv2d):
         return self.norm(super().forward(input).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+def map_neck(fan_in: int, fan_out: int) -> nn.Sequential:
+    """SAM's neck for maps with channels first: a projection of every cell, then one of its neighbourhood."""
+    return nn.Sequential(NormedConv(fan_in, fan_out, 1), NormedConv(fan_out, fan_out, 3))
+
+
 class CoarseLevels(nn.Module):
     """Two more levels, each at half the size of the one before."""
 
@@ -44,7 +49,7 @@ class SimpleFeaturePyramid(nn.Module):
             NormedConv(upsampled, channels, 1),
             NormedConv(channels, channels, 3),
         )
-        self.simfp_4 = nn.Sequential(NormedConv(image_channels, channels, 1), NormedConv(channels, channels, 3))
+        self.simfp_4 = map_neck(image_channels, channels)
         self.simfp_5 = nn.Sequential(
             nn.MaxPool2d(2), NormedConv(image_channels, channels, 1), NormedConv(channels, channels, 3)
         )

@@ -38,6 +38,15 @@ class FourierPositions(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
+def grid_positions(layer: FourierPositions, height: int, width: int) -> Tensor:
+    """Positions of the centres of a grid's cells, (h,w,D) float32."""
+    device = layer.positional_encoding_gaussian_matrix.device
+    rows = (torch.arange(height, device=device) + 0.5) / height
+    columns = (torch.arange(width, device=device) + 0.5) / width
+    grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], dim=-1)  # xy
+    return layer(grid)
+
+
 class PromptEncoder(nn.Module):
     """Every prompt becomes `max_points + 1` sparse tokens, so that answers never depend on the neighbours' prompts."""
 
@@ -61,11 +70,7 @@ class PromptEncoder(nn.Module):
 
     def dense_positions(self, height: int, width: int) -> Tensor:
         """Positions of the centres of a grid's cells, (h,w,D) float32."""
-        device = self.no_mask.device
-        rows = (torch.arange(height, device=device) + 0.5) / height
-        columns = (torch.arange(width, device=device) + 0.5) / width
-        grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], dim=-1)  # xy
-        return self.pe_layer(grid)
+        return grid_positions(self.pe_layer, height, width)
 
     def embed_points(self, points: Tensor, labels: Tensor, *, image_size_hw: tuple[int, int], pad: bool) -> Tensor:
         """points (…,K,2) xy canvas pixels, labels (…,K): 1 inside, 0 outside, -1 none -> (…,K or K+1,D).

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from ..scenic import ScenicNamesError
-from . import data, dense_captioning, detection, end_to_end, heads, masks, prefix_decoder, vision
+from . import data, dense_captioning, detection, end_to_end, heads, masks, pixellm, prefix_decoder, vision
 from .golden import Agreement, Computed, Golden, compare
 
-CHECKS: dict[str, Callable[[Golden], Computed]] = {
+Check = Callable[[Golden], Computed]
+PIXELLLM: dict[str, Check] = {
     "sam_vit": vision.sam_vit,
     "eva02_vit": vision.eva02_vit,
     "utils": vision.utils,
@@ -30,6 +31,8 @@ CHECKS: dict[str, Callable[[Golden], Computed]] = {
     "e2e_refer": end_to_end.e2e_refer,
     "e2e_densecap": dense_captioning.e2e_densecap,
 }
+# By the folder of the golden files: files of both families have the same names.
+CHECKS: dict[str, dict[str, Check]] = {"pixelllm": PIXELLLM, "pixellm": pixellm.CHECKS}
 _SHOWN_LATER = 8
 
 
@@ -85,11 +88,12 @@ def check_file(path: Path) -> FileReport:
         golden = Golden.read(path)
     except ValueError as error:
         return FileReport(name, problem=str(error))
-    if name not in CHECKS:
+    checks = CHECKS.get(path.absolute().parent.name, PIXELLLM)
+    if name not in checks:
         return FileReport(name, problem="no check knows a golden file of this name")
     torch.manual_seed(0)  # parts without golden weights must at least be the same in every run
     try:
-        computed = CHECKS[name](golden)
+        computed = checks[name](golden)
     except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
         return FileReport(name, problem=_one_line(error))
     return compare_file(golden, computed)
