@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pixelllm_hf.modeling.box_coding import pairwise_iou
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 
@@ -329,3 +330,24 @@ def test_masks_and_detections_need_the_image(model, small_inputs):
     for option in ("output_masks", "detect_objects"):
         with pytest.raises(ValueError, match=f"{option} needs the image"):
             model.generate(encoder_outputs=(states,), attention_mask=mask, **{option: True})
+
+
+# --- scores of boxes --------------------------------------------------------------------------------------------
+
+
+def test_a_referred_box_scores_as_it_agrees_with_the_objects_detected_in_its_image(model, small_inputs, images):
+    out = model.generate(**small_inputs, query_ids=GIVEN)
+    found = model.generate(**images, detect_objects=True, max_new_tokens=2)
+    sizes = torch.tensor([[64.0, 64, 64, 64], [64, 64, 64, 64], [64, 40, 64, 40]])
+    for row, image in enumerate((0, 0, 1)):
+        objects = found.prompt_boxes[image][found.prompt_mask[image]]
+        best = pairwise_iou(out.boxes[row : row + 1].clamp(0, 1) * sizes[row], objects).max()
+        torch.testing.assert_close(out.box_scores[row], best)
+    assert out.box_scores.max() > 0
+
+
+def test_an_expression_without_a_box_and_a_model_without_a_detector_give_no_score(model, small_inputs):
+    out = model.generate(**small_inputs, query_ids=QUERIES)
+    assert out.box_scores.isnan().tolist() == [False, False, True]
+    model.proposal_head = None
+    assert model.generate(**small_inputs, query_ids=QUERIES).box_scores is None

@@ -202,3 +202,19 @@ def test_numbers_that_do_not_fit_are_noticed():
 
 def test_the_number_in_a_file_name_is_its_id():
     assert image_id_of("photos/000000000790.jpg") == 790 and image_id_of("cat.7.png") == "cat.7"
+
+
+@pytest.mark.parametrize(
+    ("scores", "exported"),
+    [
+        ({"box_score": 0.75, "mask_score": 0.5, "score": 0.0003}, 0.75),
+        ({"mask_score": 0.5, "score": 0.0003}, 0.5),
+        ({"score": 0.0003}, None),
+    ],
+)
+def test_an_objects_score_is_that_of_its_box_or_mask_and_never_of_the_users_phrase(scores, exported):
+    thing = GroundedCaption("a dog", (), SIZE, box=(1.0, 2.0, 3.0, 4.0), mask=disc(20, 15, 10), **scores)
+    (annotation,) = coco_annotations([[thing]], [1], ["a.png"])["annotations"]
+    assert annotation.get("score") == exported
+    assert thing.to_coco()["score"] == (1.0 if exported is None else exported)
+    assert BALL.to_coco()["score"] == 0.5, "here the model wrote the text"

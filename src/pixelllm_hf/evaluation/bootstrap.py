@@ -78,6 +78,7 @@ def _draws(number: int, resamples: int, seed: int) -> np.ndarray:
 
 
 def _interval(values: np.ndarray, level: float) -> tuple[float, float]:
+    values = values[~np.isnan(values)]  # a draw may hold nothing to count
     if not len(values):
         return float("nan"), float("nan")
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])

@@ -48,6 +48,7 @@ METRICS = {
     "mean_IoU_alone": "the same, where none is",
     "mean_IoU_trained_name": "the same, of objects with a name that the model was trained on",
     "mean_IoU_busy": "the same, of pictures with five objects or more",
+    "box_score_AUC": "right boxes (IoU above 0.5) that have a higher score than wrong ones",
     "seg_cIoU": "cIoU: all intersections over all unions",
     "seg_cIoU_distractor": "the same, where another object of the class is in the picture",
     "seg_cIoU_alone": "the same, where none is",

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .box_coding import pairwise_iou
 from .detection_rescoring import rescore_with_beams
 
 
@@ -54,6 +55,20 @@ def rescored(output: Any, detections: Detections, count: int) -> tuple[Any, Dete
     return output, Detections(boxes, exists, scores)
 
 
+def agreement(boxes: Tensor, images: Tensor, detections: Detections) -> Tensor:
+    """How well boxes (R,4), canvas pixels, coincide with what was detected in their images (R,): (R,) 0..1.
+
+    The largest IoU with a detection of the image; NaN for a box that is not finite. A referred box that lies between
+    objects, or takes two for one, agrees with none; one on the wrong object is not noticed.
+    """
+    known = boxes.isfinite().all(-1)
+    if not detections.mask.shape[1]:
+        return boxes.new_zeros(len(boxes)).masked_fill(~known, torch.nan)
+    overlaps = pairwise_iou(boxes.nan_to_num(0.0)[:, None], detections.boxes[images].float())[:, 0]  # R,N
+    best = overlaps.masked_fill(~detections.mask[images], 0.0).amax(-1)
+    return best.masked_fill(~known, torch.nan)
+
+
 def joined(outputs: list[Any], pad_token_id: int) -> Any:
     """Answers of portions as one: what has a row per answer, padded to the longest; the rest belongs to its portion."""
     parts: dict[str, Tensor] = {}
@@ -80,4 +95,4 @@ def _longer(values: Tensor, length: int, filler: float) -> Tensor:
     return F.pad(values, (*after, 0, length - values.shape[1]), value=filler)
 
 
-__all__ = ["Detections", "joined", "rescored"]
+__all__ = ["Detections", "agreement", "joined", "rescored"]

@@ -30,7 +30,8 @@ class GroundedGenerateOutput(GenerateEncoderDecoderOutput, HasCache):
     sequences[:, t], NaN for BOS, EOS and padding; token_log_probs (R,T) float32, the model's own log-probability of
     sequences[:, t] before any warping, NaN where there is no location.
     Where asked for: boxes (R,4) float32 xyxy, 0..1 of the unpadded image, of what the answer is about, NaN if it has no
-    word or no end; masks (R,4h,4w) float32 logits over the whole canvas, > 0 inside, and mask_scores (R,), the overlap
+    word or no end; box_scores (R,) 0..1, if the model has a detector: how well they agree with what that finds;
+    masks (R,4h,4w) float32 logits over the whole canvas, > 0 inside, and mask_scores (R,), the overlap
     that the model promises; both NaN without a box.
     Of detections: prompt_boxes (B,N,4) canvas pixels, prompt_mask (B,N) which of them exist (the R rows, image-major)
     and detection_scores (B,N), best first. sequences_scores (R,), log-probabilities of the captions, if scores count
@@ -40,6 +41,7 @@ class GroundedGenerateOutput(GenerateEncoderDecoderOutput, HasCache):
     coordinates: Tensor | None = None
     token_log_probs: Tensor | None = None
     boxes: Tensor | None = None
+    box_scores: Tensor | None = None
     masks: Tensor | None = None
     mask_scores: Tensor | None = None
     prompt_boxes: Tensor | None = None
@@ -55,6 +57,7 @@ class GroundedBeamGenerateOutput(GenerateBeamEncoderDecoderOutput, HasCache):
     coordinates: Tensor | None = None
     token_log_probs: Tensor | None = None
     boxes: Tensor | None = None
+    box_scores: Tensor | None = None
     masks: Tensor | None = None
     mask_scores: Tensor | None = None
     prompt_boxes: Tensor | None = None

@@ -14,6 +14,7 @@ from .box_ops import is_one_of
 from .box_ops import last_words
 from .cache_name import CACHE_NAME
 from .detections import Detections
+from .detections import agreement
 from .detections import joined
 from .detections import rescored
 from .encoder_mask import full_encoder_mask
@@ -127,6 +128,8 @@ class GroundedGenerationMixin(GroundedDecodingMixin):
                 output, detections = rescored(output, detections, self.proposal_head.config.max_detections)
             output["prompt_boxes"], output["prompt_mask"] = detections.boxes, detections.mask
             output["detection_scores"] = detections.scores
+        elif call.boxes and self.proposal_head is not None and rows.image_features is not None:
+            output["box_scores"] = self._box_scores(rows, output.boxes)
         return output if resolved.return_dict_in_generate else output.sequences
 
     def _prompt_rows(self, given: dict[str, Any], *, detect: bool) -> tuple[PromptRows, Detections | None]:
@@ -163,6 +166,13 @@ class GroundedGenerationMixin(GroundedDecodingMixin):
         boxes, scores = found.boxes[:, :number], found.scores[:, :number]
         exists = scores > 0
         return Detections(boxes.masked_fill(~exists[..., None], 0.0), exists, scores.clamp(min=0))
+
+    def _box_scores(self, rows: PromptRows, boxes: Tensor) -> Tensor:
+        """boxes (R,4) 0..1 of the unpadded image -> how well they agree with what the detector finds, (R,)."""
+        copies = len(boxes) // len(rows)
+        images = rows.prompt_mask.nonzero()[:, 0].repeat_interleave(copies)
+        sizes = self.row_sizes_wh(rows.pixel_mask, rows.prompt_mask, len(rows)).repeat_interleave(copies, dim=0)
+        return agreement(boxes.clamp(0, 1) * sizes.repeat(1, 2), images, self._detect(rows.image_features.fused))
 
     def _nothing(self, rows: PromptRows, call: GenerateCall) -> GroundedOutput:
         """The answers to no prompts."""

@@ -60,7 +60,8 @@ class GroundedCaption:
     prompt: the text prompt; prompt_box / prompt_points: where it pointed, original pixels, None = the whole picture;
     points are (x, y, label), label 1 for inside and 0 for outside. prompt_index: which of the picture's prompts.
     box: xyxy of what the text is about, pixels of the original picture: the referred or the found object; None if the
-    task has none. box_score: the detector's, 0..1; a referred box has none but `score`, that of the expression.
+    task has none. box_score, 0..1: the detector's of an object that it found; of a referred box, how well it agrees
+    with what the detector finds, None without one. `score` of a given expression is how likely its words are.
     mask: (H, W) bool, the same object in the original picture; mask_score: how well it fits by the model's own guess.
     """
 

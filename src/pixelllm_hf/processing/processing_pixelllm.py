@@ -215,17 +215,17 @@ class PixelLLMProcessor(ProcessorMixin):
     def post_process_grounded_generation(self, outputs: Any, inputs: Mapping[str, Any]) -> Results:
         """The answers in the user's terms: per image a list of `GroundedCaption`, prompt after prompt.
 
-        outputs: what `generate` returned (sequences, coordinates, token_log_probs; of some tasks boxes, masks,
-        mask_scores, prompt_boxes, prompt_mask, detection_scores), or its sequences alone.
+        outputs: what `generate` returned (sequences, coordinates, token_log_probs; of some tasks boxes, box_scores,
+        masks, mask_scores, prompt_boxes, prompt_mask, detection_scores), or its sequences alone.
         inputs: what `generate` was given; needed are original_sizes, with several prompts an image prompt_mask, and
         after a detection detect_objects.
         With num_return_sequences=k the k answers of a prompt follow each other.
         """
-        names = ("sequences", "coordinates", "token_log_probs", "boxes", "mask_scores")
+        names = ("sequences", "coordinates", "token_log_probs", "boxes", "box_scores", "mask_scores")
         answers = {name: as_array(entry(outputs, name)) for name in names}
         if hasattr(outputs, "ndim"):
             answers["sequences"] = as_array(outputs)
-        sequences, coordinates, log_probs, boxes, mask_scores = answers.values()
+        sequences, coordinates, log_probs, boxes, box_scores, mask_scores = answers.values()
         if sequences is None:
             raise ValueError(f"post-processing needs the sequences of generate, but a {type(outputs).__name__} came.")
         sources = self.prompt_sources(inputs, len(sequences), outputs)
@@ -235,9 +235,10 @@ class PixelLLMProcessor(ProcessorMixin):
         for row, source in enumerate(sources):
             spanned = reader.read(sequences[row])
             row_log_probs = None if log_probs is None else log_probs[row]
-            box = source.found_box
+            box, box_score = source.found_box, source.found_score
             if boxes is not None and box is None:
                 box = box_on_image(boxes[row], source.transform)
+                box_score = None if box is None or box_scores is None else float(box_scores[row])
             results[source.image_index].append(
                 GroundedCaption(
                     text=spanned.text,
@@ -251,7 +252,7 @@ class PixelLLMProcessor(ProcessorMixin):
                     prompt_points=source.prompt_points,
                     prompt_index=source.prompt_index,
                     box=box,
-                    box_score=source.found_score,
+                    box_score=box_score,
                     mask=None if masks is None else masks[row],
                     mask_score=None if mask_scores is None or masks is None else float(mask_scores[row]),
                 )

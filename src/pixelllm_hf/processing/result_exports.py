@@ -30,7 +30,9 @@ def coco_result(result: Any, image_id: Any, *, category_id: int = 1) -> dict[str
     """
     if result.location is None and result.mask is None:
         return {"image_id": image_id, "caption": result.text}
-    record = {"image_id": image_id, "category_id": category_id, "bbox": _xywh(_box(result)), "score": _score(result)}
+    record = {"image_id": image_id, "category_id": category_id, "bbox": _xywh(_box(result))}
+    score = score_of(result)
+    record["score"] = 1.0 if score is None else float(score)  # evaluators need a number
     if result.mask is not None:
         record["segmentation"] = encode_rle(result.mask)
     return record | {"text": result.text}
@@ -52,9 +54,9 @@ def coco_annotations(
 ) -> dict[str, Any]:
     """A whole COCO annotation file of several pictures: images, annotations and the one category "object".
 
-    An object is an annotation with "bbox", "area", "iscrowd", "caption" and "score", and with a mask "segmentation":
-    run lengths, which keep it exactly, or with `polygons` its outlines, which fill its holes. A caption of the whole
-    picture is an annotation with "caption" alone, as in COCO's caption files.
+    An object is an annotation with "bbox", "area", "iscrowd", "caption", "score" (if one is known), and with a mask
+    "segmentation": run lengths, which keep it exactly, or with `polygons` its outlines, which fill its holes. A caption
+    of the whole picture is an annotation with "caption" alone, as in COCO's caption files.
     sizes_wh: sizes of the pictures; needed only where one has no result.
     """
     _check_lengths(results, image_ids=image_ids, file_names=file_names, sizes_wh=sizes_wh)
@@ -82,8 +84,10 @@ def _coco_object(result: Any, polygons: bool) -> dict[str, Any]:
         "bbox": [x, y, width, height],
         "area": width * height,
         "iscrowd": 0,
-        "score": _score(result),
     }
+    score = score_of(result)
+    if score is not None:
+        record["score"] = float(score)
     if result.mask is not None:
         rle = encode_rle(result.mask)
         # An empty mask has no outline, and readers stumble over an empty list.
@@ -220,10 +224,15 @@ def _box(result: Any) -> Sequence[float]:
     return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
 
 
-def _score(result: Any) -> float:
-    """How sure the model is of the object; without a detector's word that of the text, and 1 if nothing is known."""
-    known = [score for score in (result.box_score, result.score) if score is not None]
-    return float(known[0]) if known else 1.0
+def score_of(result: Any) -> float | None:
+    """How sure the model is of an object: the score of its box, else of its mask; None if neither is known.
+
+    Where the user named the place and the model wrote about it, how likely the text is; but never how likely the
+    words of the user are.
+    """
+    if result.box is None and result.mask is None:
+        return result.score
+    return result.mask_score if result.box_score is None else result.box_score
 
 
 def _xywh(box: Sequence[float]) -> list[float]:

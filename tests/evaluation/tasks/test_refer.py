@@ -75,3 +75,17 @@ def test_all_expressions_of_a_picture_are_asked_in_one_call_without_decoding_set
     assert [call["images"] for call in model.asked] == [3, 3, 2]
     assert model.asked[0]["text"][1] == [e.text for e in pictures[1].expressions]
     assert all(call["options"] == {} and call["task"] == "refer" for call in model.asked)
+
+
+def test_scores_that_put_right_boxes_first_have_an_area_of_one(scene_folder: Path, pictures, oracle, said):
+    def answers(picture, sign):
+        wrong = [e.has_distractor for e in picture.expressions]
+        return [
+            said(e.text, box=(0, 0, 1, 1) if miss else xyxy(e.box), box_score=0.5 - sign * 0.4 * miss, score=0.5)
+            for e, miss in zip(picture.expressions, wrong, strict=True)
+        ]
+
+    for sign, area in ((1, 1.0), (-1, 0.0)):
+        model = oracle(pictures, lambda picture, sign=sign: answers(picture, sign))
+        metrics = evaluate(model, model, TASK, scene_folder).result["metrics"]
+        assert metrics["box_score_AUC"]["value"] == area

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from pixelllm_hf.evaluation.annotations import read_referred
-from pixelllm_hf.evaluation.bootstrap import ratio_of_sums
+from pixelllm_hf.evaluation.bootstrap import Estimate, ratio_of_sums
 from pixelllm_hf.evaluation.pictures import Expression, ReferredPicture
+from pixelllm_hf.evaluation.ranking import ranking_auc
 from pixelllm_hf.evaluation.referring_precision import THRESHOLDS, VARIANT, referring_precision
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.tasks.task import Scores, Task, Thoroughness
@@ -50,7 +51,21 @@ class ReferTask(Task):
                 metrics[f"P@{t:g}{suffix}"] = ratio_of_sums(hits, counted, resamples=how.resamples)
             sums = np.array([row.sum() for row in ious])
             metrics[f"mean_IoU{suffix}"] = ratio_of_sums(sums, counted, resamples=how.resamples)
+        metrics |= box_score_auc(records, by_id, resamples=how.resamples)
         return Scores(metrics, expression_counts(pictures, records), (VARIANT,))
+
+
+def box_score_auc(
+    records: Sequence[dict[str, Any]], ious: Mapping[Any, float], *, resamples: int
+) -> dict[str, Estimate]:
+    """How the boxes' own scores rank right boxes, of an IoU above 0.5, and wrong ones; nothing where none has one."""
+    scored = [[a for a in record["answers"] if a["score"] is not None] for record in records]
+    estimate = ranking_auc(
+        [[a["score"] for a in row] for row in scored],
+        [[bool(ious[a["id"]] > 0.5) for a in row] for row in scored],
+        resamples=resamples,
+    )
+    return {} if estimate is None else {"box_score_AUC": estimate}
 
 
 def subsets(pictures: Sequence[ReferredPicture]) -> dict[str, Callable[[Expression], bool]]:
@@ -74,7 +89,7 @@ def subsets(pictures: Sequence[ReferredPicture]) -> dict[str, Callable[[Expressi
 def answer_of(expression: Expression, answer: GroundedCaption) -> dict[str, Any]:
     """The box of an expression, xywh; one of no size where the model gave none, which then counts as a miss."""
     x0, y0, x1, y1 = answer.box or (0.0, 0.0, 0.0, 0.0)
-    return {"id": expression.id, "text": expression.text, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": answer.score}
+    return {"id": expression.id, "text": expression.text, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": answer.box_score}
 
 
 def annotations_of(pictures: Sequence[ReferredPicture]) -> list[dict[str, Any]]:
