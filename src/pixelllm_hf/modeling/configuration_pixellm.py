@@ -1,7 +1,16 @@
-"""Sizes and choices of a PixelLM: the segmentation codebook and its light pixel decoder (arXiv 2312.02228)."""
+"""Sizes and choices of a PixelLM (arXiv 2312.02228): CLIP tower, language model, segmentation codebook."""
+
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig
+from transformers import CLIPVisionConfig
 from transformers import PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+# Pixel statistics on the 0..255 scale. The released model reads a CLIP tower through SAM's, not through CLIP's.
+PIXELLM_MEAN = [123.675, 116.28, 103.53]
+PIXELLM_STD = [58.395, 57.12, 57.375]
 
 
 @strict
@@ -46,4 +55,134 @@ class PixelLMCodebookConfig(PreTrainedConfig):
         return self.num_scales * self.tokens_per_scale
 
 
-__all__ = ["PixelLMCodebookConfig"]
+@strict
+class PixelLMConfig(PreTrainedConfig):
+    """Sizes and choices of a PixelLM. The defaults are the released 7B model's.
+
+    Args:
+        vision_config: transformers' CLIP vision model; its image_size is the side of the canvas in pixels.
+        text_config: any causal language model of transformers, LLaMA by default.
+        codebook_config: the segmentation codebook and its decoder.
+        feature_layers: hidden states of the CLIP tower that are read, counted as transformers counts them (0 are the
+            embeddings, -1 is the last block): the first for the language model, and all as the decoder's levels.
+        image_token_grid: side of the grid that the tower's map is resized to for the language model; its square is
+            the number of tokens of an image.
+        projector_factor: width of the projectors' hidden layer in widths of the language model.
+        image_token_id: placeholder of each image token in the text.
+        codebook_token_ids: the tokens of a target, those of the deepest scale first.
+        text_loss_weight, mask_loss_weight: of the parts in the total; the mask loss has weights of its own inside.
+        image_mean, image_std: pixel statistics, 0..255 scale, RGB.
+    """
+
+    model_type = "pixellm"
+    sub_configs_defaults = {
+        "vision_config": SubConfigSpec(config_class=CLIPVisionConfig),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),
+        "codebook_config": SubConfigSpec(config_class=PixelLMCodebookConfig),
+    }
+
+    vision_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    codebook_config: dict | PreTrainedConfig | None = None
+    feature_layers: list[int] | tuple[int, ...] = (-2, -11)
+    image_token_grid: int = 16
+    projector_factor: int = 2
+    image_token_id: int = 32008
+    codebook_token_ids: list[int] | tuple[int, ...] = (32000, 32001, 32002, 32003, 32004, 32005)
+    text_loss_weight: float = 1.0
+    mask_loss_weight: float = 1.0
+    image_mean: list[float] | tuple[float, ...] = tuple(PIXELLM_MEAN)
+    image_std: list[float] | tuple[float, ...] = tuple(PIXELLM_STD)
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.vision_config is None:
+            self.vision_config = vit_large_sizes()
+        super().__post_init__(**kwargs)
+        codebook, layers = self.codebook_config, self.vision_config.num_hidden_layers
+        if len(self.feature_layers) != codebook.num_scales:
+            raise ValueError(
+                f"feature_layers must name a hidden state for each of the codebook's {codebook.num_scales} scales, "
+                f"but they are {list(self.feature_layers)}. Change either."
+            )
+        if not all(-layers - 1 <= layer <= layers for layer in self.feature_layers):
+            raise ValueError(
+                f"feature_layers must be hidden states of a tower of {layers} blocks, {-layers - 1} to {layers}, but "
+                f"they are {list(self.feature_layers)}."
+            )
+        if len(set(self.codebook_token_ids)) != codebook.group_size:
+            raise ValueError(
+                f"codebook_token_ids must be {codebook.group_size} different ids (scales times tokens per scale), but "
+                f"they are {list(self.codebook_token_ids)}."
+            )
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square canvas in pixels."""
+        return self.vision_config.image_size
+
+    @property
+    def grid_size(self) -> int:
+        """Side of the tower's map in cells."""
+        return self.image_size // self.vision_config.patch_size
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Tokens of an image in the language model's input."""
+        return self.image_token_grid**2
+
+    @classmethod
+    def for_tests(cls, **overrides: Any) -> "PixelLMConfig":
+        """A model of a few thousand weights that runs in milliseconds; it knows nothing."""
+        return cls(**(for_tests_sizes() | overrides))
+
+
+def vit_large_sizes() -> dict[str, Any]:
+    """CLIP ViT-L/14 at 448 pixels."""
+    return dict(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        patch_size=14,
+        image_size=448,
+        projection_dim=768,
+    )
+
+
+def for_tests_sizes() -> dict[str, Any]:
+    return dict(
+        vision_config=dict(
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            patch_size=8,
+            image_size=64,
+            projection_dim=16,
+        ),
+        text_config=dict(
+            model_type="llama",
+            vocab_size=48,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        ),
+        codebook_config=dict(
+            tokens_per_scale=2, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24
+        ),
+        feature_layers=(-2, -3),
+        image_token_grid=4,
+        image_token_id=47,
+        codebook_token_ids=(40, 41, 42, 43),
+    )
+
+
+__all__ = ["PixelLMCodebookConfig", "PixelLMConfig"]

@@ -21,9 +21,11 @@ from ...modeling.codebook_losses import (
     target_refinement,
 )
 from ...modeling.codebook_targets import TargetProjection, find_token_groups
-from ...modeling.configuration_pixellm import PixelLMCodebookConfig
+from ...modeling.configuration_pixellm import PixelLMCodebookConfig, PixelLMConfig
 from ...modeling.feature_pyramid import map_neck
 from ...modeling.mask_head import MaskMLP
+from ...modeling.modeling_pixellm import PixelLMFeatures, PixelLMForReasoningSegmentation
+from ...modeling.vision_clip import patch_mask, resize_positions
 from ..pixellm import codebook_weights
 from .golden import Computed, Golden
 
@@ -220,6 +222,81 @@ def meters(golden: Golden) -> Computed:
     return Computed(values)
 
 
+def multimodal_inputs(golden: Golden) -> Computed:
+    """Resized positions, padding masks, projected features, and text with the image's tokens in it."""
+    inputs, hparams = golden.inputs, golden.hparams
+    side, of_tokens, width = hparams["grid"], hparams["lm_grid"], hparams["hidden_size"]
+    model = _small_model(golden)
+    pixel_mask = torch.zeros(len(inputs["clip_resize"]), *[side * hparams["patch_size"]] * 2, dtype=torch.bool)
+    for mask, (height, right) in zip(pixel_mask, inputs["clip_resize"].tolist(), strict=True):
+        mask[:height, :right] = True
+    patches = patch_mask(pixel_mask, side)
+    maps = [inputs[f"vit_hidden_minus{layer}"][:, 1:].unflatten(1, (side, side)) for layer in (2, 11)]
+    features = PixelLMFeatures(model.project_image_tokens(maps[0]), patch_mask(patches, of_tokens).flatten(1))
+
+    # the official code puts the image's tokens in the place of one; here the text has a placeholder for each
+    ids, keep, labels = (
+        _spread(inputs[name], inputs["input_ids"] == hparams["image_token_index"], of_tokens**2, fill)
+        for name, fill in (("input_ids", model.config.image_token_id), ("attention_mask", 1), ("labels", -100))
+    )
+    embeddings, mask, _ = model.embed(ids, keep, features, torch.arange(len(ids)))
+    values = {
+        "resized_position_embedding_weight": resize_positions(
+            inputs["position_embedding_weight"], side, class_row="last"
+        ),
+        "vit_attention_mask": torch.nn.functional.pad(patches.flatten(1), (1, 0), value=True).float(),
+        "inputs_embeds": embeddings,
+        "attention_mask": mask.long(),
+        "labels": labels,
+    }
+    for level, image_map in enumerate(maps):
+        values[f"decoder_feature_level{level}"] = model.out_mm_projector(image_map).flatten(1, 2)
+    assert embeddings.shape[-1] == width
+    return Computed(values)
+
+
+def _small_model(golden: Golden) -> PixelLMForReasoningSegmentation:
+    """A model with the golden projectors and words; its tower and the rest of its language model are not run."""
+    hparams, params = golden.hparams, golden.params
+    words = params["embed_tokens.weight"]
+    config = PixelLMConfig.for_tests(
+        vision_config=dict(
+            hidden_size=hparams["vision_width"],
+            intermediate_size=8,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            patch_size=hparams["patch_size"],
+            image_size=hparams["grid"] * hparams["patch_size"],
+        ),
+        text_config=dict(
+            model_type="llama",
+            vocab_size=len(words) + 1,
+            hidden_size=hparams["hidden_size"],
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+        ),
+        image_token_grid=hparams["lm_grid"],
+        image_token_id=len(words),
+        codebook_token_ids=(20, 21, 22, 23),
+    )
+    model = PixelLMForReasoningSegmentation(config).eval()
+    for name in ("mm_projector", "out_mm_projector"):
+        getattr(model, name).load_state_dict(_below(golden, f"{name}."))
+    with torch.no_grad():
+        model.get_input_embeddings().weight[: len(words)].copy_(words)
+    return model
+
+
+def _spread(values: Tensor, where: Tensor, count: int, fill: int) -> Tensor:
+    """values (R,T) with the one at `where` (R,T) replaced by `count` times fill."""
+    rows = []
+    for row, place in zip(values, where.int().argmax(1).tolist(), strict=True):
+        rows.append(torch.cat([row[:place], row.new_full((count,), fill), row[place + 1 :]]))
+    return torch.stack(rows)
+
+
 def original_size_logits(logits: Tensor, canvas: int, valid_hw: Tensor, original_hw: Tensor) -> Tensor:
     """logits (K,h,w) of the whole canvas -> (K,H,W) of the image, by way of the canvas, as released."""
     height, width = valid_hw.tolist()
@@ -314,6 +391,7 @@ CHECKS = {
     "losses": losses,
     "matcher": matcher,
     "meters": meters,
+    "multimodal_inputs": multimodal_inputs,
 }
 
 __all__ = ["CHECKS"]

@@ -1,0 +1,330 @@
+"""PixelLM: a question about an image is answered with text and a mask for each of many targets (arXiv 2312.02228)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.utils import ModelOutput
+
+from .codebook_decoder import CodebookDecoderOutput
+from .codebook_decoder import CodebookPixelDecoder
+from .codebook_losses import codebook_mask_losses
+from .codebook_targets import TargetProjection
+from .codebook_targets import TokenGroups
+from .codebook_targets import find_token_groups
+from .configuration_pixellm import PixelLMConfig
+from .feature_pyramid import map_neck
+from .mask_head import ChannelNorm
+from .prompt_encoder import FourierPositions
+from .prompt_encoder import UnitEmbedding
+from .vision_clip import ClipVisionTower
+from .vision_clip import patch_mask
+from .vision_towers import normalize_pixels
+from .vision_towers import valid_size_hw
+
+IGNORE_INDEX = -100
+
+
+@dataclass
+class PixelLMFeatures(ModelOutput):
+    """What is seen of B images, once for all their questions.
+
+    image_tokens (B,P,H) for the language model, token_mask (B,P) those of the image and not of its padding,
+    level_maps: a map (B,g,g,D) for each level of the decoder, deepest first.
+    """
+
+    image_tokens: Tensor | None = None
+    token_mask: Tensor | None = None
+    level_maps: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class PixelLMOutput(ModelOutput):
+    """A teacher-forced pass over R questions.
+
+    loss, loss_parts ("text", "mask"), logits (R,T,V), states (R,T,H) after the last norm: the state at t predicts
+    token t+1. mask_logits (K,h,w) of the K complete targets, row_of_target (K,), where pixels were given.
+    """
+
+    loss: Tensor | None = None
+    loss_parts: dict[str, Tensor] | None = None
+    logits: Tensor | None = None
+    states: Tensor | None = None
+    mask_logits: Tensor | None = None
+    row_of_target: Tensor | None = None
+    cache: Cache | None = None
+
+
+class PixelLMPreTrainedModel(PreTrainedModel):
+    """How weights start, and what transformers needs to know."""
+
+    config_class = PixelLMConfig
+    config: PixelLMConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, UnitEmbedding):
+            init.normal_(module.weight)
+        elif isinstance(module, FourierPositions):
+            init.normal_(module.positional_encoding_gaussian_matrix, std=module.scale)
+        elif isinstance(module, ChannelNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.ConvTranspose2d):
+            init.normal_(module.weight, std=module.in_channels**-0.5)
+        elif isinstance(module, TargetProjection):
+            init.constant_(module.token_scales, 1 / (module.num_scales * module.tokens_per_scale))
+        elif isinstance(module, CodebookPixelDecoder):
+            init.constant_(module.level_scales, 1 / len(module.level_scales))
+
+
+class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel):
+    """Answers that point: each group of codebook tokens in the text is a target with a mask.
+
+    Data flows one way: CLIP tower -> projected maps (once per image) -> language model over text with image tokens in
+    it -> states of codebook tokens -> light pixel decoder. R questions belong to B images, image-major.
+    """
+
+    def __init__(self, config: PixelLMConfig):
+        super().__init__(config)
+        self.vision_tower = ClipVisionTower(config.vision_config, config.feature_layers)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        seen, width = config.vision_config.hidden_size, config.text_config.hidden_size
+        self.mm_projector = projector(seen, width, config.projector_factor)
+        self.out_mm_projector = projector(seen, width, config.projector_factor)
+        self.image_feature_neck = map_neck(width, config.codebook_config.hidden_size)
+        self.target_projection = TargetProjection(config.codebook_config, width)
+        self.mask_decoder = CodebookPixelDecoder(config.codebook_config)
+        highest = max(config.image_token_id, *config.codebook_token_ids)
+        if highest >= config.text_config.vocab_size:
+            raise ValueError(
+                f"the language model must have a row for every token of the codebook and for the image token, up to "
+                f"id {highest}, but its vocab_size is {config.text_config.vocab_size}. Enlarge it in text_config "
+                "(resize_token_embeddings for a model that is loaded)."
+            )
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.language_model.set_output_embeddings(new_embeddings)
+
+    def get_image_features(self, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> PixelLMFeatures:
+        """pixel_values (B,3,S,S) 0..255, pixel_mask (B,S,S) -> what language model and decoder see of each image."""
+        config = self.config
+        side = config.image_size
+        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (3, side, side):
+            raise ValueError(
+                f"pixel_values must be (images, 3, {side}, {side}), but the shape is {tuple(pixel_values.shape)}. "
+                "The processor makes them from any image."
+            )
+        pixels = normalize_pixels(pixel_values, pixel_mask, mean=config.image_mean, std=config.image_std)
+        maps = self.vision_tower(pixels.to(self.mm_projector[0].weight.dtype), pixel_mask)
+        levels = self.project_levels(maps)
+        if pixel_mask is None:
+            token_mask = torch.ones(len(pixels), config.num_image_tokens, dtype=torch.bool, device=pixels.device)
+        else:
+            # twice nearest, as released: of the pixels to the tower's grid, of that to the tokens'
+            patches = patch_mask(pixel_mask, config.grid_size)
+            token_mask = patch_mask(patches, config.image_token_grid).flatten(1)
+        return PixelLMFeatures(self.project_image_tokens(maps[0]), token_mask, levels)
+
+    def project_image_tokens(self, image_map: Tensor) -> Tensor:
+        """The tower's map (B,g,g,C), resized and then projected: (B,P,H)."""
+        side = self.config.image_token_grid
+        planes = image_map.permute(0, 3, 1, 2).float()
+        planes = F.interpolate(planes, (side, side), mode="bilinear", align_corners=False)
+        return self.mm_projector(planes.flatten(2).transpose(1, 2).to(image_map.dtype))
+
+    def project_levels(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Maps (B,g,g,C) of the tower -> the decoder's levels (B,g,g,D); one projector and one neck serve all."""
+        return tuple(
+            self.image_feature_neck(self.out_mm_projector(image_map).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            for image_map in maps
+        )
+
+    def embed(
+        self, input_ids: Tensor, attention_mask: Tensor, features: PixelLMFeatures, image_of_row: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Text with the image's tokens in their placeholders: embeddings (R,T,H), mask (R,T) bool, positions (R,T).
+
+        Padding of the image is no token to attend to, but takes a position; padding of the text takes none.
+        """
+        placeholders = input_ids == self.config.image_token_id
+        expected = self.config.num_image_tokens
+        if not (placeholders.sum(1) == expected).all():
+            raise ValueError(
+                f"each question must have the image token (id {self.config.image_token_id}) {expected} times, but the "
+                f"questions have it {placeholders.sum(1).tolist()} times. The processor puts them in; leave "
+                "truncation to it."
+            )
+        embeddings = self.get_input_embeddings()(input_ids.masked_fill(placeholders, 0))
+        tokens = features.image_tokens[image_of_row].to(embeddings.dtype)
+        embeddings = embeddings.masked_scatter(placeholders[..., None], tokens)
+        text_mask = attention_mask.bool()
+        positions = (text_mask.cumsum(1) - 1).clamp(min=0)
+        mask = text_mask.masked_scatter(placeholders, features.token_mask[image_of_row])
+        return embeddings, mask, positions
+
+    def target_groups(self, input_ids: Tensor) -> TokenGroups:
+        """The targets written in input_ids (R,T), in order."""
+        return find_token_groups(input_ids, self.config.codebook_token_ids)
+
+    def predict_masks(
+        self, features: PixelLMFeatures, group_states: Tensor, image_of_target: Tensor
+    ) -> CodebookDecoderOutput:
+        """group_states (K,G,H) that predict the tokens of K targets, image_of_target (K,) -> logits over the canvas."""
+        return self.mask_decoder(features.level_maps, self.target_projection(group_states), image_of_target)
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        pixel_mask: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        prompt_mask: Tensor | None = None,
+        image_features: PixelLMFeatures | None = None,
+        inputs_embeds: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        mask_labels: Tensor | None = None,
+        original_sizes: Tensor | None = None,
+        cache: Cache | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> PixelLMOutput:
+        """A teacher-forced pass over questions with their answers, or a step of decoding (inputs_embeds or a cache).
+
+        Args:
+            pixel_values: (B,3,S,S) RGB, 0..255, on the canvas; pixel_mask (B,S,S) True on real pixels.
+            input_ids: (R,T) questions and answers, image placeholders in them; attention_mask (R,T).
+            prompt_mask: (B,N) which questions exist; R rows are the valid ones, image-major. One an image by default.
+            image_features: of `get_image_features`, to use again.
+            labels: (R,T) input_ids where they are to be learnt, -100 elsewhere; shifted here.
+            mask_labels: (K,S,S) masks on the canvas, > 0 inside, of all targets in the order they are written.
+            original_sizes: travels with the inputs for post-processing; not used here.
+        """
+        if image_features is None and pixel_values is not None:
+            image_features = self.get_image_features(pixel_values, pixel_mask)
+        image_of_row = None
+        if image_features is not None and input_ids is not None and inputs_embeds is None:
+            image_of_row = rows_to_images(prompt_mask, len(image_features.level_maps[0]), len(input_ids))
+            if attention_mask is None:
+                attention_mask = torch.ones_like(input_ids)
+            inputs_embeds, attention_mask, position_ids = self.embed(
+                input_ids, attention_mask, image_features, image_of_row
+            )
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        body = self.language_model.base_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=None if attention_mask is None else attention_mask.long(),
+            position_ids=position_ids,
+            cache=cache,
+            use_cache=bool(use_cache) and labels is None,
+        )
+        states = body.last_hidden_state
+        logits = self.get_output_embeddings()(states)
+        output = PixelLMOutput(logits=logits, states=states, cache=body.cache)
+        if image_of_row is not None:
+            groups = self.target_groups(input_ids)
+            found = self.predict_masks(
+                image_features, states[groups.row[:, None], groups.positions - 1], image_of_row[groups.row]
+            )
+            output.mask_logits, output.row_of_target = found.logits, groups.row
+        if labels is not None:
+            parts = {"text": causal_loss(logits, labels)}
+            if mask_labels is not None:
+                parts["mask"] = self._mask_loss(output, mask_labels, image_of_row, pixel_mask)
+            output.loss_parts = parts
+            output.loss = torch.stack(
+                [getattr(self.config, f"{name}_loss_weight") * parts[name] for name in parts]
+            ).sum()
+        return output
+
+    def _mask_loss(
+        self, output: PixelLMOutput, mask_labels: Tensor, image_of_row: Tensor | None, pixel_mask: Tensor | None
+    ) -> Tensor:
+        """The masks of a batch at the size of the canvas, its padding cut off."""
+        config, side = self.config.codebook_config, self.config.image_size
+        if image_of_row is None or output.mask_logits is None:
+            raise ValueError("mask_labels need input_ids with pixel_values or image_features, but these are missing.")
+        targets = len(output.mask_logits)
+        if tuple(mask_labels.shape) != (targets, side, side):
+            raise ValueError(
+                f"mask_labels must be ({targets}, {side}, {side}), a mask on the canvas for each target that is "
+                f"written whole in input_ids, but the shape is {tuple(mask_labels.shape)}. A group of codebook tokens "
+                "that truncation cut has no mask: leave its mask out, or the target."
+            )
+        per_row = torch.bincount(output.row_of_target, minlength=len(image_of_row))
+        images = int(image_of_row.max()) + 1 if len(image_of_row) else 0
+        if pixel_mask is None:
+            sizes = torch.full((images, 2), side)
+        else:
+            sizes = valid_size_hw(pixel_mask)
+        logits, masks, counts = [], [], []
+        image_of_target = image_of_row[output.row_of_target]
+        for image in range(images):
+            height, width = sizes[image].tolist()
+            own = image_of_target == image
+            counts.append(per_row[image_of_row == image].tolist())
+            logits.append(resize_logits(output.mask_logits[own], (side, side))[:, :height, :width])
+            masks.append((mask_labels[own] > 0).float()[:, :height, :width])
+        parts = codebook_mask_losses(logits, masks, counts, refinement_alpha=config.refinement_alpha)
+        return config.cross_entropy_weight * parts["cross_entropy"] + config.dice_weight * parts["dice"]
+
+
+def projector(fan_in: int, width: int, factor: int) -> nn.Sequential:
+    """LLaVA's MLP from the tower's width to the language model's."""
+    return nn.Sequential(nn.Linear(fan_in, factor * width), nn.GELU(), nn.Linear(factor * width, width))
+
+
+def causal_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of labels (R,T), each predicted by the logits (R,T,V) one before it; 0 where none counts."""
+    targets = labels[:, 1:].flatten()
+    losses = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=IGNORE_INDEX, reduction="sum")
+    return losses / (targets != IGNORE_INDEX).sum().clamp(min=1)
+
+
+def resize_logits(logits: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """logits (K,h,w) -> (K,H,W), bilinear; also of no mask at all."""
+    if not len(logits):
+        return logits.new_zeros(0, *size_hw)
+    return F.interpolate(logits[:, None].float(), size_hw, mode="bilinear", align_corners=False)[:, 0]
+
+
+def rows_to_images(prompt_mask: Tensor | None, images: int, rows: int) -> Tensor:
+    """(R,) the image of each row; without prompt_mask all images have as many."""
+    if prompt_mask is not None:
+        return prompt_mask.bool().nonzero()[:, 0]
+    if rows % max(images, 1):
+        raise ValueError(
+            f"{rows} questions cannot be shared evenly among {images} images. Say with prompt_mask (images, questions) "
+            "which image has which."
+        )
+    return torch.arange(rows) // (rows // images)
+
+
+__all__ = ["PixelLMFeatures", "PixelLMForReasoningSegmentation", "PixelLMOutput", "PixelLMPreTrainedModel"]
