@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pixelllm_hf.training.config import ConfigError, from_dict, load_config, to_dict
+from pixelllm_hf.training.config import ConfigError, RunConfig, from_dict, load_config, to_dict
 from pixelllm_hf.training.mask_pretraining import MaskPretrainConfig
 from pixelllm_hf.training.prompt_pretraining import PromptPretrainConfig
 from pixelllm_hf.training.recipe import TrainConfig
@@ -44,11 +44,70 @@ def test_an_unknown_key_is_an_error_that_guesses() -> None:
         ("warmup_steps", 99999, "warmup_steps must lie within"),
         ("mixed_precision", "bf8", "no, bf16 or fp16"),
         ("cpu", 1, "must be of type bool"),
+        ("save_every", 0, "run.save_every must be at least 1"),
+        ("eval_every", -1, "run.eval_every must be at least 0"),
+        ("num_threads", -1, "run.num_threads must be at least 1"),
+        ("workers", 10**12, "run.workers must be at most 1024"),
+        ("seed", -1, "run.seed must be at least 0"),
+        ("max_minutes", float("nan"), "run.max_minutes must be a finite number"),
+        ("output_dir", "runs/\0", "NUL"),
     ],
 )
 def test_a_wrong_value_is_an_error_that_names_it(key: str, value: object, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         from_dict(TrainConfig, {"data": {"sources": [SOURCE]}, "run": {key: value}})
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "learning_rate=.inf", "learning_rate=-1", "learning_rate=.nan", "weight_decay=-0.1", "ema_decay=5",
+        "ema_decay=1", "eps=0", "betas=[0.9, 1.0]", "layer_decay=0", "max_grad_norm=0", "batch_size=-3", "batch_size=0",
+        "max_text_tokens=0", "model.lora.rank=0", "model.lora.dropout=1.5", "model.lora.targets=[x]",
+        "model.export_dtype=float8", "data.sources.0.name=x", "run.seed.low=1", "dense.token_weight=-1",
+        "dense.task.sub_cells=100000", "optimizer.lr_multipliers={mask: -1}",
+    ],
+)  # fmt: skip
+def test_an_impossible_number_or_choice_is_refused(override: str) -> None:
+    with pytest.raises(ConfigError):
+        load_config(TrainConfig, CONFIGS / "smoke.yaml", [override])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weight": -1}, {"weight": 0}, {"flip": 2}, {"scale": [0, 1]}, {"scale": [2, 1]}, {"limit": 0},
+        {"max_prompts": 0}, {"align": "word"}, {"object_points": "some"}, {"on_error": "ignore"},
+    ],
+)  # fmt: skip
+def test_a_source_that_cannot_be_drawn_from_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        from_dict(TrainConfig, {"data": {"sources": [{**SOURCE, **change}]}})
+
+
+def test_a_recipe_made_in_python_is_checked_like_one_that_is_read() -> None:
+    with pytest.raises(ConfigError, match="save_every must be at least 1"):
+        RunConfig(save_every=0)
+
+
+ALIASES = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 30)
+)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfea", b"[" * 3000,
+        b"a: !!timestamp x", b"a: " + b"9" * 10000, b"[1]", b"false",
+        b"a: !!python/tuple []",
+        ALIASES.encode(), b"data: &a {sources: *a}", b"x: 1\n" * 400_000,
+    ],
+)  # fmt: skip
+def test_a_damaged_recipe_is_an_error_that_names_the_file(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match="recipe.yaml"):
+        load_config(TrainConfig, tmp_path / "recipe.yaml")
 
 
 def test_overrides_reach_nested_and_unique_keys() -> None:

@@ -70,9 +70,9 @@ def test_features_are_kept_for_the_same_weights_and_made_anew_for_others(
     model: PixelLLMForGroundedGeneration, squares: SimpleNamespace, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
     batches(model, squares, tokenizer_folder, tmp_path)
-    first = {folder: (folder / "done").stat().st_mtime_ns for folder in tmp_path.glob("features-*")}
+    first = {folder: (folder / "shapes.json").stat().st_mtime_ns for folder in tmp_path.glob("features-*")}
     batches(model, squares, tokenizer_folder, tmp_path)
-    assert {folder: (folder / "done").stat().st_mtime_ns for folder in tmp_path.glob("features-*")} == first
+    assert {folder: (folder / "shapes.json").stat().st_mtime_ns for folder in tmp_path.glob("features-*")} == first
     other = PixelLLMForGroundedGeneration(model.config)
     freeze(other, ["vision_towers"])
     batches(other, squares, tokenizer_folder, tmp_path)
@@ -84,10 +84,21 @@ def test_a_build_that_was_killed_is_done_again(
 ) -> None:
     whole = batches(model, squares, tokenizer_folder, tmp_path).batch_at(0)["image_features"].fused
     (folder,) = tmp_path.glob("features-*")
-    (folder / "done").unlink()
-    (folder / "fused.f16").write_bytes(b"half written")
+    half = folder.rename(folder.with_name(f".{folder.name}.0123.tmp"))
+    (half / "fused.f16").write_bytes(b"half written")
     again = batches(model, squares, tokenizer_folder, tmp_path).batch_at(0)["image_features"].fused
     assert torch.equal(again, whole)
+    assert not half.exists()
+
+
+def test_a_damaged_cache_is_an_error_that_names_it(
+    model: PixelLLMForGroundedGeneration, squares: SimpleNamespace, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    batches(model, squares, tokenizer_folder, tmp_path)
+    (folder,) = tmp_path.glob("features-*")
+    (folder / "fused.f16").write_bytes(b"cut")
+    with pytest.raises(ConfigError, match=folder.name):
+        batches(model, squares, tokenizer_folder, tmp_path)
 
 
 @pytest.mark.parametrize(

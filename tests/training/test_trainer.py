@@ -17,11 +17,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors import SafetensorError
 from torch import nn
 
+from pixelllm_hf.folders import FolderInUseError, folder_lock
 from pixelllm_hf.training import checkpointing
 from pixelllm_hf.training.config import ConfigError, OptimizerConfig, RunConfig
-from pixelllm_hf.training.trainer import NonFiniteLossError, Trainer, start
+from pixelllm_hf.training.trainer import LoaderError, NonFiniteLossError, Trainer, start
 
 Launcher = Callable[..., Any]
 
@@ -260,3 +262,50 @@ def test_processes_whose_batches_have_different_parts_do_not_wait_for_each_other
     )
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(row["mask"], row["text"], row["point"], row["square"]) for row in rows] == [(2.0, 3.0, 4.0, 5.5)] * 2
+
+
+def test_a_second_run_in_the_same_folder_is_refused_and_the_first_is_left_alone(tmp_path: Path) -> None:
+    target = checkpointing.checkpoint_path(tmp_path, 1)
+    with folder_lock(tmp_path, "a training"), checkpointing.atomic_folder(target) as half:
+        with pytest.raises(FolderInUseError, match=f"process {os.getpid()}"):
+            trainer(tmp_path).run()
+        (half / "file").write_text("whole")
+    assert (target / "file").exists()
+    trainer(tmp_path).run()
+
+
+class Killing(Numbers):
+    """The process that loads batch 3 is killed, as the system does when memory is full."""
+
+    def batch_at(self, index: int) -> dict[str, torch.Tensor]:
+        if index == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().batch_at(index)
+
+
+def test_a_killed_loader_process_is_an_error_that_says_so_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(LoaderError, match="run.workers"):
+        trainer(tmp_path, batches=Killing(), workers=1, prefetch=1, save_every=2).run()
+    assert [path.name for path in checkpointing.list_checkpoints(tmp_path)] == ["step-0000002"]
+    trainer(tmp_path).run()
+    assert len(losses(tmp_path)) == 12
+
+
+def test_a_full_disk_ends_the_run_and_keeps_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer(tmp_path, stop_at=4).run()
+    half_written = []
+
+    def full(tensors: Any, path: str, metadata: Any = None) -> None:
+        Path(path).write_bytes(b"half")
+        half_written.append(path)
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(checkpointing, "save_file", full)
+        trainer(tmp_path).run()
+    assert half_written and not Path(half_written[0]).exists()
+    assert [path.name for path in checkpointing.list_checkpoints(tmp_path)] == ["step-0000004"]
+    trainer(tmp_path).run()
+    assert len(losses(tmp_path)) == 12

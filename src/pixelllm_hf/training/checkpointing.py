@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from pixelllm_hf import folders
+from pixelllm_hf.folders import atomic_folder as atomic_folder  # checkpoints are written through it
 
 CHECKPOINT_NAME = re.compile(r"step-(\d+)")
 STATE_FOLDER = "training_state"
@@ -24,54 +25,6 @@ STATE_FOLDER = "training_state"
 
 class CheckpointError(RuntimeError):
     """A checkpoint is incomplete, damaged, or belongs to another recipe."""
-
-
-@contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
-    """A temporary sibling of `target` to write into; on leaving it is flushed to disk and renamed to `target`.
-
-    An exception or a kill while writing leaves `target` as it was; it never holds half a checkpoint.
-    """
-    target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        for path in sorted(temporary.rglob("*"), reverse=True):
-            _sync(path)
-        _sync(temporary)
-        if target.exists():  # rename cannot replace a full folder: put the old one aside first
-            aside = target.parent / f".{target.name}.{os.getpid()}.old.tmp"
-            shutil.rmtree(aside, ignore_errors=True)
-            target.rename(aside)
-            temporary.rename(target)
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            temporary.rename(target)
-        _sync(target.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write a small file so that a reader, or a kill, sees the old text or the new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    _sync(temporary)
-    temporary.replace(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def checkpoint_path(output_dir: Path, step: int) -> Path:
@@ -90,10 +43,9 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
 
 
 def remove_leftovers(output_dir: Path) -> None:
-    """Delete what a killed run left half-written."""
+    """Delete what a killed run left half-written; what a living one is writing stays."""
     for folder in (Path(output_dir), Path(output_dir) / "checkpoints"):
-        for path in folder.glob(".*.tmp") if folder.is_dir() else ():
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        folders.remove_leftovers(folder)
 
 
 def keep_newest(output_dir: Path, count: int) -> None:
@@ -216,7 +168,11 @@ def load_model_tensors(model: nn.Module, tensors: dict[str, Tensor], *, trained_
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """A safetensors file; tensors that share memory are written once each."""
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(path), metadata={"format": "pt"})
+    contents = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(contents, str(path), metadata={"format": "pt"})
+    except SafetensorError as error:  # the library wraps what the system said: a full disk, a quota
+        raise OSError(f"{str(path)!r} cannot be written ({error})") from error
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -234,8 +190,11 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 def load_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__} where an object is expected")
+        return content
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"The checkpoint file {str(path)!r} cannot be read ({error}). "
             "Delete that checkpoint folder to continue from the one before it."

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal
 
 import yaml
 
-RecipeT = TypeVar("RecipeT")
+from pixelllm_hf.training.recipe_values import (
+    ConfigError,
+    Count,
+    CountOrNone,
+    Few,
+    NotNegative,
+    Positive,
+    RecipePart,
+    RecipeT,
+    Within,
+    from_dict,
+    joined,
+)
 
-
-class ConfigError(ValueError):
-    """A recipe has an unknown key, a value of the wrong type, or a combination that cannot work."""
+MAX_RECIPE_BYTES = 1_000_000
+MAX_RECIPE_VALUES = 100_000
+Beta = Annotated[float, Within(0, 0.9999999)]
 
 
 @dataclass
-class OptimizerConfig:
+class OptimizerConfig(RecipePart):
     """AdamW as in the reference (spec section 12) unless said otherwise: no decay on 1-D parameters, no clipping.
 
     Args:
@@ -32,19 +43,19 @@ class OptimizerConfig:
         ema_decay: keep an exponential mean of the weights and evaluate and export that one; None is off.
     """
 
-    learning_rate: float = 5e-5
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    layer_decay: float = 1.0
-    lr_multipliers: dict[str, float] = field(default_factory=dict)
+    learning_rate: NotNegative = 5e-5
+    weight_decay: NotNegative = 0.0
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    layer_decay: Annotated[float, Within(1e-6, 1)] = 1.0
+    lr_multipliers: dict[str, NotNegative] = field(default_factory=dict)
     muon: bool = False
-    max_grad_norm: float | None = None
-    ema_decay: float | None = None
+    max_grad_norm: Positive | None = None
+    ema_decay: Annotated[float, Within(0, 1, open_ends=True)] | None = None
 
 
 @dataclass
-class RunConfig:
+class RunConfig(RecipePart):
     """How long, how often and where; the same for every kind of training.
 
     Args:
@@ -63,37 +74,35 @@ class RunConfig:
     """
 
     output_dir: str = "runs/unnamed"
-    seed: int = 0
-    total_steps: int = 1000
-    warmup_steps: int = 0
-    gradient_accumulation: int = 1
-    mixed_precision: str = "no"
+    seed: Annotated[int, Within(0, 2**32 - 1)] = 0
+    total_steps: Count = 1000
+    warmup_steps: CountOrNone = 0
+    gradient_accumulation: Count = 1
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     cpu: bool = False
-    num_threads: int | None = None
-    workers: int = 0
-    prefetch: int = 4
-    log_every: int = 20
-    eval_every: int = 0
-    eval_batches: int = 8
-    save_every: int = 500
-    keep_last: int = 2
+    num_threads: Few | None = None
+    workers: Annotated[int, Within(0, 1024)] = 0
+    prefetch: Few = 4
+    log_every: Count = 20
+    eval_every: CountOrNone = 0
+    eval_batches: Count = 8
+    save_every: Count = 500
+    keep_last: Count = 2
     resume: str = "auto"
-    stop_at: int | None = None
-    max_minutes: float | None = None
+    stop_at: Count | None = None
+    max_minutes: NotNegative | None = None
     trackers: list[str] = field(default_factory=list)
     progress: bool = True
     find_unused_parameters: bool = True
 
     def __post_init__(self) -> None:
-        if self.mixed_precision not in ("no", "bf16", "fp16"):
-            raise ConfigError(f"mixed_precision must be no, bf16 or fp16, but is {self.mixed_precision!r}.")
-        for name in ("total_steps", "gradient_accumulation", "log_every", "keep_last", "prefetch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}.")
-        if not 0 <= self.warmup_steps <= self.total_steps:
+        super().__post_init__()
+        if self.warmup_steps > self.total_steps:
             raise ConfigError(
                 f"warmup_steps must lie within 0..total_steps ({self.total_steps}), but is {self.warmup_steps}."
             )
+        if not self.output_dir:
+            raise ConfigError("output_dir is empty. Name the folder that receives the run.")
 
 
 def load_config(cls: type[RecipeT], path: str | Path | None, overrides: Sequence[str] = ()) -> RecipeT:
@@ -102,44 +111,53 @@ def load_config(cls: type[RecipeT], path: str | Path | None, overrides: Sequence
     A key is dotted (`optimizer.learning_rate=1e-3`), or the last part alone where only one field has that name
     (`resume=auto`). Values are YAML, so `[a, b]` and `null` work.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"The recipe {str(path)!r} cannot be read ({error}); give a YAML file.") from error
-        try:
-            values = yaml.safe_load(text) or {}
-        except yaml.YAMLError as error:
-            raise ConfigError(f"The recipe {str(path)!r} is not valid YAML: {error}") from error
+    values: dict[str, Any] = {} if path is None else _mapping(_read(path), f"The recipe {str(path)!r}")
     for word in overrides:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise ConfigError(f"An override must read key=value, but one is {word!r}; write e.g. run.total_steps=100.")
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"The value of the override {word!r} is not valid YAML: {error}") from error
-        _put(values, _resolve_key(cls, key), parsed)
+        _put(values, _resolve_key(cls, key), _parsed(value, f"The value of the override {word[:200]!r}"))
     return from_dict(cls, values)
 
 
-def from_dict(cls: type[RecipeT], values: Any, where: str = "") -> RecipeT:
-    """A dataclass from plain values, nested ones included; unknown keys and wrong types raise `ConfigError`."""
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where or 'A recipe'} must be a mapping of keys to values, but is {values!r}.")
-    hints = typing.get_type_hints(cls)
-    known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    for key in values:
-        if key not in known:
-            guess = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"Did you mean {guess[0]!r}?" if guess else f"Known keys: {', '.join(known)}."
-            raise ConfigError(f"Unknown key {_join(where, key)!r} in the recipe. {hint}")
-    arguments = {key: _coerce(value, hints[key], _join(where, key)) for key, value in values.items()}
+def _read(path: str | Path) -> str:
     try:
-        return cls(**arguments)
-    except TypeError as error:  # a required field is missing
-        raise ConfigError(f"{where or 'The recipe'} is incomplete: {error}") from error
+        if not Path(path).is_file():
+            raise OSError("it is no file")
+        with open(path, encoding="utf-8") as file:
+            text = file.read(MAX_RECIPE_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
+        raise ConfigError(f"The recipe {str(path)!r} cannot be read ({error}); give a YAML file in UTF-8.") from error
+    if len(text) > MAX_RECIPE_BYTES:
+        raise ConfigError(f"The recipe {str(path)!r} is longer than {MAX_RECIPE_BYTES} bytes; give a YAML file.")
+    return text
+
+
+def _mapping(text: str, what: str) -> dict[str, Any]:
+    values = _parsed(text, what)
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{what} must be a mapping of keys to values, but is a {type(values).__name__}.")
+    return values
+
+
+def _parsed(text: str, what: str) -> Any:
+    """The YAML value of a text, of a bounded size also where aliases make much of little."""
+    try:
+        value = yaml.safe_load(text)
+    except Exception as error:  # the parser meets odd input with half a dozen types besides its own
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error) or type(error).__name__
+        raise ConfigError(f"{what} is not valid YAML: {reason[:500]}") from error
+    waiting, count = [value], 0
+    while waiting:
+        item = waiting.pop()
+        count += 1
+        if isinstance(item, (dict, list, tuple, set)):
+            waiting += [*item, *item.values()] if isinstance(item, dict) else item
+        if count + len(waiting) > MAX_RECIPE_VALUES:
+            raise ConfigError(f"{what} holds more than {MAX_RECIPE_VALUES} values. Do aliases refer to each other?")
+    return value
 
 
 def to_dict(recipe: Any) -> dict[str, Any]:
@@ -147,14 +165,17 @@ def to_dict(recipe: Any) -> dict[str, Any]:
     return dataclasses.asdict(recipe)
 
 
-def _join(where: str, key: Any) -> str:
-    return f"{where}.{key}" if where else str(key)
-
-
 def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, last = dotted.split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
+    for depth, parent in enumerate(parents, 1):
+        if values.get(parent) is None:
+            values[parent] = {}
+        values = values[parent]
+        if not isinstance(values, dict):
+            raise ConfigError(
+                f"The override {dotted!r} goes below {'.'.join(parents[:depth])!r}, which is no mapping but a "
+                f"{type(values).__name__}. Override it as a whole."
+            )
     values[last] = value
 
 
@@ -162,10 +183,10 @@ def _field_paths(cls: type, where: str = "") -> list[str]:
     hints = typing.get_type_hints(cls)
     paths = []
     for f in dataclasses.fields(cls):
-        paths.append(_join(where, f.name))
+        paths.append(joined(where, f.name))
         for member in (hints[f.name], *typing.get_args(hints[f.name])):
             if dataclasses.is_dataclass(member) and typing.get_origin(hints[f.name]) is not list:
-                paths += _field_paths(typing.cast(type, member), _join(where, f.name))
+                paths += _field_paths(typing.cast(type, member), joined(where, f.name))
     return paths
 
 
@@ -184,43 +205,3 @@ def _resolve_key(cls: type, key: str) -> str:
     guess = difflib.get_close_matches(key, paths + [path.rsplit(".", 1)[-1] for path in paths], n=1)
     hint = f"Did you mean {guess[0]!r}?" if guess else f"Known keys: {', '.join(paths)}."
     raise ConfigError(f"Unknown key {key!r} in the overrides. {hint}")
-
-
-def _coerce(value: Any, hint: Any, where: str) -> Any:
-    origin, members = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in members:
-            return None
-        errors = []
-        for member in members:
-            if member is not type(None):
-                try:
-                    return _coerce(value, member, where)
-                except ConfigError as error:
-                    errors.append(error)
-        raise errors[0]
-    if dataclasses.is_dataclass(hint):
-        return value if isinstance(value, typing.cast(type, hint)) else from_dict(typing.cast(type, hint), value, where)
-    if origin in (list, tuple) and isinstance(value, (list, tuple)):
-        if origin is list:
-            return [_coerce(item, members[0], f"{where}[{i}]") for i, item in enumerate(value)]
-        if len(members) == len(value):
-            pairs = enumerate(zip(value, members, strict=True))
-            return tuple(_coerce(item, member, f"{where}[{i}]") for i, (item, member) in pairs)
-    if origin is dict and isinstance(value, dict):
-        return {str(key): _coerce(item, members[1], _join(where, key)) for key, item in value.items()}
-    if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML reads 1e-3 as a string
-        except ValueError:
-            pass
-    if hint is str and isinstance(value, (str, Path)):
-        return str(value)
-    if hint is bool and isinstance(value, bool):
-        return value
-    if hint is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    name = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
-    raise ConfigError(f"{where} must be of type {name}, but is {value!r} ({type(value).__name__}).")

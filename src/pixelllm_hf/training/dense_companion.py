@@ -20,12 +20,13 @@ from pixelllm_hf.training.config import ConfigError
 from pixelllm_hf.training.dense_heads import DenseTaskConfig
 from pixelllm_hf.training.dense_labels import DenseLabels, dense_labels
 from pixelllm_hf.training.label_heads import LabelHeads
+from pixelllm_hf.training.recipe_values import NotNegative, RecipePart
 from pixelllm_hf.training.sources import check_pictures_stay
 from pixelllm_hf.training.token_heads import TokenTaskConfig
 
 
 @dataclass
-class DenseCompanionConfig:
+class DenseCompanionConfig(RecipePart):
     """What towers, unless they are frozen, and prompt tokens learn beside language.
 
     Args:
@@ -40,11 +41,11 @@ class DenseCompanionConfig:
 
     instances: str
     heads: str | None = None
-    weight: float = 1.0
+    weight: NotNegative = 1.0
     task: DenseTaskConfig = field(default_factory=DenseTaskConfig)
     tokens: TokenTaskConfig | None = None
     token_heads: str | None = None
-    token_weight: float = 1.0
+    token_weight: NotNegative = 1.0
 
 
 class WithDenseLabels(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,14 @@ from transformers.utils import ModelOutput
 
 from pixelllm_hf.modeling.vision_towers import VisionFeatures
 from pixelllm_hf.training.dense_labels import BACKGROUND, IGNORED, DenseLabels
+from pixelllm_hf.training.recipe_values import NotNegative, RecipePart, Share, Within
 
 BOX = "box"
 DENSE_HEADS_FILE = "dense_heads.safetensors"
 
 
 @dataclass
-class DenseTaskConfig:
+class DenseTaskConfig(RecipePart):
     """What the linear heads predict.
 
     Args:
@@ -32,12 +33,12 @@ class DenseTaskConfig:
         label_smoothing: of the class loss.
     """
 
-    sub_cells: int = 2
-    background_weight: float = 0.3
-    tower_loss_weight: float = 0.5
-    attribute_loss_weight: float = 0.3
-    box_loss_weight: float = 0.0
-    label_smoothing: float = 0.0
+    sub_cells: Annotated[int, Within(1, 64)] = 2
+    background_weight: NotNegative = 0.3
+    tower_loss_weight: NotNegative = 0.5
+    attribute_loss_weight: NotNegative = 0.3
+    box_loss_weight: NotNegative = 0.0
+    label_smoothing: Share = 0.0
 
 
 @dataclass

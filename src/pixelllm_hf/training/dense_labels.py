@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
+from pixelllm_hf.files import atomic_path
 from pixelllm_hf.processing.mask_codec import segmentation_to_mask
+from pixelllm_hf.training.recipe_values import ConfigError
 
 IGNORED = -1
 BACKGROUND = 0
@@ -48,21 +50,30 @@ def dense_labels(
     try:
         raw = instances_file.read_bytes()
     except OSError as error:
-        raise ValueError(f"The instances file {str(instances_file)!r} cannot be read: {error}.") from error
+        raise ConfigError(f"The instances file {str(instances_file)!r} cannot be read: {error}.") from error
     key = hashlib.sha256(raw + f"{LABEL_VERSION} {canvas} {cells}".encode()).hexdigest()[:16]
     file = Path(cache_dir) / f"dense-labels-{cells}-{key}.npz"
     if not file.is_file():
-        _build(json.loads(raw), file, canvas, cells)
-    with np.load(file) as stored:
-        info = json.loads(str(stored["info"]))
-        return DenseLabels(
-            labels=stored["labels"],
-            boxes=stored["boxes"],
-            class_names=info["class_names"],
-            image_files=[Path(images_dir) / name for name in info["file_names"]],
-            attributes={name: stored[f"attribute_{name}"] for name in info["attribute_names"]},
-            attribute_names=info["attribute_names"],
-        )
+        try:
+            _build(json.loads(raw), file, canvas, cells)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+            told = f"{type(error).__name__}: {error}"
+            raise ConfigError(
+                f"The instances file {str(instances_file)!r} is not as COCO's are ({told}). Correct it."
+            ) from error
+    try:
+        with np.load(file) as stored:
+            info = json.loads(str(stored["info"]))
+            return DenseLabels(
+                labels=stored["labels"],
+                boxes=stored["boxes"],
+                class_names=info["class_names"],
+                image_files=[Path(images_dir) / name for name in info["file_names"]],
+                attributes={name: stored[f"attribute_{name}"] for name in info["attribute_names"]},
+                attribute_names=info["attribute_names"],
+            )
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise ConfigError(f"The cache {str(file)!r} is damaged ({error}). Delete it; the next run makes it.") from error
 
 
 def cell_centres(size_hw: tuple[int, int], cells: int) -> tuple[np.ndarray, np.ndarray]:
@@ -98,9 +109,8 @@ def _build(coco: dict[str, Any], file: Path, canvas: int, cells: int) -> None:
     }
     arrays = {f"attribute_{name}": stacked[:, 5 + i] for i, name in enumerate(attribute_names)}
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.stem}.{os.getpid()}.npz")
-    np.savez(temporary, labels=stacked[:, 0], boxes=stacked[:, 1:5], info=np.array(json.dumps(info)), **arrays)  # type: ignore[arg-type]
-    temporary.replace(file)
+    with atomic_path(file) as temporary:
+        np.savez(temporary, labels=stacked[:, 0], boxes=stacked[:, 1:5], info=np.array(json.dumps(info)), **arrays)  # type: ignore[arg-type]
 
 
 def _label_image(

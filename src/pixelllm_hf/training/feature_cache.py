@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from pixelllm_hf.data.mixing import GroundedBatches
+from pixelllm_hf.folders import atomic_folder, remove_leftovers, reserve
 from pixelllm_hf.modeling.vision_towers import VisionFeatures
 from pixelllm_hf.training.config import ConfigError
-from pixelllm_hf.training.pixel_cache import PixelCache
+from pixelllm_hf.training.pixel_cache import PixelCache, damaged_cache
 from pixelllm_hf.training.sources import check_pictures_stay
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 IMAGES_AT_ONCE = 64
 
 
@@ -26,11 +29,14 @@ class FeatureCache:
     """Row i holds the maps of image i of a pixel cache: name -> (N,h,w,C) float16, memory-mapped."""
 
     def __init__(self, folder: Path, mode: Literal["r", "r+"] = "r"):
-        info = json.loads((folder / "shapes.json").read_text(encoding="utf-8"))
-        self.maps = {
-            name: np.memmap(folder / f"{name}.f16", np.float16, mode, shape=tuple(shape))
-            for name, shape in info.items()
-        }
+        try:
+            info = json.loads((folder / "shapes.json").read_text(encoding="utf-8"))
+            self.maps = {
+                name: np.memmap(folder / f"{name}.f16", np.float16, mode, shape=tuple(shape))
+                for name, shape in info.items()
+            }
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise damaged_cache(folder, error) from error
 
     def features(self, rows: np.ndarray) -> VisionFeatures:
         """rows (B,) -> what `get_image_features` would give of these images, to half precision."""
@@ -45,7 +51,8 @@ def open_feature_cache(
     Weights and pixels are its key, so that other towers never meet features that are not theirs.
     """
     folder = Path(cache_dir) / f"features-{_digest(towers, pixels)}"
-    if not (folder / "done").is_file():
+    (missing,) = broadcast_object_list([not folder.is_dir()])  # one looks for all: another run may be making it
+    if missing:
         _build(towers, pixels, folder, accelerator)
     return FeatureCache(folder)
 
@@ -88,26 +95,26 @@ def _digest(towers: nn.Module, pixels: PixelCache) -> str:
 @torch.no_grad()
 def _build(towers: nn.Module, pixels: PixelCache, folder: Path, accelerator: Accelerator) -> None:
     towers = towers.to(accelerator.device).eval()
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        shapes = {}
-        for name, value in _see(towers, pixels, np.arange(min(1, len(pixels))), accelerator).items():
-            shapes[name] = [len(pixels), *value.shape[1:]]
-            with open(folder / f"{name}.f16", "wb") as file:
-                file.truncate(2 * int(np.prod(shapes[name])))
-        (folder / "shapes.json").write_text(json.dumps(shapes), encoding="utf-8")
-    accelerator.wait_for_everyone()
-    cache = FeatureCache(folder, "r+")
-    own = np.array_split(np.arange(len(pixels)), accelerator.num_processes)[accelerator.process_index]
-    for start in range(0, len(own), IMAGES_AT_ONCE):
-        rows = own[start : start + IMAGES_AT_ONCE]
-        for name, value in _see(towers, pixels, rows, accelerator).items():
-            cache.maps[name][rows] = value.half().cpu().numpy()
-    for maps in cache.maps.values():
-        maps.flush()
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        (folder / "done").touch()
+    with ExitStack() as stack:
+        temporary = None
+        if accelerator.is_main_process:
+            remove_leftovers(folder.parent, f"{folder.name}.*")
+            temporary = stack.enter_context(atomic_folder(folder, replace=False))
+            shapes = {}
+            for name, value in _see(towers, pixels, np.arange(min(1, len(pixels))), accelerator).items():
+                shapes[name] = [len(pixels), *value.shape[1:]]
+                reserve(temporary / f"{name}.f16", 2 * int(np.prod(shapes[name])))
+            (temporary / "shapes.json").write_text(json.dumps(shapes), encoding="utf-8")
+        (temporary,) = broadcast_object_list([temporary])
+        cache = FeatureCache(temporary, "r+")
+        own = np.array_split(np.arange(len(pixels)), accelerator.num_processes)[accelerator.process_index]
+        for start in range(0, len(own), IMAGES_AT_ONCE):
+            rows = own[start : start + IMAGES_AT_ONCE]
+            for name, value in _see(towers, pixels, rows, accelerator).items():
+                cache.maps[name][rows] = value.half().cpu().numpy()
+        for maps in cache.maps.values():
+            maps.flush()
+        accelerator.wait_for_everyone()
     accelerator.wait_for_everyone()
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from torch import Tensor, nn
 
+from pixelllm_hf.training.recipe_values import Few, Positive, RecipePart, Within
+
 
 @dataclass
-class LoraSettings:
+class LoraSettings(RecipePart):
     """Rank and targets; the update is `scale * A B`, scale 2 in the reference whatever the rank (alpha = 2 * rank).
 
     Args:
@@ -18,10 +20,10 @@ class LoraSettings:
             cross-attention are adapted.
     """
 
-    rank: int = 32
-    scale: float = 2.0
-    targets: list[str] = field(default_factory=lambda: ["q", "v"])
-    dropout: float = 0.0
+    rank: Few = 32
+    scale: Positive = 2.0
+    targets: list[Literal["q", "k", "v", "o"]] = field(default_factory=lambda: ["q", "v"])
+    dropout: Annotated[float, Within(0, 0.999)] = 0.0
 
 
 def lora_config(settings: LoraSettings) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from pixelllm_hf.training.config import ConfigError, OptimizerConfig, RunConfig
 from pixelllm_hf.training.dense_heads import DenseLabelOutput, DenseTaskConfig
 from pixelllm_hf.training.dense_labels import cell_centres
 from pixelllm_hf.training.label_heads import LabelHeads
+from pixelllm_hf.training.recipe_values import Few, NotNegative, RecipePart
 from pixelllm_hf.training.token_heads import TokenTaskConfig
 from pixelllm_hf.training.vision_pretraining import DenseBatches, DenseDataConfig
 
@@ -29,7 +30,7 @@ TAUGHT = ("vision_towers.", "mask_head.decoder.")
 
 
 @dataclass
-class MaskTaskConfig:
+class MaskTaskConfig(RecipePart):
     """What is asked, and what the towers keep knowing beside it.
 
     Args:
@@ -43,19 +44,19 @@ class MaskTaskConfig:
         token_weight: of the loss of the prompt tokens. Their extractor stays as it is: the towers learn to be read.
     """
 
-    objects_per_image: int = 3
-    mask_cells: int = 80
-    box_noise: float = 0.1
+    objects_per_image: Few = 3
+    mask_cells: Few = 80
+    box_noise: NotNegative = 0.1
     dense: DenseTaskConfig = field(default_factory=DenseTaskConfig)
     dense_heads: str | None = None
-    dense_weight: float = 0.4
+    dense_weight: NotNegative = 0.4
     tokens: TokenTaskConfig = field(default_factory=TokenTaskConfig)
     token_heads: str | None = None
-    token_weight: float = 1.0
+    token_weight: NotNegative = 1.0
 
 
 @dataclass
-class MaskPretrainConfig:
+class MaskPretrainConfig(RecipePart):
     """The whole recipe of `scripts/pretrain_masks.py`.
 
     Args:
@@ -69,7 +70,7 @@ class MaskPretrainConfig:
     task: MaskTaskConfig = field(default_factory=MaskTaskConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     run: RunConfig = field(default_factory=RunConfig)
-    export_dtype: str = "float32"
+    export_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
 class MaskLearner(nn.Module):

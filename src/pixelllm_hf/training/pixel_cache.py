@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from pixelllm_hf.folders import built_once, reserve
 from pixelllm_hf.training.cacheable_images import CacheableImages
+from pixelllm_hf.training.recipe_values import ConfigError
 
 CACHE_VERSION = 1
 CanvasReader = Callable[[Path | bytes], tuple[np.ndarray, tuple[int, int], tuple[int, int]]]
@@ -27,16 +28,19 @@ class PixelCache:
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
-        info = json.loads((self.folder / "info.json").read_text(encoding="utf-8"))
-        self.canvas: int = info["canvas"]
-        self.bad: dict[str, str] = info["bad"]
-        sizes = np.load(self.folder / "sizes.npy")
-        self.sizes_hw, self.original_sizes_hw = sizes[:, 0], sizes[:, 1]
-        shape = (len(sizes), self.canvas, self.canvas, 3)
-        self.pixels = (
-            np.memmap(self.folder / "pixels.u8", np.uint8, "r", shape=shape) if len(sizes) else np.zeros(shape)
-        )
-        self._rows = {name: row for row, name in enumerate(info["paths"])}
+        try:
+            info = json.loads((self.folder / "info.json").read_text(encoding="utf-8"))
+            self.canvas: int = info["canvas"]
+            self.bad: dict[str, str] = info["bad"]
+            sizes = np.load(self.folder / "sizes.npy")
+            self.sizes_hw, self.original_sizes_hw = sizes[:, 0], sizes[:, 1]
+            shape = (len(sizes), self.canvas, self.canvas, 3)
+            self.pixels = (
+                np.memmap(self.folder / "pixels.u8", np.uint8, "r", shape=shape) if len(sizes) else np.zeros(shape)
+            )
+            self._rows = {name: row for row, name in enumerate(info["paths"])}
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise damaged_cache(self.folder, error) from error
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -64,40 +68,33 @@ def open_pixel_cache(
     name = f"{getattr(read, '__module__', '')}.{getattr(read, '__qualname__', type(read).__qualname__)}"
     digest = hashlib.sha256(json.dumps([CACHE_VERSION, canvas, name, images.key]).encode()).hexdigest()[:16]
     folder = Path(cache_dir) / f"pixels-{canvas}-{digest}"
-    if not (folder / "info.json").is_file():
-        _build(images, folder, canvas, read, threads or os.cpu_count() or 1)
-    return PixelCache(folder)
+    workers = threads or os.cpu_count() or 1
+    return PixelCache(built_once(folder, lambda temporary: _build(images, temporary, canvas, read, workers)))
+
+
+def damaged_cache(folder: Path, error: Exception) -> ConfigError:
+    return ConfigError(f"The cache {str(folder)!r} is damaged ({error}). Delete it; the next run makes it anew.")
 
 
 def _build(images: CacheableImages, folder: Path, canvas: int, read: CanvasReader, threads: int) -> None:
-    temporary = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     number = len(images.names)
-    try:
-        pixel_file = temporary / "pixels.u8"
-        with open(pixel_file, "wb") as file:
-            file.truncate(max(number, 1) * canvas * canvas * 3)
-        pixels = np.memmap(pixel_file, np.uint8, "r+", shape=(number, canvas, canvas, 3)) if number else None
-        sizes = np.zeros((number, 2, 2), np.int32)
-        bad: dict[str, str] = {}
+    pixel_file = folder / "pixels.u8"
+    reserve(pixel_file, number * canvas * canvas * 3)
+    pixels = np.memmap(pixel_file, np.uint8, "r+", shape=(number, canvas, canvas, 3)) if number else None
+    sizes = np.zeros((number, 2, 2), np.int32)
+    bad: dict[str, str] = {}
 
-        def fill(row: int) -> None:
-            try:
-                pixels[row], *sizes[row] = read(images[row])  # type: ignore[index]
-            except (OSError, ValueError) as error:
-                bad[images.names[row]] = str(error)
+    def fill(row: int) -> None:
+        try:
+            pixels[row], *sizes[row] = read(images[row])  # type: ignore[index]
+        except (OSError, ValueError) as error:
+            bad[images.names[row]] = str(error)
 
-        with ThreadPoolExecutor(threads) as pool:
-            for _ in pool.map(fill, range(number)):
-                pass
-        if pixels is not None:
-            pixels.flush()
-        np.save(temporary / "sizes.npy", sizes)
-        info = {"canvas": canvas, "paths": images.names, "bad": bad}
-        (temporary / "info.json").write_text(json.dumps(info), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(fill, range(number)):
+            pass
+    if pixels is not None:
+        pixels.flush()
+    np.save(folder / "sizes.npy", sizes)
+    info = {"canvas": canvas, "paths": images.names, "bad": bad}
+    (folder / "info.json").write_text(json.dumps(info), encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.training.config import OptimizerConfig, RunConfig
 from pixelllm_hf.training.dense_heads import DenseLabelOutput
+from pixelllm_hf.training.recipe_values import Few, RecipePart
 from pixelllm_hf.training.token_heads import TokenHeads, TokenTaskConfig
 from pixelllm_hf.training.vision_pretraining import DenseDataConfig
 
@@ -17,7 +19,7 @@ TAUGHT = ("prompt_feature_extractor.", "visual_projection.")
 
 
 @dataclass
-class PromptPretrainConfig:
+class PromptPretrainConfig(RecipePart):
     """The whole recipe of `scripts/pretrain_prompt.py`.
 
     Args:
@@ -28,11 +30,11 @@ class PromptPretrainConfig:
 
     data: DenseDataConfig
     model: str
-    label_cells: int = 20
+    label_cells: Few = 20
     task: TokenTaskConfig = field(default_factory=TokenTaskConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     run: RunConfig = field(default_factory=RunConfig)
-    export_dtype: str = "float32"
+    export_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
 class PromptLabeller(nn.Module):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pixelllm_hf.training.config import ConfigError, OptimizerConfig, RunConfig
 from pixelllm_hf.training.dense_companion import DenseCompanionConfig
 from pixelllm_hf.training.lora import LoraSettings
+from pixelllm_hf.training.recipe_values import RecipePart
 from pixelllm_hf.training.sources import DataConfig
 
 
 @dataclass
-class ModelSettings:
+class ModelSettings(RecipePart):
     """Where the model starts and which parts of it train.
 
     Args:
@@ -35,11 +36,11 @@ class ModelSettings:
     freeze: list[str] = field(default_factory=lambda: ["prompt_encoder"])
     lora: LoraSettings | None = None
     generation: dict[str, Any] = field(default_factory=dict)
-    export_dtype: str = "float32"
+    export_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
 @dataclass
-class TrainConfig:
+class TrainConfig(RecipePart):
     """The whole recipe.
 
     Args:
@@ -58,6 +59,7 @@ class TrainConfig:
     evaluate_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.dense is not None and self.data.cache_features:
             raise ConfigError(
                 "dense teaches the towers, but with cache_features they never run. Leave one of them out."

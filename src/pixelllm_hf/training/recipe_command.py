@@ -6,15 +6,29 @@ import argparse
 import sys
 from collections.abc import Callable
 
+from safetensors import SafetensorError
+
+from pixelllm_hf.folders import FolderInUseError
 from pixelllm_hf.training.checkpointing import CheckpointError
 from pixelllm_hf.training.config import ConfigError, RecipeT, load_config
-from pixelllm_hf.training.trainer import NonFiniteLossError
+from pixelllm_hf.training.trainer import LoaderError, NonFiniteLossError
+
+# What a user can mend. OSError and SafetensorError: a full disk, a folder that may not be written, a vanished file.
+MENDABLE = (
+    ConfigError,
+    CheckpointError,
+    FolderInUseError,
+    LoaderError,
+    NonFiniteLossError,
+    OSError,
+    SafetensorError,
+)
 
 
 def run_recipe(main: Callable[[RecipeT], None], recipe: type[RecipeT], about: str | None) -> None:
     """Read the recipe that `--config` names, with the `key=value` words laid over it, and call `main` with it.
 
-    Errors of the recipe, of a checkpoint or of the loss end the program with their message and exit status 1.
+    Errors of the recipe, of files and folders or of the loss end the program with one line and exit status 1.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="recipe, a YAML file")
@@ -22,5 +36,5 @@ def run_recipe(main: Callable[[RecipeT], None], recipe: type[RecipeT], about: st
     arguments = parser.parse_intermixed_args()
     try:
         main(load_config(recipe, arguments.config, arguments.overrides))
-    except (ConfigError, CheckpointError, NonFiniteLossError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    except MENDABLE as error:
+        sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")

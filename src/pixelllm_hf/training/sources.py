@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -20,15 +20,18 @@ from pixelllm_hf.data.grounded_examples import ReadReport
 from pixelllm_hf.data.image_transforms import Augmentation
 from pixelllm_hf.data.mixing import GroundedBatches, undecoded
 from pixelllm_hf.data.prepared_folder import PreparedFolder, PreparedFolderError, read_prepared
+from pixelllm_hf.folders import built_once
 from pixelllm_hf.training.cacheable_images import ImageFiles, StoredImages
 from pixelllm_hf.training.canvas_reader import CanvasReader
-from pixelllm_hf.training.checkpointing import atomic_folder
 from pixelllm_hf.training.config import ConfigError
-from pixelllm_hf.training.pixel_cache import PixelCache, open_pixel_cache
+from pixelllm_hf.training.pixel_cache import PixelCache, damaged_cache, open_pixel_cache
+from pixelllm_hf.training.recipe_values import Count, Few, NotNegative, RecipePart, Share, Within
+
+Scale = Annotated[float, Within(0.01, 100)]
 
 
 @dataclass
-class SourceConfig:
+class SourceConfig(RecipePart):
     """One data set.
 
     Args:
@@ -62,19 +65,22 @@ class SourceConfig:
     image_data: str | None = None
     segments: str | None = None
     split: str | None = None
-    weight: float = 1.0
-    max_prompts: int = 1
-    align: str = "text"
-    scale: tuple[float, float] = (1.0, 1.0)
-    flip: float = 0.0
-    object_points: str = "last"
+    weight: NotNegative = 1.0
+    max_prompts: Few = 1
+    align: Literal["text", "rank"] = "text"
+    scale: tuple[Scale, Scale] = (1.0, 1.0)
+    flip: Share = 0.0
+    object_points: Literal["last", "all"] = "last"
     region_points: bool = False
     contexts: list[str] | None = None
     group_by_image: bool = True
-    on_error: str = "skip"
-    limit: int | None = None
+    on_error: Literal["raise", "skip"] = "skip"
+    limit: Count | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scale[0] > self.scale[1]:
+            raise ConfigError(f"scale must be [smallest, largest], but is {list(self.scale)}.")
         try:
             check_format(self.format, self.annotations, task=self.task, companion=self.companion, split=self.split)
             if FORMATS[self.format].needs_images and not self.images:
@@ -91,7 +97,7 @@ class SourceConfig:
 
 
 @dataclass
-class DataConfig:
+class DataConfig(RecipePart):
     """All data of a run.
 
     Args:
@@ -104,12 +110,18 @@ class DataConfig:
 
     sources: list[SourceConfig]
     held_out: list[SourceConfig] = field(default_factory=list)
-    batch_size: int = 16
-    max_text_tokens: int = 128
-    max_context_tokens: int = 32
+    batch_size: Few = 16
+    max_text_tokens: Few = 128
+    max_context_tokens: Few = 32
     cache_dir: str | None = "runs/cache"
     cache_features: bool = False
-    cache_threads: int | None = None
+    cache_threads: Few | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, sources in (("sources", self.sources), ("held_out", self.held_out)):
+            if sources and not any(source.weight for source in sources):
+                raise ConfigError(f"all of {name} have weight 0, so that no batch could be made. Give one a weight.")
 
 
 def read_source(source: SourceConfig, report: ReadReport | None = None) -> Any:
@@ -122,7 +134,7 @@ def read_source(source: SourceConfig, report: ReadReport | None = None) -> Any:
             task=source.task,
             split=source.split,
             companion=source.companion,
-            on_error=source.on_error,  # type: ignore[arg-type]
+            on_error=source.on_error,
             report=report,
         )
     except FileNotFoundError as error:
@@ -159,17 +171,21 @@ def read_source_cached(source: SourceConfig, cache_dir: str | None) -> tuple[Any
     code = [file.read_text(encoding="utf-8") for file in sorted(Path(readers.__path__[0]).glob("*.py"))]
     settings = [source.format, source.task, os.path.abspath(source.images), source.split, source.on_error]
     key = hashlib.sha256(json.dumps([stamps, settings, code]).encode()).hexdigest()[:16]
-    folder = Path(cache_dir) / f"rows-{source.format}-{key}"
-    if not folder.is_dir():
+
+    def build(temporary: Path) -> None:
         report = ReadReport()
         rows = undecoded(read_source(source, report))
         # As paths: saving a `datasets` image would copy the file into every cache.
         paths = [image["path"] for image in rows["image"]]
         rows = rows.remove_columns("image").add_column("image", paths)
-        with atomic_folder(folder) as temporary:
-            rows.save_to_disk(str(temporary))
-            (temporary / "kept.txt").write_text(report.summary(), encoding="utf-8")
-    return load_from_disk(str(folder)), (folder / "kept.txt").read_text(encoding="utf-8")
+        rows.save_to_disk(str(temporary))
+        (temporary / "kept.txt").write_text(report.summary(), encoding="utf-8")
+
+    folder = built_once(Path(cache_dir) / f"rows-{source.format}-{key}", build)
+    try:
+        return load_from_disk(str(folder)), (folder / "kept.txt").read_text(encoding="utf-8")
+    except Exception as error:  # datasets meets damaged files with types of several libraries
+        raise damaged_cache(folder, error) from error
 
 
 def _stat(file: str) -> os.stat_result | None:
@@ -311,10 +327,10 @@ def grounded_batches(
             max_prompts=source.max_prompts,
             max_text_tokens=data.max_text_tokens,
             max_context_tokens=data.max_context_tokens,
-            align=source.align,  # type: ignore[arg-type]
+            align=source.align,
             augmentation={task: Augmentation(source.scale, source.flip)},
             contexts={task: source.contexts} if source.contexts else None,
-            object_points=source.object_points,  # type: ignore[arg-type]
+            object_points=source.object_points,
             region_points=source.region_points,
         )
     weights = {source.name: source.weight for source in sources}

@@ -15,13 +15,14 @@ from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.training.config import ConfigError
 from pixelllm_hf.training.dense_heads import DenseLabelOutput, accuracy, attribute_loss, box_loss, class_loss
 from pixelllm_hf.training.dense_labels import BACKGROUND, DenseLabels
+from pixelllm_hf.training.recipe_values import Few, NotNegative, RecipePart
 
 TOKEN_HEADS_FILE = "token_heads.safetensors"
 _TYPICAL_SIZE, _BOX_SCALE = 0.3, 0.2  # what a head that gives 0 means, and what 1 adds; in canvases
 
 
 @dataclass
-class TokenTaskConfig:
+class TokenTaskConfig(RecipePart):
     """What the heads on the prompt tokens predict.
 
     Args:
@@ -31,11 +32,11 @@ class TokenTaskConfig:
         box_loss_weight: of the guess at the object's box, mean absolute error in canvases.
     """
 
-    rows: int = 5
-    columns: int = 6
-    background_weight: float = 0.3
-    attribute_loss_weight: float = 0.3
-    box_loss_weight: float = 10.0
+    rows: Few = 5
+    columns: Few = 6
+    background_weight: NotNegative = 0.3
+    attribute_loss_weight: NotNegative = 0.3
+    box_loss_weight: NotNegative = 10.0
 
 
 class TokenHeads(nn.Module):

@@ -11,7 +11,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol
@@ -27,6 +27,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from pixelllm_hf.files import atomic_text
+from pixelllm_hf.folders import FolderInUseError, folder_lock
 from pixelllm_hf.training import checkpointing
 from pixelllm_hf.training.config import ConfigError, OptimizerConfig, RunConfig, to_dict
 from pixelllm_hf.training.log_window import LogWindow
@@ -38,6 +40,10 @@ from pixelllm_hf.training.weight_average import WeightAverage
 
 class NonFiniteLossError(RuntimeError):
     """The loss or its gradient became infinite or NaN; no checkpoint was written after it."""
+
+
+class LoaderError(RuntimeError):
+    """A process that loads batches was killed; the newest checkpoint is intact."""
 
 
 class BatchSource(Protocol):
@@ -136,12 +142,34 @@ class Trainer:
     # ---------------------------------------------------------------- the loop
 
     def run(self) -> dict[str, float]:
-        """Train to `total_steps`, or until the time is up; returns the last metrics."""
+        """Train to `total_steps`, or until the time is up; returns the last metrics.
+
+        Another run in the same folder is a `FolderInUseError`.
+        """
+        with self._alone():
+            return self._run()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """The output folder for this run: its first process takes it, and all learn whether it could."""
+        with ExitStack() as stack:
+            refusal = ""
+            if self.accelerator.is_main_process:
+                try:
+                    stack.enter_context(folder_lock(self.output_dir, "a training"))
+                except FolderInUseError as error:
+                    refusal = str(error)
+            if refusal := next((told for told in gather_object([refusal]) if told), ""):
+                raise FolderInUseError(refusal)
+            yield
+
+    def _run(self) -> dict[str, float]:
         run, accelerator = self.run_config, self.accelerator
         self._resume()
         if accelerator.is_main_process:
             text = json.dumps(self.recipe | {"versions": _versions()}, indent=2)
-            checkpointing.write_text_atomically(self.output_dir / "args.json", text)
+            with atomic_text(self.output_dir / "args.json") as file:
+                file.write(text)
         if run.trackers:
             accelerator.init_trackers("pixelllm")
         started, saved = time.monotonic(), self.step
@@ -198,7 +226,7 @@ class Trainer:
         totals: dict[str, Tensor] = {}
         by_source: list[tuple[str, Tensor]] = []
         for micro in range(run.gradient_accumulation):
-            batch = next(stream)
+            batch = _next_of(stream)
             self.window.images += len(batch["pixel_values"]) * accelerator.num_processes
             source = batch.pop("source", None)
             batch = self._to_device(batch)
@@ -334,7 +362,8 @@ class Trainer:
                 with averaged, checkpointing.atomic_folder(self.output_dir / "model") as folder:
                     self.save_model(self.bare_model, folder, True)
             report = metrics | {"stopped_by": stopped or "total_steps"}
-            checkpointing.write_text_atomically(self.output_dir / "metrics.json", json.dumps(report, indent=2))
+            with atomic_text(self.output_dir / "metrics.json") as file:
+                file.write(json.dumps(report, indent=2))
         self.accelerator.wait_for_everyone()
         if self.run_config.trackers:
             self.accelerator.end_training()
@@ -401,7 +430,6 @@ class Trainer:
         else:
             chosen = found[-1] if found else None
         if main:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
             checkpointing.remove_leftovers(self.output_dir)
         if chosen is not None:
             self._load(chosen)
@@ -447,7 +475,20 @@ class Trainer:
                     kept.append(line)
             except (ValueError, KeyError):  # the last line of a killed run may be cut
                 continue
-        checkpointing.write_text_atomically(path, "".join(f"{line}\n" for line in kept))
+        with atomic_text(path) as file:
+            file.writelines(f"{line}\n" for line in kept)
+
+
+def _next_of(stream: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return next(stream)
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise LoaderError(
+            f"A process that loads batches was killed ({error}). Often the memory was full: take fewer run.workers, or "
+            "a smaller data.batch_size. The newest checkpoint is intact; the same command continues from it."
+        ) from error
 
 
 def _versions() -> dict[str, str]:

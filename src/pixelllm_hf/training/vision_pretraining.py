@@ -19,10 +19,11 @@ from pixelllm_hf.training.config import ConfigError, OptimizerConfig, RunConfig
 from pixelllm_hf.training.dense_heads import DenseHeads, DenseLabelOutput, DenseTaskConfig
 from pixelllm_hf.training.dense_labels import DenseLabels, dense_labels
 from pixelllm_hf.training.pixel_cache import PixelCache, open_pixel_cache
+from pixelllm_hf.training.recipe_values import Few, RecipePart, Share
 
 
 @dataclass
-class DenseDataConfig:
+class DenseDataConfig(RecipePart):
     """Images with COCO instances.
 
     Args:
@@ -38,15 +39,15 @@ class DenseDataConfig:
     images: str
     eval_instances: str | None = None
     eval_images: str | None = None
-    eval_fraction: float = 0.02
+    eval_fraction: Share = 0.02
     cache_dir: str = "runs/cache"
-    batch_size: int = 32
+    batch_size: Few = 32
     flip: bool = False
-    cache_threads: int | None = None
+    cache_threads: Few | None = None
 
 
 @dataclass
-class VisionPretrainConfig:
+class VisionPretrainConfig(RecipePart):
     """The whole recipe of `scripts/pretrain_vision.py`.
 
     Args:
