@@ -350,7 +350,7 @@ def _decoder(golden: Golden, config: PixelLMCodebookConfig) -> CodebookPixelDeco
 
 def _projection(golden: Golden, config: PixelLMCodebookConfig) -> TargetProjection:
     projection = TargetProjection(config, golden.hparams["hidden_size"])
-    weights = codebook_weights(golden.params)["text_hidden_fcs"]
+    weights = codebook_weights(golden.params)["target_projection"]
     scales = [golden.params.get(f"multiseg_scalar.{n}") for n in range(config.tokens_per_scale)]
     weights["token_scales"] = projection.token_scales.detach() if scales[0] is None else torch.stack(scales)
     projection.load_state_dict(weights)
