@@ -320,3 +320,41 @@ def test_transformers_own_pipeline_takes_several_pictures(small_checkpoint, pipe
     answers = plain(pictures[:2], text=["A photo of ", "an object of "], return_full_text=False)
     expected = pipe(pictures[:2], prompt=["A photo of ", "an object of "])
     assert [answer["generated_text"] for answer in answers] == [records[0]["generated_text"] for records in expected]
+
+
+@pytest.fixture(scope="module")
+def plain(small_checkpoint: Path) -> Any:
+    """transformers' own pipeline of images and text."""
+    from transformers import pipeline
+
+    return pipeline("image-text-to-text", model=str(small_checkpoint), device="cpu", max_new_tokens=6)
+
+
+def test_transformers_pipeline_answers_a_chat_as_it_answers_image_and_text(plain, pipe, pictures):
+    chat = [{"role": "user", "content": [{"type": "image", "image": pictures[0]}, {"type": "text", "text": "a dog "}]}]
+    (answer,) = plain(text=chat)
+    assert answer["generated_text"][-1]["role"] == "assistant"
+    (beside,) = plain(pictures[0], text="a dog ", return_full_text=False)
+    words = answer["generated_text"][-1]["content"]
+    assert words == beside["generated_text"] == pipe(pictures[0], prompt="a dog ")[0]["generated_text"]
+
+
+def test_transformers_pipeline_says_that_it_needs_a_text(plain, pictures, tmp_path):
+    pictures[0].save(tmp_path / "picture.png")
+    chat = [{"role": "user", "content": [{"type": "image", "image": pictures[0]}]}]
+    for ask, what in (
+        (lambda: plain(pictures[0]), "text"),
+        (lambda: plain(text=chat), "has no text"),
+        (lambda: plain(str(tmp_path / "picture.png")), "there is no image. Pass one with the text"),
+    ):
+        with pytest.raises(ValueError, match=what):
+            ask()
+
+
+def test_open_files_are_single_images(pipe, pictures, tmp_path):
+    pictures[0].save(tmp_path / "picture.png")
+    with open(tmp_path / "picture.png", "rb") as stream:
+        (record,) = pipe(stream)
+        ((again,),) = pipe([stream])
+        assert not stream.closed
+    assert record == again == pipe(pictures[0])[0]

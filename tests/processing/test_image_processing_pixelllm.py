@@ -88,8 +88,8 @@ def test_settings_survive_saving(tmp_path):
     assert loaded(noise((99, 99)), max_image_pixels=10**6, antialias=True)["pixel_values"].shape == (1, 3, 64, 64)
 
 
-@pytest.mark.parametrize("images", [[], [None], [[Image.new("RGB", (2, 2))]]])
-def test_empty_and_nested_lists_are_refused(images):
+@pytest.mark.parametrize("images", [[], [None], [[None]], [[Image.new("RGB", (2, 2))] * 2], [[]]])
+def test_empty_and_deeper_lists_are_refused(images):
     with pytest.raises(ValueError, match="image|list"):
         PixelLLMImageProcessor()(images)
 

@@ -338,6 +338,48 @@ def test_a_box_prompt_survives_the_way_there_and_back_in_odd_pictures(processor,
     assert result.prompt_box == pytest.approx(box, abs=0.01)
 
 
+@pytest.mark.parametrize("wrap", [dict, lambda out: out["sequences"], lambda out: out["sequences"].numpy()])
+def test_all_that_generate_returns_can_be_decoded(processor, wrap):
+    out = sentence_answer(processor.tokenizer, "a dog", [[[0.5, 0.5]]] * 2)
+    assert processor.batch_decode(wrap(out), skip_special_tokens=True) == ["a dog"]
+    assert processor.batch_decode(wrap(out)) == processor.tokenizer.batch_decode(out["sequences"])
+    assert processor.decode(wrap(out), skip_special_tokens=True) == ["a dog"]
+    assert processor.post_process_image_text_to_text(wrap(out)) == ["a dog"]
+
+
+def test_rows_lists_and_ignored_labels_can_be_decoded(processor):
+    ids = processor.tokenizer("a dog", add_special_tokens=False).input_ids
+    assert processor.decode(torch.tensor(ids)) == processor.decode(ids) == "a dog"
+    assert processor.batch_decode([ids, ids[:1]]) == ["a dog", "a"]
+    assert processor.batch_decode(torch.tensor([[*ids, 1, -100]]), skip_special_tokens=True) == ["a dog"]
+
+
+def test_images_and_text_come_in_the_usual_order(processor, pictures):
+    by_order, by_name = processor(pictures[0], "a dog"), processor(images=pictures[0], text="a dog")
+    assert all(torch.equal(by_order[name], by_name[name]) for name in by_name)
+    with pytest.raises(PromptError, match="text 0 of image 0 must be a string"):
+        processor(pictures[0], [[1, 2, 30, 40]])  # boxes, as they once came second
+    with pytest.raises(TypeError):
+        processor(pictures[0], "a dog", [[1, 2, 30, 40]])
+
+
+def test_places_of_other_inputs_may_be_empty_only(processor, pictures):
+    assert "pixel_values" in processor(pictures[0], "a dog", videos=None, audio=None)
+    with pytest.raises(TypeError, match="audio"):
+        processor(pictures[0], "a dog", audio=[0.0])
+
+
+def test_open_files_are_images(processor, pictures, tmp_path):
+    for i, picture in enumerate(pictures[:2]):
+        picture.save(tmp_path / f"{i}.png")
+    expected = processor(pictures[:2])
+    with open(tmp_path / "0.png", "rb") as first, open(tmp_path / "1.png", "rb") as second:
+        inputs = processor([first, second])
+        assert torch.equal(processor(first)["pixel_values"], expected["pixel_values"][:1])
+        assert not first.closed and first.tell() == 0
+    assert torch.equal(inputs["pixel_values"], expected["pixel_values"])
+
+
 # --- to disk and back ---
 
 

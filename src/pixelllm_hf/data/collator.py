@@ -112,6 +112,11 @@ class GroundedCollator:
         """rows (B) -> batch. generators: one per row for everything random; without them a fixed seed per place."""
         if not rows:
             raise ValueError("a batch needs at least one row, but there is none.")
+        if missing := [name for name in ("image", "task", "prompts") if name not in rows[0]]:
+            raise ValueError(
+                f"a row needs {', '.join(missing)}, but it has {', '.join(rows[0]) or 'nothing'}. If transformers' "
+                "Trainer has removed them, pass remove_unused_columns=False in its arguments."
+            )
         if generators is None:
             generators = [np.random.default_rng(place) for place in range(len(rows))]
         tasks = {row["task"] for row in rows}

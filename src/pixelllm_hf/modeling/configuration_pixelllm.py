@@ -320,6 +320,11 @@ class PixelLLMConfig(PreTrainedConfig):
     """
 
     model_type = "pixelllm"
+    # Of an output, Trainer gathers the rest as predictions: logits (R,T,V) and coordinates (R,T,P,2).
+    keys_to_ignore_at_inference = [
+        "loss_parts", "decoder_states", "encoder_last_hidden_state", "encoder_attention_mask", "past_key_values",
+        "cache",
+    ]  # fmt: skip
     sub_configs_defaults = {
         "vision_config": SubConfigSpec(config_class=PixelLLMVisionConfig),
         "prompt_config": SubConfigSpec(config_class=PixelLLMPromptConfig),
@@ -356,6 +361,11 @@ class PixelLLMConfig(PreTrainedConfig):
             # A class of the package, not of code beside weights: it neither needs such code nor saves it.
             kwargs = {name: value for name, value in kwargs.items() if name not in ("auto_map", "custom_pipelines")}
         super().__post_init__(**kwargs)
+
+    @property
+    def pad_token_id(self) -> int:
+        """Of the language model; `Seq2SeqTrainer` pads answers with it."""
+        return self.text_config.pad_token_id
 
     @property
     def image_size(self) -> int:

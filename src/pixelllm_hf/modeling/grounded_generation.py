@@ -51,6 +51,17 @@ _INPUT_NAMES = (
     "image_features",
     "encoder_outputs",
 )
+# What batches of the processor and of the collator have besides: it is of use before and after, not here.
+_PASSING_NAMES = (
+    "original_sizes",
+    "labels",
+    "point_labels",
+    "text_loss_mask",
+    "mask_labels",
+    "mask_loss_mask",
+    "object_boxes",
+    "object_labels",
+)
 _PER_STEP_OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
 
 
@@ -93,10 +104,13 @@ class GroundedGenerationMixin(GroundedDecodingMixin):
         A streamer that has `put_location(points (rows,P,2))` is told each token's place as soon as it is known.
 
         Returns `GroundedGenerateOutput` / `GroundedBeamGenerateOutput`, or with return_dict_in_generate=False the
-        sequences alone. Rows: R prompts times num_return_sequences.
+        sequences alone; that is the default where synced_gpus is given, as `Seq2SeqTrainer` does. Rows: R prompts
+        times num_return_sequences.
         """
         if inputs is not None:
             kwargs["pixel_values"] = inputs
+        if "synced_gpus" in kwargs and generation_config is None:  # Seq2SeqTrainer, which asks for a tensor's shape
+            kwargs.setdefault("return_dict_in_generate", False)
         if "cache" in kwargs:
             kwargs[CACHE_NAME] = kwargs.pop("cache")
         if kwargs.get("assistant_model") is not None:
@@ -104,7 +118,8 @@ class GroundedGenerationMixin(GroundedDecodingMixin):
         resolved, _ = self._prepare_generation_config(generation_config, **kwargs)
         own = {name: kwargs.pop(name, getattr(resolved, name, default)) for name, default in _OWN_OPTIONS.items()}
         given = {name: kwargs.pop(name, None) for name in _INPUT_NAMES}
-        kwargs.pop("original_sizes", None)
+        for name in _PASSING_NAMES:
+            kwargs.pop(name, None)
         call = GenerateCall(resolved, generation_config, logits_processor, streamer, own, kwargs)
         call.masks = bool(own["output_masks"])
         boxes = given["query_ids"] is not None if own["output_boxes"] is None else bool(own["output_boxes"])

@@ -38,6 +38,7 @@ from .prompt_rows import check_rows
 from .proposal_head import ProposalHead
 from .proposed_prompts import IGNORED_LABEL
 from .proposed_prompts import propose_prompts
+from .trainer_signature import OneLabelArgument
 from .vision_towers import VisionFeatures
 from .vision_towers import VisionTowers
 from .vision_towers import valid_size_hw
@@ -124,7 +125,11 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         if image_features is not None:
             return image_features
         if pixel_values is None:
-            raise ValueError("expected pixel_values, image_features or encoder_outputs, but got none of them.")
+            raise ValueError(
+                "expected pixel_values, image_features or encoder_outputs, but got none of them: there is no image. "
+                "Pass one with the text, as in processor(images=image, text='A photo of ') or, to a pipeline, "
+                "pipe(image, text='A photo of ')."
+            )
         return self.get_image_features(pixel_values, pixel_mask)
 
     def get_visual_tokens(
@@ -234,6 +239,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             image_of_row,
         )
 
+    @OneLabelArgument
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -329,7 +335,11 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
                 f"shapes are {tuple(decoder_input_ids.shape)} and {tuple(labels.shape)}. Leave decoder_input_ids out."
             )
         if decoder_input_ids is None:
-            raise ValueError("expected labels or decoder_input_ids to decode, but got neither.")
+            raise ValueError(
+                "expected labels or decoder_input_ids to decode, but got neither. If transformers' Trainer has taken "
+                "the labels out for its label_smoothing_factor or compute_loss_func, leave these out: the model smooths"
+                " its own text loss, by config.label_smoothing."
+            )
         num_tokens, consumed = decoder_input_ids.shape[1], decoder_input_ids
         if mask_labels is not None:
             if labels is None or visual is None:

@@ -97,6 +97,8 @@ def as_image_list(images: Any) -> list[Any]:
         sources = [images[i] for i in range(images.shape[0])]
     else:
         sources = [images]
+    if all(isinstance(source, (list, tuple)) and len(source) == 1 for source in sources):
+        sources = [source[0] for source in sources]  # a list for each text, as transformers' chats give them
     if not sources:
         raise ValueError("expected at least one image, but the list is empty.")
     for i, source in enumerate(sources):

@@ -16,6 +16,8 @@ from transformers.pipelines.base import Pipeline
 
 from .code_export import PIPELINE_TASK
 from .code_export import export_code
+from .image_reading import is_open_file
+from .image_reading import is_tensor
 from .mask_codec import encode_rle
 from .prompt_places import PromptError
 from .task_prompts import task_prompt
@@ -32,7 +34,7 @@ _OWN_GENERATION_OPTIONS = (
 )  # fmt: skip
 
 
-# One picture, although some of these can be iterated; a tensor is another.
+# One image, although some of these can be iterated; tensors and open files are others.
 _SINGLE = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, np.ndarray, Mapping)
 
 
@@ -80,9 +82,9 @@ class GroundedCaptioningPipeline(Pipeline):
         """Records for one picture, a list of them for many.
 
         Args:
-            images: a path, Pillow image, array, tensor or the bytes of a file; or a record with "image" and, if
-                wanted, "boxes", "points" and "prompt". Or many of these: a list or tuple, a batch array, a generator,
-                a data set or its column.
+            images: a path, Pillow image, array, tensor, the bytes of a file or an open file; or a record with "image"
+                and, if wanted, "boxes", "points" and "prompt". Or many of these: a list or tuple, a batch array, a
+                generator, a data set or its column.
             boxes, points, prompt: as the processor's boxes, points and text. With a list of pictures, boxes, points
                 and a list of prompts have an entry for each; what comes as a stream has them in its records.
             batch_size: pictures that go through the model at once; num_workers: processes that read them.
@@ -274,7 +276,9 @@ def _questions(images: Any, boxes: Any, points: Any, prompt: Any) -> tuple[Any, 
     if getattr(images, "ndim", 0) == 4:  # a batch array
         images = [images[i] for i in range(len(images))]
     many = isinstance(images, Iterable) or hasattr(images, "__getitem__")
-    if isinstance(images, _SINGLE) or hasattr(images, "detach") or not many:  # the reader refuses what is odd
+    if (
+        isinstance(images, _SINGLE) or is_tensor(images) or is_open_file(images) or not many
+    ):  # the reader refuses what is odd
         return [_question(images, boxes, points, prompt)], ""
     if isinstance(images, (list, tuple)):
         given = {"boxes": boxes, "points": points, "prompt": prompt}

@@ -39,11 +39,20 @@ class PixelLLMProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[ca
     images_kwargs: PixelLLMImageProcessorKwargs
 
 
+# What transformers passes to every processor, used or not.
+_ELSEWHERE = ("videos", "audio")
+
 GROUPS = ("text_kwargs", "images_kwargs", "common_kwargs")
 
 
 def refuse_unknown(settings: dict[str, Any]) -> None:
-    """A `TypeError` for a setting that nothing would read; transformers itself only warns, once."""
+    """A `TypeError` for a setting that nothing would read; transformers itself only warns, once.
+
+    Drops the empty places of inputs that other models take.
+    """
+    for name in _ELSEWHERE:
+        if settings.get(name) is None:
+            settings.pop(name, None)
     known = {
         "text_kwargs": set(PixelLLMTextKwargs.__annotations__),
         "images_kwargs": set(PixelLLMImageProcessorKwargs.__annotations__),
@@ -54,7 +63,7 @@ def refuse_unknown(settings: dict[str, Any]) -> None:
         unknown += [f"{group}[{name!r}]" for name in settings.get(group, {}) if name not in known[group]]
     if unknown:
         raise TypeError(
-            f"the processor takes no {', '.join(unknown)}. It takes images, boxes, points, text, task, and as settings "
+            f"the processor takes no {', '.join(unknown)}. It takes images, text, boxes, points, task, and as settings "
             f"{', '.join(sorted(known['text_kwargs']))}, and those of the image processor."
         )
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 from transformers.processing_utils import Unpack
 
 from .canvas_transform import CanvasTransform
+from .chat_turns import CHAT_TEMPLATE
+from .chat_turns import check_conversations
 from .code_export import export_processor_code
 from .grounded_results import GroundedCaption
 from .grounded_results import box_on_image
@@ -19,6 +20,7 @@ from .grounded_results import ground_words
 from .grounded_results import mean_probability
 from .grounded_streamer import GroundedStreamer
 from .mask_resizing import masks_on_image
+from .model_inputs import PixelLLMInputs
 from .processing_kwargs import PixelLLMProcessorKwargs
 from .processing_kwargs import refuse_unknown
 from .prompt_places import Prompt
@@ -43,6 +45,7 @@ class PixelLLMProcessor(ProcessorMixin):
         tokenizer: with an end-of-sentence and a padding token.
         max_prompt_tokens: longer text prompts are refused, their end-of-sentence included.
         max_points: points one prompt may have, as in the model's prompt config.
+        chat_template: how a conversation becomes a text prompt; by default the user's words as they are.
     """
 
     valid_processor_kwargs = PixelLLMProcessorKwargs
@@ -55,30 +58,30 @@ class PixelLLMProcessor(ProcessorMixin):
         max_points: int = 4,
         chat_template: Any = None,
     ):
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
         self.max_prompt_tokens = max_prompt_tokens
         self.max_points = max_points
 
     def __call__(  # type: ignore[override]
         self,
         images: Any = None,
-        boxes: Any = None,
-        points: Any = None,
         text: Any = None,
         *,
+        boxes: Any = None,
+        points: Any = None,
         task: str | None = None,
         **kwargs: Unpack[PixelLLMProcessorKwargs],
-    ) -> BatchFeature:
+    ) -> PixelLLMInputs:
         """What `generate` and `forward` take. R rows are the prompts of all images, image after image.
 
         Args:
-            images: one picture or a list: Pillow, numpy, torch, path or bytes (see `read_image`).
+            images: one image or a list: Pillow, numpy, torch, path, bytes or an open file (see `read_image`).
+            text: a string for all prompts, a list with an entry per image (one image: per prompt) or a list of lists
+                with an entry per prompt. None: the task's own prompt. For some tasks the text is put into a phrase.
             boxes: xyxy pixels of the original image. None: the whole image. A list of boxes for one image, or a list
                 per image of None or a list of boxes, in which None again is the whole image.
             points: likewise with a prompt being (x, y), (x, y, label) or a list of at most `max_points` of these;
                 label 1 is inside (default), 0 outside.
-            text: a string for all prompts, a list with an entry per image (one image: per prompt) or a list of lists
-                with an entry per prompt. None: the task's own prompt. For some tasks the text is put into a phrase.
             task: see `TASK_PROMPTS`; None is "caption". "refer" and "segment" take expressions as text, each of which
                 is a prompt; "dense" takes no boxes and no points, and one text for an image.
             kwargs: flat, or in text_kwargs and images_kwargs: return_tensors ("pt", the default, "np" or None, numpy
@@ -105,7 +108,7 @@ class PixelLLMProcessor(ProcessorMixin):
             if text is None or not (isinstance(text, str) or all(isinstance(item, str) for item in text)):
                 raise PromptError(f"without images, text must be a string or a list of strings, but it is {text!r}.")
             rows = [text] if isinstance(text, str) else list(text)
-            return BatchFeature(self._encode_task(wording, task, rows, text_kwargs), tensor_type=return_tensors)
+            return PixelLLMInputs(self._encode_task(wording, task, rows, text_kwargs), tensor_type=return_tensors)
         if wording.finds_objects and not (boxes is None and points is None):
             raise PromptError(
                 f"task {task!r} finds the objects itself and takes no boxes or points. Leave them out, or describe "
@@ -120,7 +123,7 @@ class PixelLLMProcessor(ProcessorMixin):
         else:
             data |= self._place_prompts(prompts, [CanvasTransform.fit(size, canvas) for size in sizes_wh])
         data |= self._encode_task(wording, task, [prompt.text for row in prompts for prompt in row], text_kwargs)
-        return BatchFeature(data, tensor_type=return_tensors)
+        return PixelLLMInputs(data, tensor_type=return_tensors)
 
     def _settings(self, kwargs: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """The settings of a call and the tokenizer's own ones, by what they are for."""
@@ -289,6 +292,43 @@ class PixelLLMProcessor(ProcessorMixin):
         """
         results = self.post_process_grounded_generation(outputs, inputs)
         return [_best(objects, max_results, min_score) for objects in results]
+
+    def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
+        """A conversation, or a list of them -> its text, or with tokenize=True and return_dict=True the inputs.
+
+        conversation: one turn of the user, whose content is a text or has parts: one {"type": "image", "image": …} (as
+        the processor takes it, or "path") and {"type": "text", "text": …}. Anything else is a `PromptError`. Settings
+        of the processor go into processor_kwargs, its task, boxes and points too.
+        """
+        check_conversations(conversation)
+        return super().apply_chat_template(conversation, *args, **kwargs)
+
+    def batch_decode(self, sequences: Any, *args: Any, **kwargs: Any) -> list[str]:
+        """The texts of what `generate` returned, or of its sequences alone; options as the tokenizer's."""
+        return self.tokenizer.batch_decode(self._ids_of(sequences), *args, **kwargs)
+
+    def decode(self, token_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `batch_decode`; the ids of one row give one text."""
+        return self.tokenizer.decode(self._ids_of(token_ids), *args, **kwargs)
+
+    def post_process_image_text_to_text(
+        self, generated_outputs: Any, skip_special_tokens: bool = True, **kwargs: Any
+    ) -> Any:
+        """The plain texts of what `generate` returned, without places."""
+        return self.decode(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
+
+    def _ids_of(self, outputs: Any) -> Any:
+        """Token ids of an output of `generate`, or as they came. What a loss ignores (-100) is padding."""
+        sequences = entry(outputs, "sequences")
+        ids = outputs if sequences is None else sequences
+        if hasattr(ids, "ndim"):
+            ids = np.where(as_array(ids) < 0, self.tokenizer.pad_token_id, as_array(ids))
+        return ids
+
+    @property
+    def pad_token_id(self) -> int:
+        """The tokenizer's; `Seq2SeqTrainer` pads answers with it."""
+        return self.tokenizer.pad_token_id
 
     def prompt_sources(self, inputs: Mapping[str, Any], num_rows: int, outputs: Any = None) -> list[PromptSource]:
         """What each of the `num_rows` rows of the model's answer was asked, from what went into `generate`.

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from PIL import Image
+
+from pixelllm_hf.processing.processing_pixelllm import PixelLLMProcessor
+from pixelllm_hf.processing.prompt_places import PromptError
+
+IMAGE = Image.new("RGB", (64, 48), "red")
+
+
+def turn(*parts, role="user"):
+    return {"role": role, "content": list(parts)}
+
+
+def text(words):
+    return {"type": "text", "text": words}
+
+
+def image(source=IMAGE, key="image"):
+    return {"type": "image", key: source}
+
+
+def test_a_chat_of_an_image_and_a_text_gives_the_inputs_of_both(processor, tmp_path):
+    IMAGE.save(tmp_path / "image.png")
+    expected = processor(IMAGE, "a dog ")
+    stream = io.BytesIO((tmp_path / "image.png").read_bytes())
+    for part in (image(), image(str(tmp_path / "image.png"), "path"), image(stream)):
+        for chat in ([turn(part, text("a dog "))], [turn(text("a "), part, text("dog "))]):
+            inputs = processor.apply_chat_template(chat, tokenize=True, return_dict=True, add_generation_prompt=True)
+            assert set(inputs) == set(expected)
+            assert all(torch.equal(inputs[name], expected[name]) for name in expected)
+
+
+def test_several_chats_are_a_batch_and_take_settings_of_the_processor(processor):
+    chats = [[turn(image(), text("a dog"))], [turn(image(Image.new("RGB", (30, 30))), text("it"))]]
+    settings = {"task": "region", "boxes": [[[1, 2, 30, 40]], None]}
+    inputs = processor.apply_chat_template(chats, tokenize=True, return_dict=True, processor_kwargs=settings)
+    expected = processor([IMAGE, Image.new("RGB", (30, 30))], ["a dog", "it"], **settings)
+    assert all(torch.equal(inputs[name], expected[name]) for name in expected)
+
+
+def test_the_text_of_a_chat_is_what_the_user_says(processor):
+    assert processor.apply_chat_template([turn({"type": "image"}, text("A photo of "))]) == "A photo of "
+    assert processor.apply_chat_template([{"role": "user", "content": "A photo of "}]) == "A photo of "
+
+
+@pytest.mark.parametrize(
+    ("chat", "what"),
+    [
+        ([turn(image())], "has no text"),
+        ([turn(image(), text("  "))], "has no text"),
+        ([turn(image(), {"type": "text"})], "has no text"),
+        ([{"role": "user", "content": None}], "must be a string or a list"),
+        ([turn(image(), image(), text("a"))], "one image"),
+        ([turn({"type": "video", "path": "a.mp4"}, text("a"))], "video"),
+        ([turn({"type": "image", "base64": "iVBORw0KGgo="}, text("a"))], "base64"),
+        ([turn(text("be brief"), role="system"), turn(image(), text("a"))], "one turn of the user"),
+        ([turn(image(), text("a")), turn(text("a dog"), role="assistant")], "keeps no history"),
+        ([turn(image(), text("a"), role="assistant")], "assistant"),
+        ([], "one turn"),
+        ("hello", "list of messages"),
+        ([[turn(image(), text("a"))], [turn(image())]], "conversation 1 has no text"),
+    ],
+)
+def test_what_is_no_single_question_is_refused(processor, chat, what):
+    with pytest.raises(PromptError, match=what):
+        processor.apply_chat_template(chat, tokenize=True, return_dict=True)
+
+
+def test_a_chat_template_of_ones_own_is_kept(processor, tmp_path):
+    template = "Question: {{ messages[0].content[1].text }}"
+    own = PixelLLMProcessor(processor.image_processor, processor.tokenizer, chat_template=template)
+    assert own.apply_chat_template([turn(image(), text("it"))]) == "Question: it"
+    own.save_pretrained(tmp_path / "own")
+    processor.save_pretrained(tmp_path / "plain")
+    assert PixelLLMProcessor.from_pretrained(tmp_path / "own").chat_template == template
+    assert PixelLLMProcessor.from_pretrained(tmp_path / "plain").chat_template == processor.chat_template
