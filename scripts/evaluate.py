@@ -41,7 +41,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from pixelllm_hf.cli import UsageError
-from pixelllm_hf.data.grounded_examples import BadRecordError
+from pixelllm_hf.data.bad_records import BadRecordError
 from pixelllm_hf.data.prepared_folder import PreparedFolderError
 from pixelllm_hf.data.scenes import BackgroundFolderError, ObjectFolderError, SceneOutputError
 from pixelllm_hf.evaluation.report import counted, metrics_table, names_listed, names_note, write_report

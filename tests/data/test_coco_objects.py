@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pixelllm_hf.data.bad_records import BadRecordError, ReadReport
 from pixelllm_hf.data.coco_objects import read_coco_objects, read_coco_panoptic
 from pixelllm_hf.data.grit_captions import read_grit_captions
-from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES, BadRecordError, ReadReport
+from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES
 from pixelllm_hf.processing.mask_codec import decode_rle
 
 

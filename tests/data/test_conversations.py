@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from pixelllm_hf.data.bad_records import BadRecordError, ReadReport
 from pixelllm_hf.data.conversations import read_conversations
-from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES, BadRecordError, ReadReport
+from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES
 
 
 def conversation(image_id: int, *texts: str) -> dict:
@@ -45,7 +46,8 @@ def test_a_conversation_without_an_image_is_left_out_even_where_mistakes_are_rai
         ({"conversations": "hello"}, "malformed record"),
         ({"conversations": []}, "no turns"),
         ({"image": "nowhere.png", "id": "nowhere"}, "missing image"),
-        ({"image": ["a.png", "b.png"]}, "malformed text"),
+        ({"image": ["a.png", "b.png"]}, "several images"),
+        ({"image": 7}, "malformed text"),
     ],
 )
 def test_a_conversation_that_cannot_be_used_is_named_and_counted(squares, change, reason):

@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from pixelllm_hf.data.bad_records import BadRecordError, ReadReport
 from pixelllm_hf.data.coco_captions import read_coco_captions
 from pixelllm_hf.data.coco_instances import read_coco_instances
-from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES, BadRecordError, ReadReport
+from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES
 from pixelllm_hf.data.visual_genome import read_visual_genome
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES, BadRecordError, ReadReport
+from pixelllm_hf.data.bad_records import AnnotationFileError, BadRecordError, ReadReport
+from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES
 from pixelllm_hf.data.grounding_json import read_grounding_json
 from pixelllm_hf.data.referring_expressions import read_referring_expressions
 
@@ -113,7 +114,7 @@ def test_a_record_that_cannot_be_used_is_counted_by_reason(squares, spoil, dropp
 def test_a_file_of_another_layout_is_refused(squares, missing):
     content = as_mdetr(squares)
     del content[missing]
-    with pytest.raises(BadRecordError, match=rf"g\.json: the record has no '{missing}'"):
+    with pytest.raises(AnnotationFileError, match=rf"g\.json needs a list '{missing}'"):
         read_grounding_json(squares.dump("g.json", content), squares.images, on_error="skip")
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES, BadRecordError, ReadReport
+from pixelllm_hf.data.bad_records import BadRecordError, ReadReport
+from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES
 from pixelllm_hf.data.localized_narratives import read_localized_narratives
 
 

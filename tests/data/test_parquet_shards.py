@@ -14,8 +14,9 @@ from datasets import load_dataset
 from PIL import Image
 
 from pixelllm_hf.data import parquet_shards
+from pixelllm_hf.data.bad_records import AnnotationFileError, BadRecordError
 from pixelllm_hf.data.formats import FORMATS, read_format
-from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES, BadRecordError
+from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES
 from pixelllm_hf.data.mixing import undecoded
 from pixelllm_hf.data.parquet_shards import prepare_format
 from pixelllm_hf.data.prepared_folder import PreparedFolder, PreparedFolderError, read_prepared
@@ -24,7 +25,8 @@ from pixelllm_hf.data.prepared_folder import PreparedFolder, PreparedFolderError
 def prepare(squares, out: Path, **options) -> PreparedFolder:
     """The squares' references with masks, one row a shard."""
     options = {"task": "segment", "companion": squares.instances, "rows_per_shard": 1, **options}
-    return prepare_format("referring_expressions", squares.refs, squares.images, out, **options)
+    refs = options.pop("refs", squares.refs)
+    return prepare_format("referring_expressions", refs, squares.images, out, **options)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -168,7 +170,9 @@ def test_another_preparation_does_not_go_into_the_same_folder(squares, tmp_path)
     with pytest.raises(FileNotFoundError, match="no prepared data set"):
         read_prepared(squares.images)
     with pytest.raises(PreparedFolderError, match="no usable row was found"):
-        prepare(squares, tmp_path / "none", split="nowhere")
+        prepare(squares, tmp_path / "none", refs=squares.dump("none.json", []))
+    with pytest.raises(AnnotationFileError, match=r"no split 'nowhere'; it has train, val"):
+        prepare(squares, tmp_path / "other", split="nowhere")
     (tmp_path / "out" / "preparation.json").write_text("{}")
     with pytest.raises(PreparedFolderError, match="cannot be used"):
         read_prepared(tmp_path / "out")

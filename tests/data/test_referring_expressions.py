@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES, BadRecordError, ReadReport
-from pixelllm_hf.data.referring_expressions import load_plain_pickle, read_referring_expressions
+from pixelllm_hf.data.bad_records import BadRecordError, ReadReport
+from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES
+from pixelllm_hf.data.plain_pickle import load_plain_pickle
+from pixelllm_hf.data.referring_expressions import read_referring_expressions
 from pixelllm_hf.processing.mask_codec import decode_rle, encode_rle, polygons_to_mask
 
 
@@ -168,9 +170,14 @@ def test_a_reference_of_wrong_types_is_dropped_alone(squares, change, dropped):
         read_referring_expressions(path, squares.instances, squares.images)
 
 
-def test_references_that_are_no_records_are_refused(squares):
-    with pytest.raises(ValueError, match="must hold a list of dicts"):
-        read_referring_expressions(squares.dump("bad.json", [1, 2]), squares.instances, squares.images)
+def test_references_that_are_no_records_are_dropped_alone(squares):
+    refs = [1, None, *json.loads(squares.refs.read_text())]
+    path, report = squares.dump("bad.json", refs), ReadReport()
+    with pytest.raises(BadRecordError, match=r"bad\.json, ref 0: a record must be a mapping"):
+        read_referring_expressions(path, squares.instances, squares.images)
+    rows = read_referring_expressions(path, squares.instances, squares.images, on_error="skip", report=report)
+    assert len(rows) == 4
+    assert report.dropped == {"malformed record": 2}
 
 
 def test_a_task_that_expressions_do_not_serve_is_refused(squares):

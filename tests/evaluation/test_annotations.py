@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pixelllm_hf.data.grounded_examples import BadRecordError
+from pixelllm_hf.data.bad_records import BadRecordError
 from pixelllm_hf.data.scenes import ObjectLibrary, compose_scene
 from pixelllm_hf.evaluation.annotations import read_captioned, read_described, read_referred
 from pixelllm_hf.evaluation.scene_folder import DataFolder, EvaluationDataError

@@ -6,13 +6,14 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "bad_records": ("AnnotationFileError", "BadRecordError", "ReadReport"),
     "coco_captions": ("read_coco_captions",),
     "coco_instances": ("read_coco_instances",),
     "coco_objects": ("read_coco_objects", "read_coco_panoptic"),
     "collator": ("GroundedCollator",),
     "conversations": ("read_conversations",),
     "formats": ("FORMATS", "read_format"),
-    "grounded_examples": ("GROUNDED_FEATURES", "BadRecordError", "ReadReport"),
+    "grounded_examples": ("GROUNDED_FEATURES",),
     "grit_captions": ("read_grit_captions",),
     "grounding_json": ("read_grounding_json",),
     "image_transforms": ("REFERENCE_AUGMENTATION", "Augmentation"),
@@ -20,7 +21,8 @@ _HOMES = {
     "mixing": ("GroundedBatches", "MixedBatches"),
     "parquet_shards": ("prepare_format", "prepare_shards"),
     "prepared_folder": ("read_prepared",),
-    "referring_expressions": ("load_plain_pickle", "read_referring_expressions"),
+    "plain_pickle": ("load_plain_pickle",),
+    "referring_expressions": ("read_referring_expressions",),
     "tokenizer_training": ("train_tokenizer",),
     "visual_genome": ("read_visual_genome",),
 }

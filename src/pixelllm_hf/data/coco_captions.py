@@ -8,18 +8,11 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
+from pixelllm_hf.data.bad_records import BadRecordError, OnError, ReadReport, check_on_error
 from pixelllm_hf.data.coco_files import CocoFile
-from pixelllm_hf.data.grounded_examples import (
-    BadRecordError,
-    ImageFolder,
-    OnError,
-    ReadReport,
-    build_dataset,
-    check_on_error,
-    checked_text,
-    grounded_prompt,
-    required,
-)
+from pixelllm_hf.data.grounded_examples import build_dataset, grounded_prompt
+from pixelllm_hf.data.image_folder import ImageFolder
+from pixelllm_hf.data.record_fields import checked_text, required
 
 
 def read_coco_captions(
@@ -51,9 +44,9 @@ def read_coco_captions(
                         report.drop(error, on_error)
                 if not captions:
                     raise BadRecordError(
-                        "no captions", image.where, f"image {image.id!r} has no caption.", "Use on_error='skip'."
+                        "no captions", image.where, f"image {image.id!r:.80} has no caption.", "Use on_error='skip'."
                     )
-                path = folder.find(image.where, image.id, image.record.get("file_name"))
+                path = image.find_in(folder)
             except BadRecordError as error:
                 report.drop(error, on_error)
                 continue

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 from datasets import ClassLabel, Dataset, Features, IterableDataset, List, Value
 
+from pixelllm_hf.data.bad_records import BadRecordError, OnError, ReadReport, check_on_error
 from pixelllm_hf.data.coco_files import CocoFile
-from pixelllm_hf.data.grounded_examples import (
-    BadRecordError,
-    ImageFolder,
-    OnError,
-    ReadReport,
-    build_dataset,
-    check_on_error,
-    checked_xywh,
-    required,
-)
-from pixelllm_hf.data.object_masks import checked_mask
+from pixelllm_hf.data.grounded_examples import build_dataset
+from pixelllm_hf.data.image_folder import ImageFolder
+from pixelllm_hf.data.object_masks import run_lengths, usable_segmentation
+from pixelllm_hf.data.record_fields import checked_flag, checked_number, checked_whole, checked_xywh, required
 
 
 def read_coco_instances(
@@ -40,20 +34,20 @@ def read_coco_instances(
     check_on_error(on_error)
     folder = ImageFolder(images, check=check_images)
     coco = CocoFile.read(annotations)
-    numbers = sorted(coco.categories)
-    position = {number: index for index, number in enumerate(numbers)}
+    numbers = sorted(coco.categories, key=lambda number: (isinstance(number, str), number))
+    names = list(dict.fromkeys(coco.categories[number] for number in numbers))  # two ids may have the same name
 
     def rows(report: ReadReport) -> Iterator[dict[str, Any]]:
         for image in coco.by_image(report, on_error):
             try:
-                path = folder.find(image.where, image.id, image.record.get("file_name"))
+                path = image.find_in(folder)
             except BadRecordError as error:
                 report.drop(error, on_error)
                 continue
             objects = []
             for where, annotation in image.annotations:
                 try:
-                    objects.append(_object(where, annotation, coco, position, image.size_wh))
+                    objects.append(_object(where, annotation, coco, image.size_wh, names, report, on_error))
                 except BadRecordError as error:
                     report.drop(error, on_error)
             yield {
@@ -64,8 +58,7 @@ def read_coco_instances(
                 "objects": objects,
             }
 
-    features = instance_features([coco.categories[number] for number in numbers])
-    return build_dataset(rows, features=features, streaming=streaming, report=report)
+    return build_dataset(rows, features=instance_features(names), streaming=streaming, report=report)
 
 
 def instance_features(names: Sequence[str]) -> Features:
@@ -92,19 +85,34 @@ def instance_features(names: Sequence[str]) -> Features:
 
 
 def _object(
-    where: str, annotation: dict[str, Any], coco: CocoFile, position: Mapping[Any, int], size_wh: tuple[int, int]
+    where: str,
+    annotation: dict[str, Any],
+    coco: CocoFile,
+    size_wh: tuple[int, int],
+    names: Sequence[str],
+    report: ReadReport,
+    on_error: OnError,
 ) -> dict[str, Any]:
-    box, category = required(where, annotation, "bbox", "category_id")
-    coco.category(where, category)  # refuses one that is not listed
-    segmentation = annotation.get("segmentation")
-    rle = checked_mask(where, segmentation, size_wh) if isinstance(segmentation, dict) else None
+    box, number = required(where, annotation, "bbox", "category_id")
+    name = coco.category(where, number)
     xyxy = checked_xywh(where, box, size_wh)
+    segmentation = usable_segmentation(where, annotation.get("segmentation"), size_wh, report, on_error)
     return {
-        "id": annotation.get("id", -1),
+        "id": checked_whole(where, annotation.get("id", -1), "the id of an object"),
         "box": xyxy,
-        "category": position[category],
-        "area": float(annotation.get("area") or (xyxy[2] - xyxy[0]) * (xyxy[3] - xyxy[1])),
-        "crowd": bool(annotation.get("iscrowd", 0)),
+        "category": names.index(name),
+        "area": _area(where, annotation.get("area"), xyxy),
+        "crowd": checked_flag(where, annotation.get("iscrowd"), "iscrowd"),
         "polygons": segmentation if isinstance(segmentation, list) else [],
-        "rle": rle,
+        "rle": run_lengths(where, segmentation, size_wh) if isinstance(segmentation, dict) else None,
     }
+
+
+def _area(where: str, area: object, xyxy: Sequence[float]) -> float:
+    """As the file says, else the box's."""
+    given = 0.0 if area is None else checked_number(where, area, "area")
+    if not 0 <= given <= 1e12:
+        raise BadRecordError(
+            "malformed number", where, f"area must be 0 or more pixels, but it is {given:g}.", "Fix it."
+        )
+    return given or (xyxy[2] - xyxy[0]) * (xyxy[3] - xyxy[1])

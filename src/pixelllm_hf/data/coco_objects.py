@@ -9,23 +9,22 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, IterableDataset
-from PIL import Image, UnidentifiedImageError
 
+from pixelllm_hf.data.bad_records import BadRecordError, OnError, ReadReport, check_on_error, check_task
 from pixelllm_hf.data.coco_files import CocoFile, CocoImage
-from pixelllm_hf.data.grounded_examples import (
-    BadRecordError,
-    ImageFolder,
-    OnError,
-    ReadReport,
-    build_dataset,
-    check_on_error,
-    check_task,
+from pixelllm_hf.data.grounded_examples import build_dataset
+from pixelllm_hf.data.image_folder import ImageFolder
+from pixelllm_hf.data.named_objects import OBJECT_TASKS, NamedObject, ObjectTask, object_prompts
+from pixelllm_hf.data.object_masks import checked_mask
+from pixelllm_hf.data.record_fields import (
+    checked_flag,
     checked_list,
+    checked_text,
+    checked_whole,
     checked_xywh,
     required,
 )
-from pixelllm_hf.data.named_objects import OBJECT_TASKS, NamedObject, ObjectTask, object_prompts
-from pixelllm_hf.data.object_masks import checked_mask
+from pixelllm_hf.processing.image_reading import ImageError, read_image
 from pixelllm_hf.processing.mask_codec import encode_rle
 
 
@@ -52,7 +51,7 @@ def read_coco_objects(
             spoken_name(coco.category(where, number)),
             checked_xywh(where, box, image.size_wh),
             partial(checked_mask, where, record.get("segmentation"), image.size_wh),
-            crowd=bool(record.get("iscrowd")),
+            crowd=checked_flag(where, record.get("iscrowd"), "iscrowd"),
         )
 
     def objects(coco: CocoFile, image: CocoImage) -> Iterator[Callable[[], NamedObject]]:
@@ -93,14 +92,14 @@ def read_coco_panoptic(
             where,
             spoken_name(coco.category(where, category)),
             checked_xywh(where, box, image.size_wh),
-            partial(_segment_mask, where, ids, number),
-            crowd=bool(info.get("iscrowd")),
+            lambda *_: _segment_mask(where, ids, checked_whole(where, number, "the id of a segment")),
+            crowd=checked_flag(where, info.get("iscrowd"), "iscrowd"),
         )
 
     def objects(coco: CocoFile, image: CocoImage) -> Iterator[Callable[[], NamedObject]]:
         for where, annotation in image.annotations:
             infos, file_name = required(where, annotation, "segments_info", "file_name")
-            path = folder / Path(str(file_name)).name
+            path = folder / Path(checked_text(where, file_name, "file_name")).name
             ids = cache(partial(_segment_ids, where, path, image.size_wh))
             for index, info in enumerate(checked_list(where, infos, "segments_info")):
                 yield partial(make, coco, image, f"{where}, segment {index}", info, ids)
@@ -137,7 +136,7 @@ def _read(
         coco = CocoFile.read(annotations)
         for image in coco.by_image(report, on_error):
             try:
-                path = folder.find(image.where, image.id, image.record.get("file_name"))
+                path = image.find_in(folder)
                 found = []
                 for make in objects(coco, image):
                     try:
@@ -163,7 +162,7 @@ def _read(
     return build_dataset(rows, streaming=streaming, report=report)
 
 
-def _segment_mask(where: str, ids: Callable[[], np.ndarray], number: Any) -> dict[str, Any]:
+def _segment_mask(where: str, ids: Callable[[], np.ndarray], number: int) -> dict[str, Any]:
     mask = ids() == number
     if not mask.any():
         raise BadRecordError(
@@ -175,17 +174,14 @@ def _segment_mask(where: str, ids: Callable[[], np.ndarray], number: Any) -> dic
 def _segment_ids(where: str, path: Path, size_wh: tuple[int, int]) -> np.ndarray:
     """(H, W) int: the id of the segment at every pixel, which the PNG packs into red, green and blue."""
     try:
-        with Image.open(path) as image:
-            size, pixels = image.size, np.asarray(image.convert("RGB"), np.int64)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
-        raise BadRecordError(
-            "unreadable segments", where, f"{str(path)!r} cannot be read ({error}).", "Replace the file or skip it."
-        ) from error
-    if size != tuple(size_wh):
+        image = read_image(path)
+    except ImageError as error:
+        raise BadRecordError("unreadable segments", where, str(error), "Or skip the record.") from error
+    if image.size_wh != tuple(size_wh):
         raise BadRecordError(
             "mask of another size",
             where,
-            f"{path.name!r} has width, height {size}, the image {tuple(size_wh)}.",
+            f"{path.name!r} has width, height {image.size_wh}, the image {tuple(size_wh)}.",
             "Pair the PNGs with their JSON file.",
         )
-    return pixels @ np.array([1, 256, 256 * 256])
+    return np.asarray(image.pixels, np.int32) @ np.array([1, 256, 256 * 256], np.int32)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pixelllm_hf.data.image_folder import shape_problem
 from pixelllm_hf.data.image_transforms import Augmentation, TrainingView
 from pixelllm_hf.data.trace_alignment import (
     align_by_rank,
@@ -296,13 +297,8 @@ def read_row_image(row: dict[str, Any], view: TrainingView, *, antialias: bool) 
     # The processor asks for the same multiple; what the model sees must not depend on who reads.
     enough = 2 * max(view.transform.resized_size_wh) if antialias else None
     image = read_image(source, enough=enough, name=f"image {row['image_id']!r}")
-    width, height = image.size_wh
-    expected_height = width * row["height"] / row["width"]
-    if abs(height - expected_height) > max(2.0, 0.02 * expected_height):
-        raise ValueError(
-            f"the annotations of image {row['image_id']!r} are for {row['width']}x{row['height']} pixels, "
-            f"but its file has {width}x{height}, another shape. Pair the annotations with their images."
-        )
+    if problem := shape_problem(f"image {row['image_id']!r}", image.size_wh, (row["width"], row["height"])):
+        raise ValueError(f"{problem} Pair the annotations with their images.")
     return image.pixels
 
 

@@ -8,20 +8,14 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
-from pixelllm_hf.data.grounded_examples import (
-    BadRecordError,
-    ImageFolder,
-    OnError,
-    ReadReport,
-    build_dataset,
-    check_on_error,
-    checked_list,
-    checked_text,
-    grounded_prompt,
-    load_json,
-    required,
-)
+from pixelllm_hf.data.annotation_text import read_records
+from pixelllm_hf.data.bad_records import BadRecordError, OnError, ReadReport, check_on_error
+from pixelllm_hf.data.grounded_examples import build_dataset, grounded_prompt
+from pixelllm_hf.data.image_folder import ImageFolder
+from pixelllm_hf.data.record_fields import checked_list, checked_string, checked_text, required_one, shown
 
+# What other programs call them.
+_SPEAKERS = {"user": "human", "human": "human", "assistant": "gpt", "chatgpt": "gpt", "gpt": "gpt", "system": "system"}
 _IMAGE_MARKS = ("<image>\n", "\n<image>", "<image>")
 
 
@@ -36,24 +30,23 @@ def read_conversations(
 ) -> Dataset | IterableDataset:
     """Rows of task "caption", one per conversation: every question with its answer is a prompt on the whole image.
 
-    annotations: a list of {"id", "image", "conversations": [{"from": "human" | "gpt", "value"}, ...]}.
+    annotations: a JSON list, or JSONL, of {"id", "image", "conversations": [{"from": "human" | "gpt", "value"}, ...]};
+        chat messages with "role" and "content" do as well.
     Records without an image are left out and counted. Turns do not see each other, as in the reference.
     """
     check_on_error(on_error)
     folder = ImageFolder(images, check=check_images)
 
     def rows(report: ReadReport) -> Iterator[dict[str, Any]]:
-        for index, record in enumerate(load_json(annotations, list)):
-            where = f"{annotations}, record {index}"
+        for where, record in read_records(annotations, report, on_error):
             report.read["conversations"] += 1
             try:
-                (turns,) = required(where, record, "conversations")
-                file_name = record.get("image")
-                if not file_name:
+                turns = required_one(where, record, "conversations", "messages", "conversation")
+                name = _image_name(where, record)
+                if name is None:
                     report.leave_out("no image", f"{where} is a conversation without an image.")
                     continue
-                name = checked_text(where, file_name, "image")
-                path = folder.find(where, record.get("id", name), name)
+                path = folder.find(where, Path(name).stem, name)
                 prompts = _prompts(where, turns, on_error, report)
                 width, height = ImageFolder.size_wh(where, path)
             except BadRecordError as error:
@@ -81,27 +74,38 @@ def conversation_context(question: str) -> str:
     return f"Question: {question}Answer: "
 
 
+def _image_name(where: str, record: dict[str, Any]) -> str | None:
+    """The file that a conversation is about; None for one about none."""
+    listed = [record[key] for key in ("image", "images") if record.get(key) not in (None, "", [])]
+    listed = listed[0] if listed and isinstance(listed[0], list) else listed[:1]
+    if len(listed) > 1:
+        raise BadRecordError("several images", where, f"it is about {len(listed)} images.", "Skip the record.")
+    return checked_text(where, listed[0], "image") if listed else None
+
+
 def _prompts(where: str, turns: object, on_error: OnError, report: ReadReport) -> list[dict[str, Any]]:
     turns = checked_list(where, turns, "conversations")
-    spoken = [required(f"{where}, turn {index}", turn, "from", "value") for index, turn in enumerate(turns)]
+    spoken = [_turn(f"{where}, turn {index}", turn) for index, turn in enumerate(turns)]
+    if spoken and spoken[0][0] == "system":
+        spoken = spoken[1:]
     speakers = [speaker for speaker, _ in spoken]
     if len(speakers) % 2 or speakers != ["human", "gpt"] * (len(speakers) // 2):
         raise BadRecordError(
             "turns out of order",
             where,
-            f"'human' and 'gpt' must take turns, but the speakers are {speakers!r:.80}.",
+            f"'human' and 'gpt' must take turns, but the speakers are {shown(speakers)}.",
             "Correct the record.",
         )
     prompts = []
     for index in range(0, len(spoken), 2):
-        place = f"{where}, turn {index}"
+        place = f"{where}, question and answer {index // 2}"
         try:
             report.read["questions"] += 1
-            question = spoken[index][1]
-            for mark in _IMAGE_MARKS if isinstance(question, str) else ():
+            question = checked_string(place, spoken[index][1], "the question")
+            for mark in _IMAGE_MARKS:
                 question = question.replace(mark, "")
             question = checked_text(place, question, "the question")
-            answer = checked_text(f"{where}, turn {index + 1}", spoken[index + 1][1], "the answer")
+            answer = checked_text(place, spoken[index + 1][1], "the answer")
         except BadRecordError as error:
             report.drop(error, on_error)
             continue
@@ -109,3 +113,9 @@ def _prompts(where: str, turns: object, on_error: OnError, report: ReadReport) -
     if not prompts:
         raise BadRecordError("no turns", where, "no usable question and answer is left.", "Skip the record.")
     return prompts
+
+
+def _turn(where: str, turn: object) -> tuple[str, Any]:
+    """Who speaks, under LLaVA's name, and what is said."""
+    speaker = checked_string(where, required_one(where, turn, "from", "role"), "the speaker")
+    return _SPEAKERS.get(speaker.lower(), speaker), required_one(where, turn, "value", "content", "text")

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pixelllm_hf.data.bad_records import BadRecordError
 from pixelllm_hf.data.coco_files import CocoFile
-from pixelllm_hf.data.grounded_examples import BadRecordError, checked_id, required
+from pixelllm_hf.data.record_fields import checked_id, required
 from pixelllm_hf.data.referring_expressions import load_refs
 
 

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from pixelllm_hf.data.grounded_examples import OnError, ReadReport
+from pixelllm_hf.data.bad_records import OnError, ReadReport
 
 
 @dataclass(frozen=True)

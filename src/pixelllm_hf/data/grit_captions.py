@@ -8,20 +8,12 @@ from typing import Any, Literal
 
 from datasets import Dataset, IterableDataset
 
+from pixelllm_hf.data.bad_records import BadRecordError, OnError, ReadReport, check_on_error, check_task
 from pixelllm_hf.data.coco_files import CocoFile
-from pixelllm_hf.data.grounded_examples import (
-    BadRecordError,
-    ImageFolder,
-    OnError,
-    ReadReport,
-    build_dataset,
-    check_on_error,
-    check_task,
-    checked_text,
-    checked_xywh,
-    required,
-)
+from pixelllm_hf.data.grounded_examples import build_dataset
+from pixelllm_hf.data.image_folder import ImageFolder
 from pixelllm_hf.data.named_objects import NamedObject, object_prompts
+from pixelllm_hf.data.record_fields import checked_text, checked_xywh, required
 
 
 def read_grit_captions(
@@ -45,7 +37,7 @@ def read_grit_captions(
     def rows(report: ReadReport) -> Iterator[dict[str, Any]]:
         for image in CocoFile.read(annotations).by_image(report, on_error):
             try:
-                path = folder.find(image.where, image.id, image.record.get("file_name"))
+                path = image.find_in(folder)
                 objects = []
                 for where, record in image.annotations:
                     try:

@@ -14,22 +14,13 @@ from typing import Any, Literal
 
 from datasets import Dataset, IterableDataset
 
+from pixelllm_hf.data.bad_records import BadRecordError, OnError, ReadReport, check_on_error, check_task
 from pixelllm_hf.data.coco_files import CocoFile, CocoImage
-from pixelllm_hf.data.grounded_examples import (
-    BadRecordError,
-    ImageFolder,
-    OnError,
-    ReadReport,
-    build_dataset,
-    check_on_error,
-    check_task,
-    checked_list,
-    checked_text,
-    checked_xywh,
-    required,
-)
+from pixelllm_hf.data.grounded_examples import build_dataset
+from pixelllm_hf.data.image_folder import ImageFolder
 from pixelllm_hf.data.named_objects import expression_prompt
 from pixelllm_hf.data.object_masks import checked_mask
+from pixelllm_hf.data.record_fields import checked_id, checked_list, checked_text, checked_xywh, required, shown
 
 
 def read_grounding_json(
@@ -63,9 +54,9 @@ def read_grounding_json(
                 report.drop(error, on_error)
         for file_name, members in pictures.items():
             first = members[0]
-            image_id = _picture_id(first.record, file_name)
             try:
-                path = folder.find(first.where, image_id, file_name)
+                image_id = _picture_id(first.where, first.record, file_name)
+                path = folder.find(first.where, image_id, file_name, size_wh=first.size_wh)
                 prompts = []
                 for image in members:
                     if image.size_wh != first.size_wh:
@@ -98,7 +89,8 @@ def _prompts(image: CocoImage, with_masks: bool, on_error: OnError, report: Read
         try:
             (bbox,) = required(where, annotation, "bbox")
             box = checked_xywh(where, bbox, image.size_wh)
-            mask = checked_mask(where, annotation.get("segmentation"), image.size_wh) if with_masks else None
+            segmentation = annotation.get("segmentation") if with_masks else None
+            mask = checked_mask(where, segmentation, image.size_wh, report, on_error)
             expressions = _expressions(where, image, annotation)
         except BadRecordError as error:
             report.drop(error, on_error)
@@ -127,26 +119,30 @@ def _expressions(where: str, image: CocoImage, annotation: dict[str, Any]) -> li
         return [caption]
     caption = checked_text(image.where, caption, "caption")
     (spans,) = required(where, annotation, "tokens_positive")
-    try:
-        start, end = min(int(a) for a, _ in spans), max(int(b) for _, b in spans)
-    except (TypeError, ValueError) as error:
+    pairs = spans if isinstance(spans, list) else []
+    whole = all(isinstance(pair, list) and len(pair) == 2 and all(type(at) is int for at in pair) for pair in pairs)
+    if not pairs or not whole:
         raise BadRecordError(
             "malformed span",
             where,
-            f"tokens_positive must be [[start, end], ...] in the caption, but it is {spans!r:.80}.",
+            f"tokens_positive must be [[start, end], ...] in the caption, but it is {shown(spans)}.",
             "Correct it.",
-        ) from error
+        )
+    start, end = min(pair[0] for pair in pairs), max(pair[1] for pair in pairs)
     if not 0 <= start < end <= len(image.record["caption"]):
         raise BadRecordError(
-            "malformed span", where, f"characters {start}..{end} are not in the caption {caption!r:.80}.", "Correct it."
+            "malformed span",
+            where,
+            f"characters {shown(start)}..{shown(end)} are not in the caption {shown(caption)}.",
+            "Correct it.",
         )
     return [image.record["caption"][start:end]]
 
 
-def _picture_id(record: dict[str, Any], file_name: str) -> str:
+def _picture_id(where: str, record: dict[str, Any], file_name: str) -> str:
     """The picture's own id: the file's `id` numbers sentences."""
     for key in ("original_id", "original_img_id"):
-        if isinstance(record.get(key), int | str):
-            return str(record[key])
+        if key in record:
+            return str(checked_id(where, record[key]))
     digits = re.search(r"(\d+)$", Path(file_name).stem)
     return str(int(digits[1])) if digits else Path(file_name).stem

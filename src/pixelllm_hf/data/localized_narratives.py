@@ -6,8 +6,6 @@ One narrative a line: caption, timed caption, mouse traces in 0..1 of the image 
 from __future__ import annotations
 
 import glob
-import json
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,19 +13,23 @@ from typing import Any, Literal
 import numpy as np
 from datasets import Dataset, IterableDataset
 
-from pixelllm_hf.data.grounded_examples import (
-    BadRecordError,
-    ImageFolder,
-    OnError,
-    ReadReport,
-    build_dataset,
-    check_on_error,
-    grounded_prompt,
+from pixelllm_hf.data.annotation_text import read_records
+from pixelllm_hf.data.bad_records import BadRecordError, OnError, ReadReport, check_on_error
+from pixelllm_hf.data.grounded_examples import build_dataset, grounded_prompt
+from pixelllm_hf.data.image_folder import ImageFolder
+from pixelllm_hf.data.record_fields import (
+    checked_id,
+    checked_list,
+    checked_number,
+    checked_string,
     required,
+    shown,
 )
 from pixelllm_hf.data.trace_alignment import sample_trace, utterance_boxes, utterance_centers
 
 _KEYS = {"dataset_id", "image_id", "annotator_id", "caption", "timed_caption", "traces", "voice_recording"}
+_FARTHEST = 1000  # sides of the image; hands leave it, but not the desk
+_MOST_UTTERANCES = 2000
 
 
 def read_localized_narratives(
@@ -43,8 +45,8 @@ def read_localized_narratives(
 ) -> Dataset | IterableDataset:
     """Rows of task "trace", one per narrative: the written caption as target, a box and a centre per utterance.
 
-    annotations: JSONL file(s) or glob pattern. images: folder of the image files; without it rows have no image and
-    their pixel frame is the unit square (width = height = 1).
+    annotations: JSONL file(s), gzipped or not, or glob pattern. images: folder of the image files; without it
+    rows have no image and their pixel frame is the unit square (width = height = 1).
     Boxes may leave the image, as the mouse did; the collator clips them like the reference.
     check_images: decode every image while reading, so that damaged files are bad records too.
     ignore_keys: keys beyond the official ones to let pass. Narratives with one trace point or none are bad records.
@@ -56,15 +58,12 @@ def read_localized_narratives(
 
     def rows(report: ReadReport) -> Iterator[dict[str, Any]]:
         for file in files:
-            with open(file, encoding="utf-8") as lines:
-                for number, line in enumerate(lines, 1):
-                    if not line.strip():
-                        continue
-                    report.read["narratives"] += 1
-                    try:
-                        yield _row(f"{file}, line {number}", line, folder, known, unordered_times)
-                    except BadRecordError as error:
-                        report.drop(error, on_error)
+            for where, record in read_records(file, report, on_error):
+                report.read["narratives"] += 1
+                try:
+                    yield _row(where, record, folder, known, unordered_times)
+                except BadRecordError as error:
+                    report.drop(error, on_error)
 
     return build_dataset(rows, streaming=streaming, report=report)
 
@@ -83,30 +82,36 @@ def annotation_files(annotations: str | Path | Sequence[str | Path]) -> list[Pat
 
 
 def _row(
-    where: str, line: str, folder: ImageFolder | None, known: set[str], unordered_times: Literal["error", "sort"]
+    where: str, record: Any, folder: ImageFolder | None, known: set[str], unordered_times: Literal["error", "sort"]
 ) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise BadRecordError("not JSON", where, f"the line is not JSON ({error}).", "Is the file complete?") from error
     image_id, caption, timed_caption, traces = required(where, record, "image_id", "caption", "timed_caption", "traces")
     unknown = sorted(set(record) - known)
     if unknown:
         raise BadRecordError(
             "unknown key",
             where,
-            f"the record has unknown key(s) {unknown}.",
-            f"Localized Narratives have {sorted(_KEYS)}; let more pass with ignore_keys={tuple(unknown)!r}.",
+            f"the record has unknown key(s) {shown(unknown)}.",
+            f"Localized Narratives have {sorted(_KEYS)}; let more pass with ignore_keys={shown(tuple(unknown))}.",
         )
-    if not isinstance(caption, str) or not caption.strip():
-        raise BadRecordError("empty caption", where, f"the caption is {caption!r}.", "Add the text or skip the record.")
+    image_id = checked_id(where, image_id)
+    caption = checked_string(where, caption, "the caption").strip()
+    if not caption:
+        raise BadRecordError("empty caption", where, "the caption is empty.", "Add the text or skip the record.")
     texts, spans = _utterances(where, timed_caption)
     times, points = _trace(where, traces, unordered_times)
     path = folder.find(where, image_id) if folder else None
     width, height = ImageFolder.size_wh(where, path) if path else (1, 1)
-    sampled = sample_trace(times, points, spans)
-    boxes = utterance_boxes(sampled) * [width, height, width, height]
-    centers = utterance_centers(sampled, spans) * [width, height]
+    with np.errstate(over="ignore", invalid="ignore"):  # looked at next
+        sampled = sample_trace(times, points, spans)
+        boxes, centers = utterance_boxes(sampled), utterance_centers(sampled, spans)
+    if not (np.abs(boxes) <= _FARTHEST).all() or not (np.abs(centers) <= _FARTHEST).all():
+        raise BadRecordError(
+            "malformed trace",
+            where,
+            f"the mouse is more than {_FARTHEST} images away when something is said.",
+            "Points are in 0..1 of the image and times in seconds; correct them or skip the record.",
+        )
+    boxes, centers = boxes * [width, height, width, height], centers * [width, height]
     utterances = [
         {"text": text, "box": box, "center": center}
         for text, box, center in zip(texts, boxes.tolist(), centers.tolist(), strict=True)
@@ -117,36 +122,29 @@ def _row(
         "width": width,
         "height": height,
         "task": "trace",
-        "prompts": [grounded_prompt(caption.strip(), utterances=utterances, point_loss=True)],
+        "prompts": [grounded_prompt(caption, utterances=utterances, point_loss=True)],
     }
 
 
 def _utterances(where: str, timed_caption: object) -> tuple[list[str], np.ndarray]:
     """Texts and (U, 2) time spans."""
-    if not isinstance(timed_caption, list) or not timed_caption:
+    if not isinstance(timed_caption, list) or not 1 <= len(timed_caption) <= _MOST_UTTERANCES:
         raise BadRecordError(
-            "no timed caption", where, f"timed_caption is {str(timed_caption)[:80]!r}.", "Skip the record."
+            "no timed caption", where, f"timed_caption is no list of 1 to {_MOST_UTTERANCES} utterances.", "Skip it."
         )
     texts, spans = [], []
     for index, utterance in enumerate(timed_caption):
-        text, start, end = required(
-            f"{where}, timed_caption[{index}]", utterance, "utterance", "start_time", "end_time"
-        )
-        if not _is_time(start) or not _is_time(end):
-            raise BadRecordError(
-                "missing times",
-                where,
-                f"timed_caption[{index}] ({text!r}) has start_time {start!r} and end_time {end!r}.",
-                "Times are seconds; correct them or skip the record.",
-            )
+        place = f"{where}, timed_caption[{index}]"
+        text, start, end = required(place, utterance, "utterance", "start_time", "end_time")
+        texts.append(checked_string(place, text, "utterance"))
+        start, end = (checked_number(place, time, "a time in seconds", "missing times") for time in (start, end))
         if end < start:
             raise BadRecordError(
                 "unordered times",
-                where,
-                f"timed_caption[{index}] ({text!r}) ends at {end} before it starts at {start}.",
+                place,
+                f"{shown(text)} ends at {end} before it starts at {start}.",
                 "Correct the times or skip the record.",
             )
-        texts.append(str(text))
         spans.append((start, end))
     return texts, np.array(spans, np.float64)
 
@@ -156,27 +154,21 @@ def _trace(where: str, traces: object, unordered_times: Literal["error", "sort"]
 
     Segments may come in any order (the reference sorts them); time running backwards within one is a broken record.
     """
-    if not isinstance(traces, list):
-        raise BadRecordError("malformed trace", where, f"traces is {type(traces).__name__}.", "It must be a list.")
     segments = []
-    for index, segment in enumerate(traces):
-        points = [required(f"{where}, traces[{index}]", point, "t", "x", "y") for point in segment]
-        bad = next((point for point in points if not all(_is_time(value) for value in point)), None)
-        if bad is not None:
-            raise BadRecordError(
-                "missing times",
-                where,
-                f"traces[{index}] has a point with t, x, y = {list(bad)}.",
-                "All three must be finite numbers; correct it or skip the record.",
-            )
+    for index, segment in enumerate(checked_list(where, traces, "traces")):
+        place = f"{where}, traces[{index}]"
+        points = [
+            [checked_number(place, value, "t, x or y of a point", "missing times") for value in values]
+            for values in (required(place, point, "t", "x", "y") for point in checked_list(place, segment, "a trace"))
+        ]
         array = np.array(points, np.float64).reshape(-1, 3)
         backwards = np.flatnonzero(np.diff(array[:, 0]) < 0)
         if unordered_times == "error" and len(backwards):
             at = int(backwards[0])
             raise BadRecordError(
                 "unordered times",
-                where,
-                f"traces[{index}] goes back in time, from t={array[at, 0]} to t={array[at + 1, 0]} at point {at + 1}.",
+                place,
+                f"it goes back in time, from t={array[at, 0]} to t={array[at + 1, 0]} at point {at + 1}.",
                 "Skip the record, or trust the times with unordered_times='sort'.",
             )
         segments.append(array)
@@ -187,7 +179,3 @@ def _trace(where: str, traces: object, unordered_times: Literal["error", "sort"]
         )
     track = track[np.argsort(track[:, 0], kind="stable")]
     return track[:, 0], track[:, 1:]
-
-
-def _is_time(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

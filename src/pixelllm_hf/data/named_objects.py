@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pixelllm_hf.data.grounded_examples import BadRecordError, OnError, ReadReport, grounded_prompt
+from pixelllm_hf.data.bad_records import BadRecordError, OnError, ReadReport
+from pixelllm_hf.data.grounded_examples import grounded_prompt
 from pixelllm_hf.processing.task_prompts import task_prompt
 
 ObjectTask = Literal["region", "dense", "refer", "segment"]
 OBJECT_TASKS = ("region", "dense", "refer", "segment")
 
 
-def _no_mask() -> dict[str, Any] | None:
+def _no_mask(report: ReadReport, on_error: OnError) -> dict[str, Any] | None:
     return None
 
 
@@ -22,14 +23,15 @@ def _no_mask() -> dict[str, Any] | None:
 class NamedObject:
     """text: its name or description. box: xyxy in pixels of the image. where: its record, for errors and counts.
 
-    mask: makes its compressed run lengths, None if unknown; called for the objects that are used, since it is slow.
+    mask: makes its compressed run lengths, None if unknown, and counts what of it is bad; called for the objects that
+    are used, since it is slow.
     crowd: it stands for several objects, which the text fits too.
     """
 
     where: str
     text: str
     box: list[float]
-    mask: Callable[[], dict[str, Any] | None] = _no_mask
+    mask: Callable[[ReadReport, OnError], dict[str, Any] | None] = _no_mask
     crowd: bool = False
 
 
@@ -52,7 +54,7 @@ def object_prompts(
             report.leave_out("ambiguous name", f"{thing.where}: {often[thing.text]} objects are {thing.text!r}.")
         else:
             try:
-                mask = thing.mask() if task == "segment" else None
+                mask = thing.mask(report, on_error) if task == "segment" else None
             except BadRecordError as error:
                 report.drop(error, on_error)
                 continue

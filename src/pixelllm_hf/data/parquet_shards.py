@@ -16,8 +16,10 @@ from typing import Any
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
+from pixelllm_hf.data.bad_records import BadRecordError, OnError, ReadReport
 from pixelllm_hf.data.formats import check_format, read_format
-from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES, BadRecordError, OnError, ReadReport
+from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES
+from pixelllm_hf.data.image_folder import shape_problem
 from pixelllm_hf.data.localized_narratives import annotation_files
 from pixelllm_hf.data.mixing import undecoded
 from pixelllm_hf.data.prepared_folder import SHARDS, PreparedFolder, PreparedFolderError
@@ -177,17 +179,11 @@ def _image_bytes(row: dict[str, Any]) -> dict[str, Any]:
     path, where = row["image"]["path"], f"image {row['image_id']!r}"
     try:
         content = Path(path).read_bytes()
-        width, height = read_image(content, enough=64, name=str(path)).size_wh
+        image = read_image(content, enough=64, name=str(path))
     except (OSError, ImageError) as error:
         raise BadRecordError("unreadable image", where, str(error), "Replace the file or skip it.") from error
-    expected = width * row["height"] / row["width"]
-    if abs(height - expected) > max(2.0, 0.02 * expected):
-        raise BadRecordError(
-            "image of another shape",
-            where,
-            f"the annotations are for {row['width']}x{row['height']} pixels, {path!r} has {width}x{height}.",
-            "Pair the annotations with their images.",
-        )
+    if problem := shape_problem(repr(path), image.size_wh, (row["width"], row["height"])):
+        raise BadRecordError("image of another shape", where, problem, "Pair the annotations with their images.")
     return {"bytes": content, "path": Path(path).name}
 
 

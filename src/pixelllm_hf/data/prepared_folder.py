@@ -16,7 +16,8 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset, Value, load_dataset
 
-from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES, ReadReport
+from pixelllm_hf.data.bad_records import ReadReport
+from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES
 from pixelllm_hf.files import atomic_text
 
 CARD, STATE, SHARDS = "README.md", "preparation.json", "data"

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pixelllm_hf.data.bad_records import ReadReport
 from pixelllm_hf.data.coco_files import CocoFile
-from pixelllm_hf.data.grounded_examples import ReadReport
 from pixelllm_hf.files import atomic_text
 
 OBJECTS = "instances.json"

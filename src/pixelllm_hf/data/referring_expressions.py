@@ -1,37 +1,41 @@
 """Referring expressions (RefCOCO, RefCOCO+, RefCOCOg in UNC's layout) -> grounded rows (spec section 11.2).
 
-The official refs files are Python pickles. They are read without giving pickle its usual power to import and call
-anything: only plain containers and scalars are admitted.
+The official refs files are Python pickles, see `plain_pickle`.
 """
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from datasets import Dataset, IterableDataset
 
-from pixelllm_hf.data.coco_files import CocoFile
-from pixelllm_hf.data.grounded_examples import (
+from pixelllm_hf.data.annotation_text import first_character, read_records
+from pixelllm_hf.data.bad_records import (
+    AnnotationFileError,
     BadRecordError,
-    ImageFolder,
     OnError,
     ReadReport,
-    build_dataset,
     check_on_error,
     check_task,
+)
+from pixelllm_hf.data.coco_files import CocoFile
+from pixelllm_hf.data.grounded_examples import build_dataset
+from pixelllm_hf.data.image_folder import ImageFolder
+from pixelllm_hf.data.named_objects import expression_prompt
+from pixelllm_hf.data.object_masks import checked_mask
+from pixelllm_hf.data.plain_pickle import load_plain_pickle
+from pixelllm_hf.data.record_fields import (
     checked_id,
     checked_list,
+    checked_record,
     checked_text,
     checked_xywh,
     image_size_wh,
-    load_json,
     required,
+    shown,
 )
-from pixelllm_hf.data.named_objects import expression_prompt
-from pixelllm_hf.data.object_masks import checked_mask
 
 
 def read_referring_expressions(
@@ -49,8 +53,9 @@ def read_referring_expressions(
     """Rows of task "refer" or "segment", one per image.
 
     The expression is both question ("where is " + it) and decoder text.
-    refs: UNC's refs file, pickle or the same content as JSON. instances: the COCO instances it points into.
-    split: keep one of the file's splits ("train", "val", "testA", ...); None keeps all.
+    refs: UNC's refs file, pickle or the same content as JSON or JSONL. instances: the COCO instances it points into.
+    split: keep one of the file's splits ("train", "val", "testA", ...); None keeps all, one that the file does not have
+        is an `AnnotationFileError` that lists them.
     task: "segment" adds the object's mask, where the instances have one.
     check_images: decode every image while reading, so that damaged files are bad records too.
     As in the reference there is no text loss; the object's box is what is learned.
@@ -61,16 +66,16 @@ def read_referring_expressions(
 
     def rows(report: ReadReport) -> Iterator[dict[str, Any]]:
         coco = CocoFile.read(instances)
-        image_records = {image["id"]: image for image in coco.images if isinstance(image, dict) and "id" in image}
-        objects = {thing["id"]: thing for thing in coco.annotations if isinstance(thing, dict) and "id" in thing}
-        records = [(index, ref) for index, ref in enumerate(load_refs(refs)) if split in (None, ref.get("split"))]
-        report.read["references"] = len(records)
-        by_image: dict[Any, list[tuple[int, dict[str, Any]]]] = {}
-        for index, ref in records:
-            where = f"{refs}, ref {index}"
+        for error in coco.bad_categories:
+            report.drop(error, on_error)
+        image_records = _by_id(f"{instances}, image", coco.images, report, on_error)
+        objects = _by_id(f"{instances}, annotation", coco.annotations, report, on_error)
+        by_image: dict[Any, list[tuple[str, dict[str, Any]]]] = {}
+        for where, ref in of_split(read_refs(refs, report, on_error), split, refs, report, on_error):
+            report.read["references"] += 1
             try:
                 (image_id,) = required(where, ref, "image_id")
-                by_image.setdefault(checked_id(where, image_id), []).append((index, ref))
+                by_image.setdefault(checked_id(where, image_id), []).append((where, ref))
             except BadRecordError as error:
                 report.drop(error, on_error)
         for image_id, members in by_image.items():
@@ -78,13 +83,18 @@ def read_referring_expressions(
             try:
                 if image_id not in image_records:
                     raise BadRecordError(
-                        "missing image", where, f"{instances} has no image {image_id!r}.", "Pass the matching file."
+                        "missing image",
+                        where,
+                        f"{instances} has no image {shown(image_id)}.",
+                        "Pass the matching file.",
                     )
                 record = image_records[image_id]
                 (file_name,) = required(where, record, "file_name")
                 width, height = image_size_wh(where, record)
-                path = folder.find(where, image_id, file_name)
-                prompts = _prompts(str(refs), members, objects, (width, height), task == "segment", on_error, report)
+                path = folder.find(
+                    where, image_id, checked_text(where, file_name, "file_name"), size_wh=(width, height)
+                )
+                prompts = _prompts(members, objects, (width, height), task == "segment", on_error, report)
                 if not prompts:
                     raise BadRecordError("no expressions", where, "no usable expression is left.", "Skip the image.")
             except BadRecordError as error:
@@ -102,48 +112,70 @@ def read_referring_expressions(
     return build_dataset(rows, streaming=streaming, report=report)
 
 
-def load_refs(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a refs file: JSON by its suffix, else a pickle of plain containers (see `load_plain_pickle`)."""
-    content = load_json(path, list) if Path(path).suffix == ".json" else load_plain_pickle(path)
-    if not isinstance(content, list) or not all(isinstance(ref, dict) for ref in content):
-        raise ValueError(f"{path} must hold a list of dicts, as UNC's refs files do.")
-    return content
-
-
-def load_plain_pickle(path: str | Path) -> Any:
-    """Content of a pickle made of dicts, lists, tuples, sets, strings and numbers only.
-
-    Anything else would run code of the file's choice while loading; it raises `pickle.UnpicklingError` and names the
-    class.
-    """
-    with open(path, "rb") as file:
+def read_refs(path: str | Path, report: ReadReport, on_error: OnError) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where it is and what it is, for every record of a refs file: JSON, JSONL or a pickle of plain containers."""
+    if first_character(path) in ("[", "{"):
+        records = read_records(path, report, on_error, noun="ref")
+    else:
+        content = load_plain_pickle(path)
+        if not isinstance(content, list):
+            raise AnnotationFileError(f"{path} must hold a list of references, but it is {shown(content)}.")
+        records = ((f"{path}, ref {index}", ref) for index, ref in enumerate(content))
+    for where, ref in records:
         try:
-            return _PlainUnpickler(file, encoding="latin1").load()
-        except pickle.UnpicklingError as error:
-            raise pickle.UnpicklingError(f"{path}: {error}") from error
-        except (EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, UnicodeDecodeError) as error:
-            raise pickle.UnpicklingError(f"{path} is not a whole pickle ({error}). Download it again.") from error
+            yield where, checked_record(where, ref)
+        except BadRecordError as error:
+            report.drop(error, on_error)
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    # bytes and bytearray are left out: called with a number they allocate that much.
-    _ADMITTED = {"set": set, "frozenset": frozenset, "complex": complex}
+def load_refs(path: str | Path) -> list[dict[str, Any]]:
+    """The records of a refs file. Raises `BadRecordError` for what is none."""
+    return [ref for _, ref in read_refs(path, ReadReport(), "raise")]
 
-    def find_class(self, module: str, name: str) -> Any:
-        if module in ("builtins", "__builtin__") and name in self._ADMITTED:
-            return self._ADMITTED[name]
-        raise pickle.UnpicklingError(
-            f"refused to load {module}.{name}: a refs file holds builtin containers and scalars only. "
-            "Do not trust this file; the official one has no classes."
+
+def of_split(
+    refs: Iterable[tuple[str, dict[str, Any]]],
+    split: str | None,
+    file: str | Path,
+    report: ReadReport,
+    on_error: OnError,
+) -> list[tuple[str, dict[str, Any]]]:
+    """The references of one split, or all; a split that the file does not have is an `AnnotationFileError`."""
+    if split is None:
+        return list(refs)
+    known: set[str] = set()
+    kept = []
+    for where, ref in refs:
+        try:
+            own = checked_text(where, *required(where, ref, "split"), "split")
+        except BadRecordError as error:
+            report.drop(error, on_error)
+            continue
+        known.add(own)
+        if own == split:
+            kept.append((where, ref))
+    if split not in known:
+        raise AnnotationFileError(
+            f"{file} has no split {split!r}; it has {', '.join(sorted(known)) or 'none at all'}. Name one of them, or "
+            "leave the split out."
         )
+    return kept
 
-    def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError(f"refused a persistent reference ({pid!r}): a refs file has none.")
+
+def _by_id(name: str, records: list[Any], report: ReadReport, on_error: OnError) -> dict[int | str, dict[str, Any]]:
+    """The records that have an id. Those that no reference asks for may be wrong in all other ways."""
+    found: dict[int | str, dict[str, Any]] = {}
+    for index, record in enumerate(records):
+        where = f"{name} {index}"
+        try:
+            found[checked_id(where, *required(where, record, "id"))] = record
+        except BadRecordError as error:
+            report.drop(error, on_error)
+    return found
 
 
 def _prompts(
-    file: str,
-    refs: list[tuple[int, dict[str, Any]]],
+    refs: list[tuple[str, dict[str, Any]]],
     annotations: dict[Any, dict[str, Any]],
     size_wh: tuple[int, int],
     with_masks: bool,
@@ -151,18 +183,17 @@ def _prompts(
     report: ReadReport,
 ) -> list[dict[str, Any]]:
     prompts = []
-    for index, ref in refs:
-        where = f"{file}, ref {index}"
+    for where, ref in refs:
         try:
             annotation_id, sentences = required(where, ref, "ann_id", "sentences")
             if checked_id(where, annotation_id) not in annotations:
-                raise BadRecordError(
-                    "missing annotation", where, f"annotation {annotation_id!r} is unknown.", "Pass its instances file."
-                )
+                problem = f"annotation {shown(annotation_id)} is unknown."
+                raise BadRecordError("missing annotation", where, problem, "Pass its instances file.")
             checked_list(where, sentences, "sentences")
             annotation = annotations[annotation_id]
-            box = checked_xywh(where, annotation.get("bbox"), size_wh)
-            mask = checked_mask(where, annotation.get("segmentation"), size_wh) if with_masks else None
+            box = checked_xywh(where, *required(where, annotation, "bbox"), size_wh)
+            segmentation = annotation.get("segmentation") if with_masks else None
+            mask = checked_mask(where, segmentation, size_wh, report, on_error)
         except BadRecordError as error:
             report.drop(error, on_error)
             continue

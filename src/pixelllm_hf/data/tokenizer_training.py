@@ -7,17 +7,17 @@ printable ASCII character, so that user text is never unknown unless it is in an
 
 from __future__ import annotations
 
-import json
 import math
 import string
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from pixelllm_hf.data.annotation_text import load_json, read_records
+from pixelllm_hf.data.bad_records import ReadReport
 from pixelllm_hf.processing.task_prompts import TASK_PROMPTS
 
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
@@ -77,17 +77,16 @@ def scene_texts(folder: str | Path) -> Iterator[str]:
         raise FileNotFoundError(
             f"{narratives} does not exist. Make scenes first: python -m pixelllm_hf.data.scenes --out {folder}"
         )
-    with open(narratives, encoding="utf-8") as lines:
-        yield from (json.loads(line)["caption"] for line in lines if line.strip())
+    yield from (record["caption"] for _, record in read_records(narratives, ReadReport(), "raise"))
     captions = folder / "captions.json"
     if captions.is_file():
-        yield from (record["caption"] for record in _load(captions)["annotations"])
+        yield from (record["caption"] for record in load_json(captions, dict)["annotations"])
     refs = folder / "refcoco" / "refs.json"
     if refs.is_file():
-        yield from (sentence["sent"] for ref in _load(refs) for sentence in ref["sentences"])
+        yield from (sentence["sent"] for ref in load_json(refs, list) for sentence in ref["sentences"])
     regions = folder / "visual_genome" / "region_descriptions.json"
     if regions.is_file():
-        yield from (region["phrase"] for record in _load(regions) for region in record["regions"])
+        yield from (region["phrase"] for record in load_json(regions, list) for region in record["regions"])
 
 
 def prompt_texts() -> Iterator[str]:
@@ -117,7 +116,3 @@ def _words(text: str) -> Iterator[str]:
         bare = word.strip(string.punctuation)
         if bare:
             yield bare
-
-
-def _load(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

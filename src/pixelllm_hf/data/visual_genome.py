@@ -8,24 +8,23 @@ from typing import Any, Literal
 
 from datasets import Dataset, IterableDataset
 
-from pixelllm_hf.data.grounded_examples import (
-    BadRecordError,
-    ImageFolder,
-    OnError,
-    ReadReport,
-    build_dataset,
-    check_on_error,
-    check_task,
+from pixelllm_hf.data.annotation_text import read_records
+from pixelllm_hf.data.bad_records import BadRecordError, OnError, ReadReport, check_on_error, check_task
+from pixelllm_hf.data.grounded_examples import build_dataset, grounded_prompt
+from pixelllm_hf.data.image_folder import ImageFolder
+from pixelllm_hf.data.record_fields import (
     checked_id,
     checked_list,
     checked_text,
     checked_xywh,
-    grounded_prompt,
     image_size_wh,
-    load_json,
     required,
+    required_one,
+    shown,
 )
 from pixelllm_hf.processing.task_prompts import task_prompt
+
+_FOLDERS = ("VG_100K", "VG_100K_2")  # what the two archives of images unpack to; the URL says which, where there is one
 
 
 def read_visual_genome(
@@ -43,6 +42,7 @@ def read_visual_genome(
 
     In a "region" row the box is the prompt; in a "dense" row boxes and phrases are what is to be found.
     regions, image_data: the official region_descriptions.json and image_data.json.
+    images: the folder of all images, or the one that holds VG_100K and VG_100K_2.
     check_images: decode every image while reading, so that damaged files are bad records too.
     A bad region is dropped from its image; an image left without regions is dropped too (both are counted).
     """
@@ -52,14 +52,12 @@ def read_visual_genome(
 
     def rows(report: ReadReport) -> Iterator[dict[str, Any]]:
         known = {}
-        for index, about in enumerate(load_json(image_data, list)):
-            where = f"{image_data}, record {index}"
+        for where, about in read_records(image_data, report, on_error):
             try:
-                known[checked_id(where, *required(where, about, "image_id"))] = about
+                known[checked_id(where, required_one(where, about, "image_id", "id"))] = about  # "id" in version 1.0
             except BadRecordError as error:
                 report.drop(error, on_error)
-        for index, record in enumerate(load_json(regions, list)):
-            where = f"{regions}, record {index}"
+        for where, record in read_records(regions, report, on_error):
             report.read["images"] += 1
             try:
                 yield _row(where, record, known, folder, task, on_error, report)
@@ -78,18 +76,20 @@ def _row(
     on_error: OnError,
     report: ReadReport,
 ) -> dict[str, Any]:
-    image_id, regions = required(where, record, "id", "regions")
+    image_id, regions = required_one(where, record, "id", "image_id"), required_one(where, record, "regions")
     if checked_id(where, image_id) not in image_data:
         raise BadRecordError(
-            "missing image", where, f"image {image_id!r} is not in the image data.", "Pass the matching file."
+            "missing image", where, f"image {shown(image_id)} is not in the image data.", "Pass the matching file."
         )
     about = image_data[image_id]
     width, height = image_size_wh(where, about)
-    path = folder.find(where, image_id, about.get("url"))
+    url = about.get("url")
+    names = [None if url == "" else url, *(f"{part}/{image_id}.jpg" for part in _FOLDERS)]
+    path = folder.find(where, image_id, *names, size_wh=(width, height))
     context = task_prompt("region").prompt(None, "region")
     prompts = []
     for index, region in enumerate(checked_list(where, regions, "regions")):
-        place = f"{where} (image {image_id}), region {index}"
+        place = f"{where} (image {shown(image_id)}), region {index}"
         report.read["regions"] += 1
         try:
             phrase, x, y, w, h = required(place, region, "phrase", "x", "y", "width", "height")
@@ -100,7 +100,7 @@ def _row(
             continue
         prompts.append(grounded_prompt(phrase, box=box, context=context, object_box=box))
     if not prompts:
-        raise BadRecordError("no regions", where, f"image {image_id!r} has no usable region.", "Skip the image.")
+        raise BadRecordError("no regions", where, f"image {shown(image_id)} has no usable region.", "Skip the image.")
     return {
         "image": str(path),
         "image_id": str(image_id),

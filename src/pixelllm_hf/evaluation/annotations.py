@@ -14,7 +14,10 @@ import datasets
 import numpy as np
 
 from pixelllm_hf.data import read_coco_instances, read_localized_narratives, read_prepared
-from pixelllm_hf.data.grounded_examples import BadRecordError, ImageFolder, load_json, required
+from pixelllm_hf.data.annotation_text import load_json
+from pixelllm_hf.data.bad_records import BadRecordError
+from pixelllm_hf.data.image_folder import ImageFolder
+from pixelllm_hf.data.record_fields import required
 from pixelllm_hf.data.referring_expressions import load_refs
 from pixelllm_hf.evaluation.pictures import (
     Box,

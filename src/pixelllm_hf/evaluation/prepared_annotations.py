@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from pixelllm_hf.data.bad_records import ReadReport
 from pixelllm_hf.data.coco_files import CocoFile
-from pixelllm_hf.data.grounded_examples import ReadReport, checked_xywh, required
 from pixelllm_hf.data.mixing import undecoded
 from pixelllm_hf.data.prepared_folder import read_prepared
+from pixelllm_hf.data.record_fields import checked_xywh, required
 from pixelllm_hf.evaluation.pictures import (
     Box,
     CaptionedPicture,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from pixelllm_hf.data.grounded_examples import load_json
+from pixelllm_hf.data.annotation_text import load_json
 from pixelllm_hf.data.prepared_folder import STATE
 from pixelllm_hf.data.scenes import ObjectLibrary, write_scenes
 from pixelllm_hf.data.scenes.library import pluralise

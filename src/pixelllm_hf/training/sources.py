@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from PIL import Image
 
+from pixelllm_hf.data.bad_records import ReadReport
 from pixelllm_hf.data.collator import GroundedCollator
 from pixelllm_hf.data.formats import FORMATS, check_format, read_format
-from pixelllm_hf.data.grounded_examples import ReadReport
 from pixelllm_hf.data.image_transforms import Augmentation
 from pixelllm_hf.data.mixing import GroundedBatches, undecoded
 from pixelllm_hf.data.prepared_folder import PreparedFolder, PreparedFolderError, read_prepared
