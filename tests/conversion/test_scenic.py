@@ -160,7 +160,7 @@ def test_hyper_parameters_without_sizes_give_the_released_recipe():
         {"model": {"text_decoder_name": "flan_t5_xl", "vocab_size": 32128, "text_decoder_args": {"vocab_size": 32128}}}
     )
     ours = PixelLLMConfig.t5_xl()
-    assert released.vision_config.eva02_config.intermediate_size == ours.vision_config.eva02_config.intermediate_size
+    assert released.vision_config.towers[0].intermediate_size == ours.vision_config.towers[0].intermediate_size
     assert released.prompt_config.to_dict() == ours.prompt_config.to_dict()
     assert released.point_head_config.to_dict() == ours.point_head_config.to_dict()
     for size in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads"):

@@ -173,7 +173,7 @@ def test_half_precision_gives_nearly_the_same_mask():
 
 def test_a_map_of_another_width_is_an_error_that_names_the_config():
     image, *rest = decoder_inputs([0])
-    with pytest.raises(ValueError, match="output_channels of sam_config"):
+    with pytest.raises(ValueError, match="hidden_size of mask_head_config"):
         random_decoder()(image[..., :8], *rest)
 
 

@@ -13,7 +13,7 @@ def rows_of(mask: list[list[int]], **others: torch.Tensor) -> PromptRows:
     numbers = torch.arange(prompts.numel()).view_as(prompts).float()
     fused = torch.arange(len(prompts)).float()[:, None, None, None]
     return PromptRows(
-        image_features=VisionFeatures(fused=fused, sam=fused + 10),
+        image_features=VisionFeatures(fused=fused, maps={"sam": fused + 10}),
         boxes=numbers[..., None].expand(-1, -1, 4),
         mask=prompts,
         **({"input_ids": numbers[prompts][:, None].long()} | others),
@@ -28,7 +28,7 @@ def test_portions_hold_every_prompt_once_in_order_with_its_image_and_text(size):
         assert 1 <= len(portion) <= size
         assert torch.equal(portion.boxes[portion.prompt_mask][:, :1].long(), portion.input_ids)
         for image, prompt in portion.prompt_mask.nonzero().tolist():
-            assert portion.image_features.sam[image].item() == 10 + portion.image_features.fused[image].item()
+            assert portion.image_features["sam"][image].item() == 10 + portion.image_features.fused[image].item()
             assert portion.boxes[image, prompt, 0] // 3 == portion.image_features.fused[image].item()
         seen += portion.input_ids[:, 0].tolist()
     assert seen == [0, 2, 6, 7, 8, 10]

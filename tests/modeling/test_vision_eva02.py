@@ -108,7 +108,7 @@ def test_the_cls_token_does_not_turn():
 def test_the_map_is_the_tokens_without_cls_row_by_row():
     tower = random_tower()
     pixels = torch.randn(1, 3, 42, 56)
-    features, tokens = tower(pixels), tower.tokens(pixels)
+    features, tokens = tower(pixels)["patches"], tower.tokens(pixels)
     assert features.shape == (1, 3, 4, 24)
     torch.testing.assert_close(features[0, 2, 1], tokens[0, 1 + 2 * 4 + 1])
 
@@ -116,19 +116,19 @@ def test_the_map_is_the_tokens_without_cls_row_by_row():
 def test_pixels_beyond_the_last_whole_patch_do_not_matter():
     tower = random_tower()
     pixels = torch.randn(1, 3, 64, 64)
-    torch.testing.assert_close(tower(pixels), tower(pixels[..., :56, :56]))
+    torch.testing.assert_close(tower(pixels)["patches"], tower(pixels[..., :56, :56])["patches"])
 
 
 def test_a_map_does_not_depend_on_its_neighbours_in_the_batch():
     tower = random_tower()
     pixels = torch.randn(3, 3, 64, 64)
-    torch.testing.assert_close(tower(pixels)[1:2], tower(pixels[1:2]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(tower(pixels)["patches"][1:2], tower(pixels[1:2])["patches"], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("side", "cells"), [(28, 2), (42, 3), (100, 7)])
 def test_the_position_table_fits_any_canvas(side, cells):
     tower = random_tower()
-    features = tower(torch.randn(1, 3, side, side))
+    features = tower(torch.randn(1, 3, side, side))["patches"]
     assert features.shape == (1, cells, cells, 24)
     features.square().sum().backward()
     assert tower.pos_embed.grad.abs().sum(-1).all()
@@ -143,7 +143,7 @@ def test_gradient_checkpointing_changes_neither_output_nor_gradients():
     outputs = []
     for tower in (plain, checkpointed):
         torch.manual_seed(3)  # drop-path must also be replayed alike
-        outputs.append(tower(pixels))
+        outputs.append(tower(pixels)["patches"])
         outputs[-1].square().sum().backward()
     torch.testing.assert_close(*outputs)
     for a, b in zip(plain.parameters(), checkpointed.parameters(), strict=True):
@@ -156,22 +156,22 @@ def test_a_tower_built_without_memory_knows_its_positions_once_it_has_weights():
         tower = Eva02VisionTower(small_config()).eval()
     tower.load_state_dict(expected.state_dict(), assign=True)
     pixels = torch.randn(1, 3, 64, 64)
-    torch.testing.assert_close(tower(pixels), expected(pixels), atol=0, rtol=0)
+    torch.testing.assert_close(tower(pixels)["patches"], expected(pixels)["patches"], atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float32])
 def test_the_map_follows_the_dtype_of_the_weights(half):
     tower = random_tower().to(half)
-    assert tower(torch.randn(1, 3, 64, 64)).dtype == half
+    assert tower(torch.randn(1, 3, 64, 64))["patches"].dtype == half
 
 
 def test_bfloat16_autocast_stays_close_to_float32():
     tower = random_tower().train()
     pixels = torch.randn(2, 3, 64, 64)
     with torch.autocast("cpu", torch.bfloat16):
-        features = tower(pixels)
+        features = tower(pixels)["patches"]
     features.float().square().sum().backward()
-    error = (features.float() - tower(pixels)).abs().max()
+    error = (features.float() - tower(pixels)["patches"]).abs().max()
     assert error < 0.1
     assert all(weight.grad.dtype == torch.float32 and weight.grad.isfinite().all() for weight in tower.parameters())
 

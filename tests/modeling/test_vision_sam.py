@@ -79,7 +79,7 @@ def test_every_block_and_the_neck_equal_the_reference():
     outputs = []
     for block in tower.blocks:
         block.register_forward_hook(lambda module, args, output: outputs.append(output))
-    features = tower(tensors["inputs/image"].permute(0, 3, 1, 2))
+    features = tower(tensors["inputs/image"].permute(0, 3, 1, 2))["neck"]
     assert len(outputs) == 4
     for i, output in enumerate(outputs):
         torch.testing.assert_close(output, tensors[f"outputs/block_{i}"], atol=2e-5, rtol=0)
@@ -134,12 +134,12 @@ def test_a_windowed_block_sees_its_window_and_a_global_block_sees_everything():
 def test_a_map_does_not_depend_on_its_neighbours_in_the_batch():
     tower = random_tower()
     pixels = torch.randn(3, 3, 80, 80)
-    torch.testing.assert_close(tower(pixels)[1:2], tower(pixels[1:2]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(tower(pixels)["neck"][1:2], tower(pixels[1:2])["neck"], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("side", "cells"), [(64, 4), (128, 8), (200, 12)])
 def test_tables_fit_any_canvas(side, cells):
-    features = random_tower()(torch.randn(1, 3, side, side))
+    features = random_tower()(torch.randn(1, 3, side, side))["neck"]
     assert features.shape == (1, cells, cells, 16)
     assert features.isfinite().all()
 
@@ -158,7 +158,7 @@ def test_gradient_checkpointing_changes_neither_output_nor_gradients():
     outputs = []
     for tower in (plain, checkpointed):
         torch.manual_seed(3)  # drop-path must also be replayed alike
-        outputs.append(tower(pixels))
+        outputs.append(tower(pixels)["neck"])
         outputs[-1].square().sum().backward()
     torch.testing.assert_close(*outputs)
     for a, b in zip(plain.parameters(), checkpointed.parameters(), strict=True):
@@ -183,16 +183,16 @@ def test_drop_path_rates_rise_linearly_from_zero_to_the_last_block():
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float32])
 def test_the_map_follows_the_dtype_of_the_weights(half):
     tower = random_tower().to(half)
-    assert tower(torch.randn(1, 3, 80, 80)).dtype == half
+    assert tower(torch.randn(1, 3, 80, 80))["neck"].dtype == half
 
 
 def test_bfloat16_autocast_stays_close_to_float32():
     tower = random_tower().train()
     pixels = torch.randn(2, 3, 80, 80)
     with torch.autocast("cpu", torch.bfloat16):
-        features = tower(pixels)
+        features = tower(pixels)["neck"]
     features.float().square().sum().backward()
-    error = (features.float() - tower(pixels)).abs().max()
+    error = (features.float() - tower(pixels)["neck"]).abs().max()
     assert error < 0.1
     assert all(weight.grad.dtype == torch.float32 and weight.grad.isfinite().all() for weight in tower.parameters())
 

@@ -8,12 +8,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from pixelllm_hf.modeling.configuration_pixelllm import (
+from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
+from pixelllm_hf.modeling.configuration_vision import (
     EVA02_MEAN,
     EVA02_STD,
     SAM_MEAN,
     SAM_STD,
-    PixelLLMConfig,
     PixelLLMVisionConfig,
 )
 from pixelllm_hf.modeling.vision_towers import (
@@ -36,7 +36,7 @@ def random_towers(image_size: int = 64, **sam: bool | float) -> VisionTowers:
     """The test-sized towers, as a fresh model has them: in training mode."""
     torch.manual_seed(0)
     sizes = PixelLLMConfig.for_tests().vision_config.to_dict()
-    sizes["sam_config"].update(sam)
+    sizes["towers"][1].update(sam)
     sizes["image_size"] = image_size
     towers = VisionTowers(PixelLLMVisionConfig(**sizes))
     with torch.no_grad():
@@ -92,11 +92,11 @@ def test_resized_tables_equal_the_reference(golden, name, length):
 def test_maps_meet_at_the_larger_grid_eva02_first():
     towers = random_towers(image_size=112).eval()  # 8 patches of 14 pixels, 7 of 16
     features = towers(random_pixels(side=112))
-    assert features.eva02.shape == (2, 8, 8, 24)
-    assert features.sam.shape == (2, 7, 7, 16)
+    assert features["eva02"].shape == (2, 8, 8, 24)
+    assert features["sam"].shape == (2, 7, 7, 16)
     assert features.fused.shape == (2, 8, 8, 40)
-    torch.testing.assert_close(features.fused[..., :24], features.eva02)
-    torch.testing.assert_close(features.fused[..., 24:], resize_map(features.sam, (8, 8)))
+    torch.testing.assert_close(features.fused[..., :24], features["eva02"])
+    torch.testing.assert_close(features.fused[..., 24:], resize_map(features["sam"], (8, 8)))
 
 
 def test_what_lies_in_the_padding_does_not_matter():
@@ -146,9 +146,9 @@ def test_a_frozen_tower_repeats_itself_under_train():
     towers = random_towers(frozen=True, drop_path_rate=0.9).train()
     assert towers.training and towers.eva02.training and not towers.sam.training
     pixels = random_pixels(8)
-    expected = towers.eval()(pixels).sam
+    expected = towers.eval()(pixels)["sam"]
     towers.train()
-    torch.testing.assert_close(towers(pixels).sam, expected, atol=0, rtol=0)
+    torch.testing.assert_close(towers(pixels)["sam"], expected, atol=0, rtol=0)
 
 
 def test_a_fresh_model_has_its_frozen_tower_in_evaluation_mode():
@@ -158,19 +158,19 @@ def test_a_fresh_model_has_its_frozen_tower_in_evaluation_mode():
 def test_drop_path_when_frozen_keeps_drop_path_active_and_gradients_away():
     towers = random_towers(frozen=True, drop_path_when_frozen=True, drop_path_rate=0.9).train()
     pixels = random_pixels(8)
-    first, second = towers(pixels).sam, towers(pixels).sam
+    first, second = towers(pixels)["sam"], towers(pixels)["sam"]
     assert not torch.equal(first, second)
     assert not first.requires_grad
     towers.eval()
-    torch.testing.assert_close(towers(pixels).sam, towers(pixels).sam, atol=0, rtol=0)
+    torch.testing.assert_close(towers(pixels)["sam"], towers(pixels)["sam"], atol=0, rtol=0)
 
 
 def test_drop_path_of_a_tower_that_trains_stops_in_evaluation():
     towers = random_towers(drop_path_rate=0.9).train()
     pixels = random_pixels(8)
-    assert not torch.equal(towers(pixels).sam, towers(pixels).sam)
+    assert not torch.equal(towers(pixels)["sam"], towers(pixels)["sam"])
     towers.eval()
-    torch.testing.assert_close(towers(pixels).sam, towers(pixels).sam, atol=0, rtol=0)
+    torch.testing.assert_close(towers(pixels)["sam"], towers(pixels)["sam"], atol=0, rtol=0)
 
 
 def test_a_tower_is_still_frozen_after_loading(tmp_path):

@@ -338,7 +338,7 @@ def pixelllm_config(hparams: Hparams) -> PixelLLMConfig:
     if model.get("box_decoder_name", _NONE) != _NONE:
         boxes = proposal_head_config({**hparams, **model, **model.get("box_decoder_args", {})})
     return PixelLLMConfig(
-        vision_config=PixelLLMVisionConfig(image_size=canvas_hw[0], eva02_config=eva02, sam_config=sam),
+        vision_config=PixelLLMVisionConfig(image_size=canvas_hw[0], towers=[eva02, sam]),
         prompt_config=prompt,
         text_config=text,
         point_head_config=point_head_config(model.get("point_predictor_args", {})),

@@ -7,7 +7,7 @@ from typing import Any
 
 def t5_xl_sizes() -> dict[str, Any]:
     return dict(
-        vision_config={"sam_config": {"frozen": True}},
+        vision_config={"towers": _pair({}, {"frozen": True})},
         text_config=_t5(
             vocab_size=32128, d_model=2048, d_kv=64, d_ff=5120, num_layers=24, num_heads=32, dropout_rate=0.1
         ),
@@ -15,32 +15,36 @@ def t5_xl_sizes() -> dict[str, Any]:
 
 
 def bert_sizes() -> dict[str, Any]:
-    return dict(vision_config={"sam_config": {"frozen": True}}, text_config={"model_type": "pixelllm_prefix_decoder"})
+    return dict(
+        vision_config={"towers": _pair({}, {"frozen": True})}, text_config={"model_type": "pixelllm_prefix_decoder"}
+    )
 
 
 def tiny_sizes() -> dict[str, Any]:
     return dict(
         vision_config={
             "image_size": 160,
-            "eva02_config": dict(
-                hidden_size=192,
-                num_hidden_layers=4,
-                num_attention_heads=6,
-                intermediate_size=512,
-                patch_size=16,
-                pretrain_image_size=160,
-                drop_path_rate=0.0,
-            ),
-            "sam_config": dict(
-                hidden_size=192,
-                num_hidden_layers=4,
-                num_attention_heads=6,
-                patch_size=16,
-                window_size=5,
-                global_attn_indexes=(1, 3),
-                output_channels=128,
-                pretrain_image_size=160,
-                drop_path_rate=0.0,
+            "towers": _pair(
+                dict(
+                    hidden_size=192,
+                    num_hidden_layers=4,
+                    num_attention_heads=6,
+                    intermediate_size=512,
+                    patch_size=16,
+                    pretrain_image_size=160,
+                    drop_path_rate=0.0,
+                ),
+                dict(
+                    hidden_size=192,
+                    num_hidden_layers=4,
+                    num_attention_heads=6,
+                    patch_size=16,
+                    window_size=5,
+                    global_attn_indexes=(1, 3),
+                    output_channels=128,
+                    pretrain_image_size=160,
+                    drop_path_rate=0.0,
+                ),
             ),
         },
         prompt_config=dict(
@@ -87,24 +91,26 @@ def for_tests_sizes() -> dict[str, Any]:
     return dict(
         vision_config={
             "image_size": 64,
-            "eva02_config": dict(
-                hidden_size=24,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                intermediate_size=32,
-                patch_size=14,
-                pretrain_image_size=42,
-                drop_path_rate=0.0,
-            ),
-            "sam_config": dict(
-                hidden_size=24,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                window_size=3,
-                global_attn_indexes=(1,),
-                output_channels=16,
-                pretrain_image_size=128,
-                drop_path_rate=0.0,
+            "towers": _pair(
+                dict(
+                    hidden_size=24,
+                    num_hidden_layers=2,
+                    num_attention_heads=2,
+                    intermediate_size=32,
+                    patch_size=14,
+                    pretrain_image_size=42,
+                    drop_path_rate=0.0,
+                ),
+                dict(
+                    hidden_size=24,
+                    num_hidden_layers=2,
+                    num_attention_heads=2,
+                    window_size=3,
+                    global_attn_indexes=(1,),
+                    output_channels=16,
+                    pretrain_image_size=128,
+                    drop_path_rate=0.0,
+                ),
             ),
         },
         prompt_config=dict(
@@ -142,6 +148,11 @@ def for_tests_sizes() -> dict[str, Any]:
             num_caption_proposals=6,
         ),
     )
+
+
+def _pair(eva02: dict[str, Any], sam: dict[str, Any]) -> list[dict[str, Any]]:
+    """The paper's two towers, in the order in which their maps are joined."""
+    return [{"model_type": "pixelllm_eva02_tower", **eva02}, {"model_type": "pixelllm_sam_tower", **sam}]
 
 
 def _t5(**sizes: Any) -> dict[str, Any]:

@@ -203,7 +203,7 @@ class GroundedGenerationMixin(GroundedDecodingMixin):
         if call.boxes:
             output["boxes"] = sequences.new_zeros(0, 4, dtype=torch.float32)
         if call.masks:
-            height, width = (4 * cells for cells in rows.image_features.sam.shape[1:3])
+            height, width = (4 * cells for cells in rows.image_features[self.config.vision_config.mask_map].shape[1:3])
             output["masks"] = sequences.new_zeros(0, height, width, dtype=torch.float32)
             output["mask_scores"] = sequences.new_zeros(0, dtype=torch.float32)
         return output

@@ -131,7 +131,9 @@ class SamMaskDecoder(nn.Module):
         image_map (B,h,w,C) SAM's, image_pe (h,w,C), dense (1,C), sparse (R,S,C), image_of_row (R,) index of the image
         of each row. What does not depend on the prompt is computed once per image.
         """
-        _check_widths(self.iou_token.embedding_dim, image_map.shape[-1], sparse.shape[-1])
+        widths = self.iou_token.embedding_dim, image_map.shape[-1], sparse.shape[-1]
+        if len(set(widths)) > 1:
+            _refuse_widths(*widths)
         images = image_map + dense.to(image_map.dtype)
         positions = image_pe.flatten(0, 1)[None].to(image_map.dtype)
         rows = len(sparse)
@@ -164,10 +166,19 @@ class SamMaskDecoder(nn.Module):
 class MaskHead(nn.Module):
     """Adapter and decoder together: a box, and what was said and seen of it, become a mask."""
 
-    def __init__(self, config: PixelLLMMaskHeadConfig, visual_width: int, text_width: int):
+    def __init__(
+        self, config: PixelLLMMaskHeadConfig, visual_width: int, text_width: int, map_channels: int | None = None
+    ):
+        """map_channels: of the map that masks are made from; one of another width than SAM's is projected to it."""
         super().__init__()
         self.adapter = MaskAdapter(config, visual_width, text_width)
         self.decoder = SamMaskDecoder(config)
+        same = map_channels in (None, config.hidden_size)
+        self.map_projection = None if same else nn.Linear(map_channels, config.hidden_size)
+
+    def project_map(self, image_map: Tensor) -> Tensor:
+        """image_map (B,h,w,C) -> (B,h,w,hidden_size), what the decoder reads."""
+        return image_map if self.map_projection is None else self.map_projection(image_map)
 
     def forward(
         self,
@@ -183,22 +194,25 @@ class MaskHead(nn.Module):
     ) -> MaskHeadOutput:
         """Shapes as in `MaskAdapter` and `SamMaskDecoder`; box_tokens (R,2,C) are the prompt encoder's."""
         sparse = self.adapter(box_tokens, visual_tokens, text_states)
-        return self.decoder(image_map, image_pe, dense, sparse, image_of_row, multimask_output=multimask_output)
+        return self.decoder(
+            self.project_map(image_map), image_pe, dense, sparse, image_of_row, multimask_output=multimask_output
+        )
 
 
 def check_one_width(config: PixelLLMConfig) -> None:
-    """Raise unless what meets in the mask decoder has one width."""
-    of_map, of_prompt = config.vision_config.sam_config.output_channels, config.prompt_config.embed_dim
-    _check_widths(config.mask_head_config.hidden_size, of_map, of_prompt)
-
-
-def _check_widths(of_decoder: int, of_map: int, of_prompt: int) -> None:
-    if not of_decoder == of_map == of_prompt:
-        raise ValueError(
-            "the mask decoder, SAM's map and the prompt encoder must have one width, but they have "
-            f"{of_decoder}, {of_map} and {of_prompt}. Set hidden_size of mask_head_config, output_channels of "
-            "sam_config and embed_dim of prompt_config alike."
+    """Raise unless the prompt encoder has the width of the mask decoder; the map is projected to that."""
+    if config.mask_head_config.hidden_size != config.prompt_config.embed_dim:
+        _refuse_widths(
+            config.mask_head_config.hidden_size, config.vision_config.mask_map_channels, config.prompt_config.embed_dim
         )
+
+
+def _refuse_widths(of_decoder: int, of_map: int, of_prompt: int) -> None:
+    raise ValueError(
+        "the mask decoder, its map and the prompt encoder must have one width, but they have "
+        f"{of_decoder}, {of_map} and {of_prompt}. Set hidden_size of mask_head_config and embed_dim of prompt_config "
+        "alike; a map of another width is projected by a MaskHead that is told its map_channels."
+    )
 
 
 def _transformer(config: PixelLLMMaskHeadConfig, depth: int) -> TwoWayTransformer:

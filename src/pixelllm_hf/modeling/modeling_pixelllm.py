@@ -82,7 +82,8 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         if config.mask_head_config is not None:
             check_one_width(config)
             seen_width = width if config.text_config.model_type != PREFIX_DECODER else visual_width
-            self.mask_head = MaskHead(config.mask_head_config, seen_width, width)
+            map_channels = config.vision_config.mask_map_channels
+            self.mask_head = MaskHead(config.mask_head_config, seen_width, width, map_channels)
         if config.proposal_head_config is not None:
             self.proposal_head = ProposalHead(config.proposal_head_config, config.vision_config.feature_channels)
         for name in self._keep_in_fp32_modules_strict:  # also where a model is made in half precision and not loaded
@@ -222,13 +223,14 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         image_of_row: Tensor,
     ) -> MaskHeadOutput:
         """A mask for every row: visual_tokens (R,V,C), text_states (R,T,C) of all tokens and padding, boxes (R,4) xyxy
-        canvas pixels, image_of_row (R,) -> logits (R,1,4h,4w) over SAM's map (B,h,w,C) and the promised overlap (R,1).
+        canvas pixels, image_of_row (R,) -> logits (R,1,4h,4w) over the map (B,h,w,C) that `mask_map` of the vision
+        config names, and the promised overlap (R,1).
 
         The states must come from a pass whose decoder_attention_mask leaves EOS and padding out (spec section 5.1).
         """
         if self.mask_head is None:
             raise ValueError(lacks_head("mask", "makes no masks"))
-        image_map, side = image_features.sam, self.config.image_size
+        image_map, side = image_features[self.config.vision_config.mask_map], self.config.image_size
         return self.mask_head(
             image_map,
             self.prompt_encoder.dense_positions(image_map.shape[1], image_map.shape[2]),
@@ -379,7 +381,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             if mask_labels is not None:
                 words = last_words(decoder_input_ids, self.config.text_config.eos_token_id)
                 boxes = boxes_of_words(coordinates.detach(), words) * sizes_wh.repeat(1, 2)
-                image_of_row = self.image_of_row(prompt_mask, len(image_features.sam), len(labels))
+                image_of_row = self.image_of_row(prompt_mask, len(image_features.fused), len(labels))
                 parts["mask"] = self._mask_loss(
                     image_features, visual, text_states, boxes, image_of_row, mask_labels, mask_loss_mask, pixel_mask
                 )

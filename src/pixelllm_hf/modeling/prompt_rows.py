@@ -73,7 +73,7 @@ class PromptRows:
         mask = torch.zeros_like(whole)
         mask[chosen[:, 0], chosen[:, 1]] = True
         assert self.image_features is not None
-        features = VisionFeatures(**{name: value[images] for name, value in self.image_features.items()})
+        features = self.image_features.of_images(images)
         places = {
             name: None if value is None else value[images]
             for name in ("pixel_mask", "boxes", "points", "point_labels")

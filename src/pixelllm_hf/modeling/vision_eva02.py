@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .configuration_pixelllm import PixelLLMEva02TowerConfig
+from .configuration_vision import PixelLLMEva02TowerConfig
 from .vision_sam import DropPath, PatchEmbed, resize_map
 
 
@@ -99,7 +99,7 @@ class Eva02VisionTower(nn.Module):
     """EVA02 image encoder; its output map leaves the CLS token out.
 
     >>> config = PixelLLMEva02TowerConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
-    >>> Eva02VisionTower(config)(torch.zeros(1, 3, 64, 64)).shape
+    >>> Eva02VisionTower(config)(torch.zeros(1, 3, 64, 64))["patches"].shape
     torch.Size([1, 4, 4, 32])
     """
 
@@ -115,9 +115,9 @@ class Eva02VisionTower(nn.Module):
         self.blocks = nn.ModuleList(Eva02Block(config, rate) for rate in rates)
         self.ln_post = nn.LayerNorm(width, eps=config.layer_norm_eps)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """pixels (B, 3, H, W), normalised, padding 0 -> map (B, H // patch, W // patch, C)."""
-        return self.tokens(pixels)[:, 1:].unflatten(1, self.grid_hw(pixels))
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """pixels (B, 3, H, W), normalised, padding 0 -> "patches" (B, H // patch, W // patch, C)."""
+        return {"patches": self.tokens(pixels)[:, 1:].unflatten(1, self.grid_hw(pixels))}
 
     def tokens(self, pixels: Tensor) -> Tensor:
         """pixels (B, 3, H, W), normalised, padding 0 -> tokens (B, 1 + h*w, C), CLS first, patches row by row."""

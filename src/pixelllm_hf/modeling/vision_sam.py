@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .configuration_pixelllm import PixelLLMSamTowerConfig
+from .configuration_vision import PixelLLMSamTowerConfig
 
 
 def resize_map(image_map: Tensor, size_hw: tuple[int, int], mode: str = "bicubic") -> Tensor:
@@ -177,7 +177,7 @@ class SamVisionTower(nn.Module):
     """SAM's image encoder: patches, windowed and global blocks, and the neck whose map is the only output.
 
     >>> tower = SamVisionTower(PixelLLMSamTowerConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2))
-    >>> tower(torch.zeros(1, 3, 64, 64)).shape
+    >>> tower(torch.zeros(1, 3, 64, 64))["neck"].shape
     torch.Size([1, 4, 4, 256])
     """
 
@@ -202,15 +202,15 @@ class SamVisionTower(nn.Module):
             ]
         )
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """pixels (B, 3, H, W), normalised, padding 0 -> map (B, H // patch, W // patch, output_channels)."""
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """pixels (B, 3, H, W), normalised, padding 0 -> "neck" (B, H // patch, W // patch, output_channels)."""
         x = self.patch_embed(pixels)
         x = x + resize_map(self.pos_embed, (x.shape[1], x.shape[2]))
         for block in self.blocks:
             x = block(x)
         first, first_norm, second, second_norm = self.neck
         x = first_norm(first(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-        return second_norm(second(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return {"neck": second_norm(second(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))}
 
 
 __all__ = ["DropPath", "PatchEmbed", "SamAttention", "SamVisionTower", "join_windows", "resize_map", "split_windows"]

@@ -1,29 +1,50 @@
-"""Pixels to one fused feature map: normalisation per tower, the two towers, their fusion (spec sections 1 and 2.3)."""
+"""Pixels to named feature maps and their fusion: normalisation per tower, the towers of the config's list."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from .configuration_pixelllm import PixelLLMVisionConfig
+from .configuration_vision import PixelLLMTowerConfig
+from .configuration_vision import PixelLLMVisionConfig
+from .configuration_vision import map_name
 from .vision_eva02 import Eva02VisionTower
 from .vision_sam import DropPath, SamVisionTower, resize_map
+
+# A tower takes pixels (B, 3, S, S), normalised, padding 0, and gives the maps that its config's `map_shapes` declare,
+# by their names there: (B, h, w, C), channels last.
+TOWERS: dict[str, type[nn.Module]] = {
+    "pixelllm_eva02_tower": Eva02VisionTower,
+    "pixelllm_sam_tower": SamVisionTower,
+}
 
 
 @dataclass
 class VisionFeatures(ModelOutput):
     """What the towers see, channels last.
 
-    fused (B, h, w, C_eva02 + C_sam) at the larger grid; eva02 (B, h, w, C) and sam (B, h, w, C) at their own grids.
+    fused (B, h, w, C), the chosen maps joined on one grid; maps: every tower's own maps (B, h, w, C), each at its own
+    grid, by the names in `PixelLLMVisionConfig.map_names`. `features[name]` is the map of that name, or `fused`.
     """
 
     fused: Tensor | None = None
-    eva02: Tensor | None = None
-    sam: Tensor | None = None
+    maps: dict[str, Tensor] | None = None
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str) and self.maps and key in self.maps:
+            return self.maps[key]
+        return super().__getitem__(key)
+
+    def of_images(self, images: slice) -> VisionFeatures:
+        """The features of some of the images."""
+        assert self.fused is not None
+        maps = None if self.maps is None else {name: image_map[images] for name, image_map in self.maps.items()}
+        return VisionFeatures(fused=self.fused[images], maps=maps)
 
 
 def normalize_pixels(
@@ -60,7 +81,7 @@ def fuse_maps(maps: Sequence[Tensor], size_hw: tuple[int, int] | None = None) ->
 
 
 class VisionTowers(nn.Module):
-    """EVA02 and SAM side by side on the same canvas.
+    """The towers of the config side by side on the same canvas, each under its name.
 
     A tower whose config says `frozen` gets no gradients and stays in evaluation mode whatever `train()` says; with
     `drop_path_when_frozen` its drop-path alone follows `train()`, as in the reference.
@@ -69,8 +90,12 @@ class VisionTowers(nn.Module):
     def __init__(self, config: PixelLLMVisionConfig):
         super().__init__()
         self.config = config
-        self.eva02 = Eva02VisionTower(config.eva02_config)
-        self.sam = SamVisionTower(config.sam_config)
+        for tower in config.towers:
+            if hasattr(self, tower.name):
+                raise ValueError(
+                    f"a tower cannot be called {tower.name!r}: torch's modules have that attribute already."
+                )
+            self.add_module(tower.name, TOWERS[tower.model_type](tower))
         self.train(self.training)
 
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> VisionFeatures:
@@ -86,29 +111,35 @@ class VisionTowers(nn.Module):
                 f"pixel_mask must have shape {expected} to match pixel_values, but it has {tuple(pixel_mask.shape)}. "
                 "Pass the mask that the processor returned together with these pixels, or None if nothing is padding."
             )
-        eva02 = self._see(self.eva02, pixel_values, pixel_mask)
-        sam = self._see(self.sam, pixel_values, pixel_mask)
-        return VisionFeatures(fused=fuse_maps([eva02, sam]), eva02=eva02, sam=sam)
+        maps: dict[str, Tensor] = {}
+        for tower in self.config.towers:
+            seen = self._see(tower, pixel_values, pixel_mask)
+            maps |= {map_name(tower, name): seen[name] for name in tower.map_shapes}
+        grid = self.config.fused_grid_size
+        fused = fuse_maps([maps[name] for name in self.config.fused_maps], None if grid is None else (grid, grid))
+        return VisionFeatures(fused=fused, maps=maps)
 
     def train(self, mode: bool = True) -> VisionTowers:
         super().train(mode)
-        for tower in self._frozen_towers():
+        for config in self.config.towers:
+            if not config.frozen:
+                continue
             # Again on every call: loading replaces the parameters by ones that want gradients, then calls eval().
-            tower.eval().requires_grad_(False)
-            if tower.config.drop_path_when_frozen:
+            tower = self.get_submodule(config.name).eval().requires_grad_(False)
+            if config.drop_path_when_frozen:
                 for module in tower.modules():
                     if isinstance(module, DropPath):
                         module.train(mode)
         return self
 
-    def _frozen_towers(self) -> list[Eva02VisionTower | SamVisionTower]:
-        return [tower for tower in (self.eva02, self.sam) if tower.config.frozen]
-
-    def _see(self, tower: Eva02VisionTower | SamVisionTower, pixel_values: Tensor, pixel_mask: Tensor | None) -> Tensor:
-        config = tower.config
+    def _see(self, config: PixelLLMTowerConfig, pixel_values: Tensor, pixel_mask: Tensor | None) -> dict[str, Tensor]:
         pixels = normalize_pixels(pixel_values, pixel_mask, mean=config.image_mean, std=config.image_std)
+        if config.input_size is not None:
+            # After the normalisation, as in the reference: what is resized has zeros for padding already.
+            side = (config.input_size, config.input_size)
+            pixels = resize_map(pixels.permute(0, 2, 3, 1), side, mode="bilinear").permute(0, 3, 1, 2)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not config.frozen):
-            return tower(pixels)
+            return self.get_submodule(config.name)(pixels)
 
 
-__all__ = ["VisionFeatures", "VisionTowers", "fuse_maps", "normalize_pixels", "resize_map", "valid_size_hw"]
+__all__ = ["TOWERS", "VisionFeatures", "VisionTowers", "fuse_maps", "normalize_pixels", "resize_map", "valid_size_hw"]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
+from pixelllm_hf.modeling.configuration_vision import FUSED
 from pixelllm_hf.modeling.vision_towers import VisionFeatures
 from pixelllm_hf.training.dense_labels import BACKGROUND, IGNORED, DenseLabels
 from pixelllm_hf.training.recipe_values import NotNegative, RecipePart, Share, Within
@@ -56,16 +57,15 @@ class DenseHeads(nn.Module):
         self.task = task
         self.outputs = {"class": classes + 1} | {name: n + 1 for name, n in attributes.items()} | {BOX: 4}
         per_cell = sum(self.outputs.values()) * task.sub_cells**2
-        self.heads = nn.ModuleDict({name: nn.Linear(width, per_cell) for name, width in widths.items()})
+        self.heads = nn.ModuleDict(
+            {name.replace(".", "/"): nn.Linear(width, per_cell) for name, width in widths.items()}
+        )
 
     @classmethod
     def for_model(cls, vision_config: Any, labels: DenseLabels, task: DenseTaskConfig) -> DenseHeads:
         """For the maps of a model's towers and the names in the labels."""
-        widths = {
-            "fused": vision_config.feature_channels,
-            "eva02": vision_config.eva02_config.hidden_size,
-            "sam": vision_config.sam_config.output_channels,
-        }
+        widths = {FUSED: vision_config.feature_channels}
+        widths |= {name: channels for name, (channels, _) in vision_config.map_shapes.items()}
         attributes = {name: len(values) for name, values in labels.attribute_names.items()}
         return cls(widths, len(labels.class_names), attributes, task)
 
@@ -74,7 +74,8 @@ class DenseHeads(nn.Module):
         canvases, of the object at each cell."""
         parts: dict[str, Tensor] = {}
         total = features["fused"].new_zeros((), dtype=torch.float32)
-        for name, head in self.heads.items():
+        for key, head in self.heads.items():
+            name = key.replace("/", ".")  # torch has no dots in the names of modules
             logits = self._on_cells(head(features[name]).float(), labels.shape[-1])
             weight = 1.0 if name == "fused" else self.task.tower_loss_weight
             parts[name] = class_loss(logits[0], labels[:, 0], self.task.background_weight, self.task.label_smoothing)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pixelllm_hf.data.mixing import GroundedBatches
 from pixelllm_hf.folders import atomic_folder, remove_leftovers, reserve
+from pixelllm_hf.modeling.configuration_vision import FUSED
 from pixelllm_hf.modeling.vision_towers import VisionFeatures
 from pixelllm_hf.training.config import ConfigError
 from pixelllm_hf.training.pixel_cache import PixelCache, damaged_cache
@@ -40,7 +41,8 @@ class FeatureCache:
 
     def features(self, rows: np.ndarray) -> VisionFeatures:
         """rows (B,) -> what `get_image_features` would give of these images, to half precision."""
-        return VisionFeatures(**{name: torch.from_numpy(maps[rows]).float() for name, maps in self.maps.items()})
+        maps = {name: torch.from_numpy(maps[rows]).float() for name, maps in self.maps.items()}
+        return VisionFeatures(fused=maps.pop(FUSED), maps=maps)
 
 
 def open_feature_cache(
@@ -123,4 +125,4 @@ def _see(towers: nn.Module, pixels: PixelCache, rows: np.ndarray, accelerator: A
     mask = torch.from_numpy(pixels.pixel_mask(rows)).to(accelerator.device)
     with accelerator.autocast():
         features = towers(values, mask)
-    return {name: value for name, value in features.items() if name != "eva02"}
+    return {name: features[name] for name in {FUSED: None, towers.config.mask_map: None}}

@@ -26,7 +26,7 @@ from pixelllm_hf.training.recipe_values import Few, NotNegative, RecipePart
 from pixelllm_hf.training.token_heads import TokenTaskConfig
 from pixelllm_hf.training.vision_pretraining import DenseBatches, DenseDataConfig
 
-TAUGHT = ("vision_towers.", "mask_head.decoder.")
+TAUGHT = ("vision_towers.", "mask_head.decoder.", "mask_head.map_projection.")
 
 
 @dataclass
@@ -98,7 +98,7 @@ class MaskLearner(nn.Module):
         """pixel_values (B,3,S,S), pixel_mask (B,S,S), labels and boxes as in `DenseHeads`; object_boxes (R,4) xyxy
         canvas pixels, object_masks (R,M,M) of the canvas, image_of_row (R,)."""
         features = self.model.get_image_features(pixel_values, pixel_mask)
-        found = self._masks(features["sam"], object_boxes, image_of_row)
+        found = self._masks(features[self.model.config.vision_config.mask_map], object_boxes, image_of_row)
         stride = pixel_mask.shape[-1] // object_masks.shape[-1]
         real = pixel_mask[:, stride // 2 :: stride, stride // 2 :: stride]
         parts = mask_loss(*found, object_masks, pixel_mask=real[image_of_row])
@@ -110,6 +110,7 @@ class MaskLearner(nn.Module):
     def _masks(self, image_map: Tensor, boxes: Tensor, image_of_row: Tensor) -> tuple[Tensor, Tensor]:
         encoder, side = self.model.prompt_encoder, self.model.config.image_size
         assert self.model.mask_head is not None
+        image_map = self.model.mask_head.project_map(image_map)
         found = self.model.mask_head.decoder(
             image_map,
             encoder.dense_positions(*image_map.shape[1:3]),

@@ -59,7 +59,8 @@ class _Run:
 
     def features(self, computed: Computed) -> None:
         maps = self.model.get_image_features(**self.pixels, pixel_mask=self.pixel_mask)
-        computed.add({"git_visual_features": maps.eva02, "sam_visual_features": maps.sam, "fused_features": maps.fused})
+        named = {"git_visual_features": "eva02", "sam_visual_features": "sam", "fused_features": "fused"}
+        computed.add({name: maps[ours] for name, ours in named.items()})
         visual = self.model.get_visual_tokens(maps, **self.where)
         computed.add({"visual_features": self._by_image(visual)})
         # An all-zero box is no box: the reference falls back to its (zero) corner points.

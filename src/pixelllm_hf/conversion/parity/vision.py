@@ -20,7 +20,7 @@ from .golden import Computed, Golden
 def sam_vit(golden: Golden) -> Computed:
     tower = SamVisionTower(sam_config(golden.hparams)).eval()
     tower.load_state_dict(convert_module("sam_backbone", golden.params))
-    return _blocks_and_features(tower.blocks, tower.forward, golden)
+    return _blocks_and_features(tower.blocks, lambda pixels: tower(pixels)["neck"], golden)
 
 
 def eva02_vit(golden: Golden) -> Computed:

@@ -1,0 +1,284 @@
+"""Sizes and choices of the vision towers: a list of towers, the maps that they give, and which maps are read where."""
+
+from typing import Any, NamedTuple
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+# Pixel statistics on the 0..255 scale (docs/paper.md).
+SAM_MEAN = [123.675, 116.28, 103.53]
+SAM_STD = [58.395, 57.12, 57.375]
+EVA02_MEAN = [255 * 0.48145466, 255 * 0.4578275, 255 * 0.40821073]
+EVA02_STD = [255 * 0.26862954, 255 * 0.26130258, 255 * 0.27577711]
+
+FUSED = "fused"
+
+
+class MapShape(NamedTuple):
+    """What a tower's config tells of one of its maps.
+
+    channels; stride: pixels of the tower's input per cell; padded: whether an incomplete cell at the border is padded
+    to a whole one (a convolution with "same" padding) or left out (patches).
+    """
+
+    channels: int
+    stride: int
+    padded: bool = False
+
+    def cells(self, side: int) -> int:
+        """Cells per side of a square input of `side` pixels."""
+        return -(-side // self.stride) if self.padded else side // self.stride
+
+
+@strict
+class PixelLLMTowerConfig(PreTrainedConfig):
+    """What every vision tower has, whatever its family.
+
+    Args:
+        name: of the tower among its neighbours; its weights are `vision_towers.NAME.…`. None is the family's own name.
+        frozen: no gradients, no drop-path, evaluation behaviour even in training. Otherwise the tower is tuned; a
+            tower with batch norms keeps their statistics even then.
+        input_size: side in pixels at which the tower sees the canvas, resized with antialiasing; None is the canvas.
+        image_mean, image_std: pixel statistics, 0..255 scale, RGB.
+        drop_path_when_frozen: the reference keeps drop-path active in its frozen SAM.
+    """
+
+    default_name = "tower"
+
+    name: str | None = None
+    frozen: bool = False
+    input_size: int | None = None
+    image_mean: list[float] | tuple[float, ...] = (0.0, 0.0, 0.0)
+    image_std: list[float] | tuple[float, ...] = (1.0, 1.0, 1.0)
+    drop_path_when_frozen: bool = False
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.name = self.name or self.default_name
+        super().__post_init__(**kwargs)
+        if not self.name.isidentifier() or self.name == FUSED:
+            raise ValueError(
+                f"the name of a tower must be a Python identifier other than {FUSED!r}, but it is {self.name!r}."
+            )
+        if self.input_size is not None and self.input_size < 1:
+            raise ValueError(
+                f"input_size of tower {self.name!r} must be at least 1 pixel, but it is {self.input_size}."
+            )
+
+    @property
+    def map_shapes(self) -> dict[str, MapShape]:
+        """The maps that the tower gives, by the names that it gives them, in its order."""
+        raise NotImplementedError
+
+
+@strict
+class PixelLLMSamTowerConfig(PixelLLMTowerConfig):
+    """SAM's image encoder: windowed and global attention, decomposed relative positions. One map, after the neck.
+
+    Args:
+        patch_size: side of a patch in pixels.
+        window_size: side of an attention window in patches.
+        global_attn_indexes: blocks that attend over the whole grid; all others attend within windows.
+        output_channels: width of the feature map after the neck.
+        pretrain_image_size: side in pixels that the position tables are sized for; they are resized to the canvas.
+        drop_path_rate: rate of the last block, rising linearly from 0.
+    """
+
+    model_type = "pixelllm_sam_tower"
+    default_name = "sam"
+
+    hidden_size: int = 1280
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 16
+    mlp_ratio: float = 4.0
+    patch_size: int = 16
+    window_size: int = 14
+    global_attn_indexes: list[int] | tuple[int, ...] = (7, 15, 23, 31)
+    output_channels: int = 256
+    pretrain_image_size: int = 1024
+    drop_path_rate: float = 0.5
+    layer_norm_eps: float = 1e-6
+    image_mean: list[float] | tuple[float, ...] = tuple(SAM_MEAN)
+    image_std: list[float] | tuple[float, ...] = tuple(SAM_STD)
+
+    @property
+    def map_shapes(self) -> dict[str, MapShape]:
+        return {"neck": MapShape(self.output_channels, self.patch_size)}
+
+
+@strict
+class PixelLLMEva02TowerConfig(PixelLLMTowerConfig):
+    """EVA02 image encoder: rotary positions, SwiGLU with an inner norm, all blocks global. One map, of its patches.
+
+    Args:
+        patch_size: side of a patch in pixels; pixels beyond the last whole patch are unused.
+        intermediate_size: width of the SwiGLU hidden layer.
+        pretrain_image_size: side in pixels that the position table is sized for; it is resized to the canvas.
+        drop_path_rate: rate of the last block, rising linearly from 0.
+    """
+
+    model_type = "pixelllm_eva02_tower"
+    default_name = "eva02"
+
+    hidden_size: int = 1024
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    intermediate_size: int = 2730
+    patch_size: int = 14
+    pretrain_image_size: int = 224
+    drop_path_rate: float = 0.1
+    layer_norm_eps: float = 1e-6
+    inner_layer_norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    image_mean: list[float] | tuple[float, ...] = tuple(EVA02_MEAN)
+    image_std: list[float] | tuple[float, ...] = tuple(EVA02_STD)
+
+    @property
+    def map_shapes(self) -> dict[str, MapShape]:
+        return {"patches": MapShape(self.hidden_size, self.patch_size)}
+
+
+TOWER_CONFIGS: dict[str, type[PixelLLMTowerConfig]] = {
+    config.model_type: config for config in (PixelLLMEva02TowerConfig, PixelLLMSamTowerConfig)
+}
+
+
+@strict
+class PixelLLMVisionConfig(PreTrainedConfig):
+    """The towers and their fusion: chosen maps on one grid, joined along channels.
+
+    A map is called by its tower's name, or `TOWER.MAP` where the tower gives several. Wherever maps are chosen a
+    tower's name stands for all of its maps.
+
+    Args:
+        image_size: side of the square canvas in pixels.
+        towers: configs of the towers, or dicts with a `model_type` of `TOWER_CONFIGS`. None is the paper's pair, EVA02
+            and SAM.
+        fused_maps: what is fused, in this order; None is every map of every tower.
+        fused_grid_size: side of the fused map in cells; None is the largest grid among the fused maps.
+        mask_map: the map that masks are made from, or `fused`; None is the last of the fused maps.
+    """
+
+    model_type = "pixelllm_vision"
+    base_config_key = "vision_config"
+
+    image_size: int = 384
+    towers: list | tuple | None = None
+    fused_maps: list[str] | tuple[str, ...] | None = None
+    fused_grid_size: int | None = None
+    mask_map: str | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.towers = [tower_config(tower) for tower in self._listed(kwargs)]
+        super().__post_init__(**kwargs)
+        names = [tower.name for tower in self.towers]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"towers must be at least one, each with a name of its own, but their names are {names}.")
+        chosen = self.map_names if self.fused_maps is None else self.fused_maps
+        self.fused_maps = [name for reference in chosen for name in self._called(reference, "fused_maps")]
+        if not self.fused_maps or len(set(self.fused_maps)) < len(self.fused_maps):
+            raise ValueError(f"fused_maps must name at least one map and none twice, but it is {list(chosen)}.")
+        if self.mask_map != FUSED:
+            called = self._called(self.mask_map or self.fused_maps[-1], "mask_map")
+            if len(called) != 1:
+                raise ValueError(f"mask_map must be one map, but {self.mask_map!r} gives several: {', '.join(called)}.")
+            self.mask_map = called[0]
+
+    @property
+    def map_names(self) -> list[str]:
+        """All maps of all towers, in order, as they are called in the model's image features."""
+        return list(self.map_shapes)
+
+    @property
+    def map_shapes(self) -> dict[str, tuple[int, int]]:
+        """Channels and cells per side of every map of every tower on this canvas."""
+        shapes = {}
+        for tower in self.towers:
+            side = tower.input_size or self.image_size
+            for name, shape in tower.map_shapes.items():
+                shapes[map_name(tower, name)] = shape.channels, shape.cells(side)
+        return shapes
+
+    @property
+    def grid_size(self) -> int:
+        """Side of the fused map in cells."""
+        return self.fused_grid_size or max(self.map_shapes[name][1] for name in self.fused_maps)
+
+    @property
+    def feature_channels(self) -> int:
+        """Channels of the fused map."""
+        return sum(self.map_shapes[name][0] for name in self.fused_maps)
+
+    @property
+    def mask_map_channels(self) -> int:
+        """Channels of the map that masks are made from."""
+        return self.feature_channels if self.mask_map == FUSED else self.map_shapes[self.mask_map][0]
+
+    def to_dict(self) -> dict[str, Any]:
+        values = super().to_dict()
+        values["towers"] = [tower.to_diff_dict() for tower in self.towers]
+        for tower in values["towers"]:
+            tower.pop("transformers_version")
+        return values
+
+    def _listed(self, kwargs: dict[str, Any]) -> list[Any]:
+        """The towers as given, or as configs had them before there was a list: `eva02_config` and `sam_config`."""
+        pair = {PixelLLMEva02TowerConfig: "eva02_config", PixelLLMSamTowerConfig: "sam_config"}
+        given = {cls: kwargs.pop(key, None) for cls, key in pair.items()}
+        if self.towers is None:
+            return [_of_family(family, config) for family, config in given.items()]
+        if any(config is not None for config in given.values()):
+            raise ValueError(
+                "towers were given twice: as towers and as eva02_config or sam_config. Leave the latter out."
+            )
+        return list(self.towers)
+
+    def _called(self, reference: str, where: str) -> list[str]:
+        """The maps that a reference stands for."""
+        called = [name for name in self.map_names if reference in (name, name.partition(".")[0])]
+        if not called:
+            raise ValueError(
+                f"{where} has {reference!r}, but no map is called so. There are: {', '.join(self.map_names)}."
+            )
+        return called
+
+
+def _of_family(family: type[PixelLLMTowerConfig], config: Any) -> Any:
+    if isinstance(config, PreTrainedConfig):
+        return config
+    return {"model_type": family.model_type, **(config or {})}
+
+
+def map_name(tower: PixelLLMTowerConfig, name: str) -> str:
+    """What the map that a tower calls `name` is called among the maps of all towers."""
+    return tower.name if len(tower.map_shapes) == 1 else f"{tower.name}.{name}"
+
+
+def tower_config(given: Any) -> PixelLLMTowerConfig:
+    """A tower's config from what was given for it: a config, or a dict with its model_type."""
+    if isinstance(given, PixelLLMTowerConfig):
+        return given
+    is_config = isinstance(given, PreTrainedConfig)
+    if not is_config and not isinstance(given, dict):
+        raise TypeError(f"a tower must be a config or a dict with model_type, but got {type(given).__name__}.")
+    model_type = given.model_type if is_config else given.get("model_type")
+    if model_type not in TOWER_CONFIGS:
+        raise ValueError(
+            f"model_type {model_type!r} is no vision tower that this package knows. Supported are: "
+            f"{', '.join(TOWER_CONFIGS)}."
+        )
+    values = {name: value for name, value in given.items() if name != "model_type"}
+    return TOWER_CONFIGS[model_type](**values)
+
+
+__all__ = [
+    "FUSED",
+    "TOWER_CONFIGS",
+    "MapShape",
+    "PixelLLMEva02TowerConfig",
+    "PixelLLMSamTowerConfig",
+    "PixelLLMTowerConfig",
+    "PixelLLMVisionConfig",
+    "map_name",
+    "tower_config",
+]
