@@ -39,6 +39,13 @@ def teacher_forced(model, inputs, sequences):
     return model.point_head(decoder_states).coordinates, torch.nn.functional.pad(chosen, (1, 0))
 
 
+def words_of(sequences):
+    """Tokens that are neither BOS, nor EOS or behind it, nor padding at the end; padding's id may stand between."""
+    words = ((sequences == 1).cumsum(1) == 0) & ((sequences != 0).flip(1).cumsum(1).flip(1) > 0)
+    words[:, 0] = False
+    return words
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("ending", ["cut by the limit", "ended by EOS"])
 @pytest.mark.parametrize("prompt", ["text of several lengths", "no text"])
@@ -56,8 +63,7 @@ def test_one_pass_places_equal_a_teacher_forced_second_pass(small_model, small_i
 
     out = small_model.generate(**small_inputs, max_new_tokens=9, logits_processor=[nudge], **MODES[mode])
     places, log_probs = teacher_forced(small_model, small_inputs, out.sequences)
-    has_place = (out.sequences == 1).cumsum(1) == 0
-    has_place[:, 0] = False
+    has_place = words_of(out.sequences)
     assert has_place.any()
     assert torch.equal(out.coordinates.isfinite().all(-1).all(-1), has_place)
     torch.testing.assert_close(out.coordinates[has_place], places[has_place], atol=1e-4, rtol=0)

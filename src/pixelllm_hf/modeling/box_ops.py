@@ -37,7 +37,7 @@ def select_tokens(tokens: Tensor, ignore: str, bos: int, eos: int, pad: int) -> 
     return ~keep if negate else keep
 
 
-def last_words(tokens: Tensor, eos: int | list[int]) -> Tensor:
+def last_words(tokens: Tensor, eos: int | list[int] | None) -> Tensor:
     """The token before EOS, whose points make a referred object's box: tokens (R,T), the first BOS -> (R,T) bool.
 
     Nothing is selected in a row without EOS or without a word before it.
@@ -45,15 +45,16 @@ def last_words(tokens: Tensor, eos: int | list[int]) -> Tensor:
     >>> last_words(torch.tensor([[0, 7, 8, 1, 0], [0, 1, 0, 0, 0]]), 1).int().tolist()
     [[0, 0, 1, 0, 0], [0, 0, 0, 0, 0]]
     """
-    ends = is_one_of(tokens, [eos] if isinstance(eos, int) else eos)
+    ends = is_one_of(tokens, eos)
     before_end = torch.cat([ends[:, 1:], torch.zeros_like(ends[:, :1])], dim=1) & ~ends
     before_end[:, 0] = False  # BOS has no place
     return before_end
 
 
-def is_one_of(tokens: Tensor, ids: list[int]) -> Tensor:
-    """tokens (…) -> (…) bool."""
-    return torch.isin(tokens, torch.tensor(ids, dtype=tokens.dtype, device=tokens.device))
+def is_one_of(tokens: Tensor, ids: int | list[int] | None) -> Tensor:
+    """tokens (…) -> (…) bool; an id of a config may be one, several or none."""
+    known = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+    return torch.isin(tokens, torch.tensor(known, dtype=tokens.dtype, device=tokens.device))
 
 
 def boxes_of_words(points: Tensor, keep: Tensor) -> Tensor:

@@ -193,7 +193,7 @@ class PixelLLMPrefixDecoderConfig(PreTrainedConfig):
     mlp_norm_eps: float = 1e-12
     pad_token_id: int = 0
     bos_token_id: int = 101
-    eos_token_id: int = 102
+    eos_token_id: int | list[int] | None = 102
     decoder_start_token_id: int = 101
     tie_word_embeddings: bool = False
     initializer_range: float = 0.02

@@ -66,41 +66,62 @@ class GroundedBeamGenerateOutput(GenerateBeamEncoderDecoderOutput, HasCache):
 
 
 class StateRecorder:
-    """Collects, step by step, the decoder state that has consumed each token and that token's log-probability.
+    """Collects, pass by pass, the decoder state that has consumed each token and that token's log-probability.
 
-    Log-probabilities of several steps are computed at once, as long as their scores stay in the caches of a processor:
-    with a small vocabulary that saves most of their time, beyond the caches it would multiply it.
+    Entries stand at the token's position in the sequence, whether a pass consumed one token, the caller's beginning of
+    an answer, or the whole row again without a cache. Log-probabilities of several steps are computed at once, as long
+    as their scores stay in the caches of a processor: with a small vocabulary that saves most of their time, beyond the
+    caches it would multiply it.
+
+    on_states: is told the states (rows,C) of each token that was written; those of given tokens it does not see.
     """
 
     def __init__(self, on_states: Callable[[Tensor], None] | None = None):
-        self.states: list[Tensor] = []  # per step (rows, 1, C)
         self.on_states = on_states
-        self._log_probs: list[Tensor] = []  # per portion (rows, steps), of the consumed tokens
+        self.num_consumed = 0  # positions that have an entry
+        self._num_given = 1  # tokens that stood there before the first was written; BOS is one
+        self._states: list[Tensor] = []  # portions (rows, positions, C)
+        self._log_probs: list[Tensor] = []  # portions (rows, positions)
         self._unscored: list[tuple[Tensor, Tensor]] = []  # per step scores (rows, 1, V) of its tokens (rows, 1)
-        self._tokens: Tensor | None = None  # being consumed, (rows, 1)
+        self._tokens: Tensor | None = None  # being consumed, (rows, T)
+        self._start = 0  # position of the first of them
         self._logits: Tensor | None = None  # of the last step, (rows, 1, V)
         self._parents: Tensor | None = None  # the beams that the last step's rows were re-ordered from
 
-    def before_step(self, tokens: Tensor) -> None:
-        """tokens (rows,T) are about to be consumed; only the last one is new."""
-        self._tokens = _newest(tokens)
+    def before_step(self, tokens: Tensor, start: int) -> None:
+        """tokens (rows,T) are about to be consumed, the first of them at position `start`."""
+        self._tokens, self._start = tokens, start
 
     def after_step(self, states: Tensor, logits: Tensor) -> None:
-        """states (rows,T,C) and logits (rows,T,V) of the step; only the last position is new."""
+        """states (rows,T,C) and logits (rows,T,V) of the step."""
         assert self._tokens is not None
-        if logits.shape[1] > 1:  # without a cache the whole row was run again
-            self._unscored.append((logits[:, -2:-1], self._tokens))
-        elif self._logits is None:  # BOS came from nothing
-            self._log_probs.append(torch.full((len(logits), 1), torch.nan, device=logits.device))
-        else:
-            scores = self._logits if self._parents is None else self._logits[self._parents]
-            self._unscored.append((scores, self._tokens))
-        if len(self._unscored) * logits.shape[0] * logits.shape[-1] >= _SCORES_AT_ONCE:
-            self._score()
-        if self.on_states is not None and self.states:  # the first state has consumed BOS, which has no place
-            self.on_states(states[:, -1])
-        self.states.append(_newest(states))
+        if self._logits is None:
+            self._begin(states, logits)
+        elif self._start + self._tokens.shape[1] > self.num_consumed:  # else a process that waits for others
+            if logits.shape[1] > 1:  # without a cache the whole row was run again
+                self._unscored.append((logits[:, -2:-1], _newest(self._tokens)))
+            else:
+                scores = self._logits if self._parents is None else self._logits[self._parents]
+                self._unscored.append((scores, self._tokens))
+            if len(self._unscored) * logits.shape[0] * logits.shape[-1] >= _SCORES_AT_ONCE:
+                self._score()
+            if self.on_states is not None:
+                self.on_states(states[:, -1])
+            self._states.append(_newest(states))
+            self.num_consumed += 1
         self._logits, self._parents = _newest(logits), None
+
+    def _begin(self, states: Tensor, logits: Tensor) -> None:
+        """The first pass. What a given cache has consumed before it, and the first token of it, came from nothing."""
+        assert self._tokens is not None
+        rows, start = len(states), self._start
+        if start:
+            self._states.append(states.new_full((rows, start, states.shape[-1]), torch.nan))
+        self._states.append(states)
+        self._log_probs.append(torch.full((rows, start + 1), torch.nan, device=logits.device))
+        if self._tokens.shape[1] > 1:
+            self._log_probs.append(log_probs_of(logits[:, :-1], self._tokens[:, 1:]))
+        self.num_consumed = self._num_given = start + self._tokens.shape[1]
 
     def _score(self) -> None:
         if self._unscored:
@@ -115,29 +136,28 @@ class StateRecorder:
     def gather(self, sequences: Tensor, beam_indices: Tensor | None) -> tuple[Tensor, Tensor]:
         """-> states (R,T,C) and log-probabilities (R,T) of the tokens of sequences (R,T); NaN where none was recorded.
 
-        beam_indices (R,<T) names the row that consumed each token, -1 after the row's end; None if rows never moved.
-        The last token of a row that the length limit cut has a log-probability but no state.
+        beam_indices (R,written tokens) names the row that each written token was chosen in, -1 after the row's end;
+        None if rows never moved. The last token of a row that a limit cut has a log-probability but no state.
         """
         num_tokens = sequences.shape[1]
-        steps = min(len(self.states), num_tokens)
-        logits = self._logits if steps == num_tokens - 1 else None
-        last_rows = torch.arange(len(sequences), device=sequences.device)
-        states = torch.cat(self.states[:steps], dim=1).float()  # rows, steps, C
         self._score()
-        log_probs = torch.cat(self._log_probs, dim=1)[:, :steps]
+        states, log_probs = torch.cat(self._states, dim=1).float(), torch.cat(self._log_probs, dim=1)
+        steps = min(self.num_consumed, num_tokens)
+        last_rows = torch.arange(len(sequences), device=sequences.device)
         if beam_indices is not None:
-            steps = min(steps, beam_indices.shape[1])
-            rows = beam_indices[:, :steps].long()
-            places = torch.arange(steps, device=rows.device)
+            # A token is consumed by the row that the next one is chosen in; beams share what they were given.
+            steps = min(steps, beam_indices.shape[1] + self._num_given - 1)
+            places = torch.arange(steps, device=sequences.device)
+            rows = beam_indices.long()[:, (places - self._num_given + 1).clamp(min=0)]
+            last_rows = rows[:, -1].clamp(min=0)
             ended = rows < 0
             states = states[rows.clamp(min=0), places].masked_fill(ended[..., None], torch.nan)
             log_probs = log_probs[rows.clamp(min=0), places].masked_fill(ended, torch.nan)
-            logits = logits if steps == num_tokens - 1 else None
-            last_rows = rows[:, -1].clamp(min=0)
-        last = log_probs[:, :0] if logits is None else log_probs_of(logits[last_rows], sequences[:, -1:])
-        log_probs = torch.cat([log_probs, last], dim=1)
-        missing = num_tokens - states.shape[1]
-        states = torch.nn.functional.pad(states, (0, 0, 0, missing), value=torch.nan)
+        else:
+            states, log_probs = states[:, :steps], log_probs[:, :steps]
+        if self.num_consumed == num_tokens - 1 and self._logits is not None:  # every row goes on to the last token
+            log_probs = torch.cat([log_probs, log_probs_of(self._logits[last_rows], sequences[:, -1:])], dim=1)
+        states = torch.nn.functional.pad(states, (0, 0, 0, num_tokens - states.shape[1]), value=torch.nan)
         missing = num_tokens - log_probs.shape[1]
         return states, torch.nn.functional.pad(log_probs, (0, missing), value=torch.nan)
 

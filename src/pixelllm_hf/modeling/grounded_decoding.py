@@ -19,12 +19,14 @@ from transformers.utils import ModelOutput
 
 from .box_ops import is_one_of
 from .cache_name import CACHE_NAME
+from .decoding_modes import prefer_callers_length
 from .generation import GroundedBeamGenerateOutput
 from .generation import GroundedGenerateOutput
 from .generation import HeldEndStreamer
 from .generation import NoImmediateRepetition
 from .generation import StateRecorder
 from .generation import current_recorder
+from .generation import log_probs_of
 from .generation import recording
 from .model_output import LayerOutputs
 from .reference_beam_search import reference_beam_search
@@ -54,10 +56,22 @@ class GroundedDecodingMixin(GenerationMixin):
     language_model: Any
     point_head: Any
 
-    def _write(self, states: Tensor, mask: Tensor, call: GenerateCall, layers: LayerOutputs | None) -> GroundedOutput:
-        """Search or sample the answers with transformers, keeping the state of every token."""
+    def _write(
+        self,
+        states: Tensor,
+        mask: Tensor,
+        call: GenerateCall,
+        layers: LayerOutputs | None,
+        beginning: Tensor | None = None,
+    ) -> GroundedOutput:
+        """Search or sample the answers with transformers, keeping the state of every token.
+
+        beginning (R,T): what the answers begin with, as decoder_input_ids.
+        """
         seen = {} if layers is None else layers.kept
         options, own, config = dict(call.options), call.own, call.given_config
+        if beginning is not None:
+            options["decoder_input_ids"] = beginning
         if config is None:
             options["return_dict_in_generate"] = True
         else:
@@ -67,6 +81,8 @@ class GroundedDecodingMixin(GenerationMixin):
         if own["no_immediate_repetition"]:
             processors.append(NoImmediateRepetition())
         if own["reference_beam_search"]:
+            if not end_ids(call.config):
+                raise ValueError("reference_beam_search needs an end token: set eos_token_id or leave it out.")
             options["custom_generate"] = partial(
                 reference_beam_search,
                 alpha=own["reference_beam_alpha"],
@@ -108,7 +124,14 @@ class GroundedDecodingMixin(GenerationMixin):
         transformers' own sorts the inputs of every kind of model anew at each step, which a small one feels. Here
         images and prompts have become encoder states before, and what it does for a static cache alone is left to do.
         """
-        cache = kwargs.get(CACHE_NAME)
+        cache, recorder = kwargs.get(CACHE_NAME), current_recorder()
+        start = 0
+        if cache is not None and is_first_iteration:
+            # A given cache has consumed the beginning of the tokens; transformers would consume it again.
+            start = int(cache.get_seq_length())
+            next_sequence_length = input_ids.shape[1] - start
+        elif cache is not None and recorder is not None:
+            start = recorder.num_consumed
         if cache is not None and cache.is_compileable:
             model_inputs = super().prepare_inputs_for_generation(
                 input_ids, next_sequence_length, is_first_iteration=is_first_iteration, **kwargs
@@ -119,10 +142,16 @@ class GroundedDecodingMixin(GenerationMixin):
             # a copy: tokens of every step are laid out alike, which a compiled `forward` asks for
             model_inputs["decoder_input_ids"] = tokens.clone(memory_format=torch.contiguous_format)
             model_inputs.pop("labels", None)
-        recorder = current_recorder()
         if recorder is not None:
-            recorder.before_step(model_inputs["decoder_input_ids"])
+            recorder.before_step(model_inputs["decoder_input_ids"], start)
         return model_inputs
+
+    def _prepare_generation_config(
+        self, generation_config: GenerationConfig | None, **kwargs: Any
+    ) -> tuple[GenerationConfig, dict[str, Any]]:
+        resolved, rest = super()._prepare_generation_config(generation_config, **kwargs)
+        own = self.generation_config
+        return prefer_callers_length(resolved, generation_config, kwargs, own), rest
 
     def _update_model_kwargs_for_generation(
         self, outputs: ModelOutput, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
@@ -154,17 +183,15 @@ class GroundedDecodingMixin(GenerationMixin):
         """Sort the recorded states along the final sequences and read the places from them."""
         sequences = output.sequences
         beams = isinstance(output, GenerateBeamEncoderDecoderOutput)
-        ended = is_one_of(sequences, eos_ids(call.config, self.config)).cumsum(1) > 0
-        has_place = ~ended
+        ended = is_one_of(sequences, end_ids(call.config)).cumsum(1) > 0
+        has_place = ~ended & ~trailing(sequences, pad_id(call.config, self.config))
         has_place[:, 0] = False  # BOS
         states, log_probs = recorder.gather(sequences, getattr(output, "beam_indices", None))
-        cut = has_place[:, -1] & states[:, -1].isnan().any(-1)  # stopped by the length limit
-        if cut.any():
+        lacking = has_place & (states.isnan().any(-1) | log_probs.isnan())
+        if lacking.any():
             cache = None if beams else getattr(output, CACHE_NAME, None)
-            if cache is not None and not _can_go_on(cache, encoder_states):
-                cache = None
-            states[cut, -1] = self._states_after_last_token(sequences, cut, encoder_states, encoder_mask, cache).float()
-            if recorder.on_states is not None:
+            states, log_probs = self._filled(states, log_probs, lacking, sequences, encoder_states, encoder_mask, cache)
+            if recorder.on_states is not None and lacking[:, -1].any():
                 recorder.on_states(states[:, -1])
         coordinates = self.point_head(states).coordinates.masked_fill(~has_place[:, :, None, None], torch.nan)
         if call.rescores and not beams:
@@ -173,37 +200,84 @@ class GroundedDecodingMixin(GenerationMixin):
         kind = GroundedBeamGenerateOutput if beams else GroundedGenerateOutput
         return kind(**output, coordinates=coordinates, token_log_probs=log_probs)
 
-    def _states_after_last_token(
-        self, sequences: Tensor, rows: Tensor, encoder_states: Tensor, encoder_mask: Tensor, cache: Cache | None
-    ) -> Tensor:
-        """The states no decoding loop computes: of tokens that the length limit left unconsumed. (rows.sum(), C)
+    def _filled(
+        self,
+        states: Tensor,
+        log_probs: Tensor,
+        lacking: Tensor,
+        sequences: Tensor,
+        encoder_states: Tensor,
+        encoder_mask: Tensor,
+        cache: Cache | None,
+    ) -> tuple[Tensor, Tensor]:
+        """What no decoding loop computes: of tokens that a limit left unconsumed, or that a given cache had consumed.
 
-        One more step where the cache still belongs to these sequences; beams have moved on, they are read again.
+        states (R,T,C) and log_probs (R,T), lacking (R,T) bool -> the same with what was lacking. One more step where
+        the cache still belongs to these sequences, which then forgets it again; otherwise the rows are read again.
         """
+        rows = lacking.any(1)
         copies = len(sequences) // len(encoder_states)
         encoder_states = encoder_states.repeat_interleave(copies, dim=0)
         encoder_mask = encoder_mask.repeat_interleave(copies, dim=0)
-        if cache is not None:
+        of_step = cache is not None and _can_go_on(cache, encoder_states, sequences.shape[1] - 1)
+        if of_step and not lacking[:, :-1].any() and not log_probs[rows, -1].isnan().any():
             step = self.language_model.decode(
                 sequences[:, -1:], encoder_states, encoder_mask, cache=cache, use_cache=True
             )
-            return step[0][rows, -1]
-        return self.language_model.decode(sequences[rows], encoder_states[rows], encoder_mask[rows])[0][:, -1]
+            states[rows, -1] = step[0][rows, -1].float()
+            _forget_last(cache)
+            return states, log_probs
+        read = self._read_again(sequences[rows], encoder_states[rows], encoder_mask[rows])
+        chosen = log_probs_of(self.language_model.logits(read[:, :-1]), sequences[rows, 1:])
+        chosen = torch.nn.functional.pad(chosen, (1, 0), value=torch.nan)
+        states[rows] = states[rows].where(~states[rows].isnan().any(-1, keepdim=True), read.float())
+        log_probs[rows] = log_probs[rows].where(~log_probs[rows].isnan(), chosen)
+        return states, log_probs
+
+    def _read_again(self, sequences: Tensor, encoder_states: Tensor, encoder_mask: Tensor) -> Tensor:
+        """The states (R,T,C) of whole sequences (R,T), of one pass without a cache."""
+        return self.language_model.decode(sequences, encoder_states, encoder_mask)[0]
 
 
-def _can_go_on(cache: Cache, encoder_states: Tensor) -> bool:
-    """Whether one token more can be consumed with the cache of a finished decoding.
+def _can_go_on(cache: Cache, encoder_states: Tensor, num_consumed: int) -> bool:
+    """Whether one token more can be consumed with the cache of a finished decoding, which has consumed so many.
 
     A static cache has no room. Where a training library runs `forward` alone in mixed precision, keys and values were
     kept in another one than the states are in.
     """
     layers = getattr(cache, "self_attention_cache", cache).layers
-    return not cache.is_compileable and layers[0].keys.dtype == encoder_states.dtype
+    usable = not cache.is_compileable and layers[0].keys.dtype == encoder_states.dtype
+    return usable and int(cache.get_seq_length()) == num_consumed
+
+
+def _forget_last(cache: Cache) -> None:
+    """Take back the last consumed token, so that a caller can go on from the cache as from transformers' own."""
+    getattr(cache, "self_attention_cache", cache).crop(-1)
+
+
+def end_ids(config: GenerationConfig) -> list[int]:
+    """The ids that end what is written; none if nothing does."""
+    return [] if config.eos_token_id is None else torch.as_tensor(config.eos_token_id).flatten().tolist()
 
 
 def eos_ids(config: GenerationConfig, model_config: Any) -> list[int]:
-    ids = config.eos_token_id if config.eos_token_id is not None else model_config.text_config.eos_token_id
-    return torch.as_tensor(ids).flatten().tolist()
+    """The ids that end an answer, whatever ends the writing of one: without any those of the vocabulary."""
+    own = model_config.text_config.eos_token_id
+    return end_ids(config) or ([] if own is None else torch.as_tensor(own).flatten().tolist())
+
+
+def pad_id(config: GenerationConfig, model_config: Any) -> int | None:
+    """The id behind the end of the shorter rows."""
+    if config.pad_token_id is not None:
+        return config.pad_token_id
+    return next(iter(end_ids(config)), model_config.text_config.pad_token_id)
+
+
+def trailing(sequences: Tensor, pad: int | None) -> Tensor:
+    """Padding at the end of sequences (R,T), also where a criterion and no end token stopped the row: (R,T) bool."""
+    if pad is None:
+        return torch.zeros_like(sequences, dtype=torch.bool)
+    return (sequences != pad).flip(1).cumsum(1).flip(1) == 0
 
 
 def start_id(config: GenerationConfig, model_config: Any) -> int:
@@ -220,4 +294,12 @@ def caption_scores(log_probs: Tensor, has_place: Tensor, ended: Tensor) -> Tenso
     return log_probs.masked_fill(~counts, 0.0).sum(1) / has_place.sum(1).clamp(min=1)
 
 
-__all__ = ["GenerateCall", "GroundedDecodingMixin", "GroundedOutput", "caption_scores", "eos_ids", "start_id"]
+__all__ = [
+    "GenerateCall",
+    "GroundedDecodingMixin",
+    "GroundedOutput",
+    "caption_scores",
+    "end_ids",
+    "eos_ids",
+    "start_id",
+]

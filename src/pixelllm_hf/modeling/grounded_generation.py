@@ -13,6 +13,8 @@ from .box_ops import boxes_of_words
 from .box_ops import is_one_of
 from .box_ops import last_words
 from .cache_name import CACHE_NAME
+from .decoding_modes import check_beginning
+from .decoding_modes import refuse_unkept_modes
 from .detections import Detections
 from .detections import agreement
 from .detections import joined
@@ -24,6 +26,7 @@ from .grounded_decoding import GenerateCall
 from .grounded_decoding import GroundedDecodingMixin
 from .grounded_decoding import GroundedOutput
 from .grounded_decoding import caption_scores
+from .grounded_decoding import end_ids
 from .grounded_decoding import eos_ids
 from .grounded_decoding import start_id
 from .model_output import LayerOutputs
@@ -48,6 +51,7 @@ _INPUT_NAMES = (
     "input_ids",
     "attention_mask",
     "query_ids",
+    "decoder_input_ids",
     "image_features",
     "encoder_outputs",
 )
@@ -90,6 +94,9 @@ class GroundedGenerationMixin(GroundedDecodingMixin):
 
         Takes what the processor returns and every option of `GenerationConfig`; greedy, sampling and beam search.
         Options of our own, as keywords or entries of the generation config; flags may be tensors:
+            decoder_input_ids: (R,T) what each answer begins with, with or without BOS, and cache: what has consumed
+                all but the last of these tokens, from the output of an earlier call. They are words of the answer like
+                those that follow, with locations of their own.
             query_ids: (R,T) the answer itself, an expression and EOS, right-padded: nothing is searched, the places of
                 the given words are read (the official rule of referring). Options of decoding and of what to return
                 per step mean nothing then.
@@ -113,9 +120,8 @@ class GroundedGenerationMixin(GroundedDecodingMixin):
             kwargs.setdefault("return_dict_in_generate", False)
         if "cache" in kwargs:
             kwargs[CACHE_NAME] = kwargs.pop("cache")
-        if kwargs.get("assistant_model") is not None:
-            raise ValueError("assisted generation keeps no state per token; leave assistant_model out.")
         resolved, _ = self._prepare_generation_config(generation_config, **kwargs)
+        refuse_unkept_modes(resolved, kwargs)
         own = {name: kwargs.pop(name, getattr(resolved, name, default)) for name, default in _OWN_OPTIONS.items()}
         given = {name: kwargs.pop(name, None) for name in _INPUT_NAMES}
         for name in _PASSING_NAMES:
@@ -125,6 +131,7 @@ class GroundedGenerationMixin(GroundedDecodingMixin):
         boxes = given["query_ids"] is not None if own["output_boxes"] is None else bool(own["output_boxes"])
         call.boxes = call.masks or boxes
         rows, detections = self._prompt_rows(given, detect=bool(own["detect_objects"]))
+        self._check_beginning(rows, call)
         if call.masks and rows.encoder_states is not None:
             raise ValueError("output_masks needs the image: pass pixel_values or image_features, not encoder_outputs.")
         if call.masks and self.mask_head is None:
@@ -149,7 +156,9 @@ class GroundedGenerationMixin(GroundedDecodingMixin):
 
     def _prompt_rows(self, given: dict[str, Any], *, detect: bool) -> tuple[PromptRows, Detections | None]:
         """The prompts of the call: given ones, or the objects that are found."""
-        text = {name: given[name] for name in ("input_ids", "attention_mask", "query_ids")}
+        text = {name: given[name] for name in ("input_ids", "attention_mask", "query_ids", "decoder_input_ids")}
+        if detect and text["decoder_input_ids"] is not None:
+            raise ValueError("with detect_objects the number of answers is not known: leave out decoder_input_ids.")
         if given["encoder_outputs"] is not None:
             if detect:
                 raise ValueError("detect_objects needs the image: pass pixel_values, not encoder_outputs.")
@@ -172,6 +181,24 @@ class GroundedGenerationMixin(GroundedDecodingMixin):
             for name in ("input_ids", "attention_mask"):
                 text[name] = None if text[name] is None else detections.of_each_prompt(text[name], name)
         return PromptRows(image_features=features, pixel_mask=given["pixel_mask"], **places, **text), detections
+
+    def _check_beginning(self, rows: PromptRows, call: GenerateCall) -> None:
+        """Refuse what cannot be gone on from, and leave to the rows what belongs to them."""
+        mask, cache = call.options.pop("decoder_attention_mask", None), call.options.get(CACHE_NAME)
+        beginning, config = rows.decoder_input_ids, call.config
+        if beginning is None and mask is None and cache is None:
+            return
+        if rows.query_ids is not None:
+            raise ValueError("query_ids are whole answers: leave out decoder_input_ids, their mask and the cache.")
+        if beginning is not None and call.own["reference_beam_search"]:
+            raise ValueError("reference_beam_search begins with BOS alone: leave out either it or decoder_input_ids.")
+        if cache is not None and len(rows) > call.own["prompts_at_once"]:
+            raise ValueError(
+                f"a cache belongs to one portion of prompts, but there are {len(rows)} prompts and prompts_at_once is "
+                f"{call.own['prompts_at_once']}. Raise prompts_at_once or leave out the cache."
+            )
+        copies = max(config.num_beams or 1, config.num_return_sequences or 1)
+        check_beginning(beginning, mask, start_id(config, self.config), cache, len(rows) * copies)
 
     def _detect(self, fused: Tensor) -> Detections:
         """The objects of every image, best first. Slots of the reference that hold no object are left out."""
@@ -241,9 +268,10 @@ class GroundedGenerationMixin(GroundedDecodingMixin):
         if rows.query_ids is not None:
             output, text_states = self._follow(rows.query_ids, states, mask, call)
         else:
-            output = self._write(states, mask, call, layers)
+            output = self._write(states, mask, call, layers, rows.decoder_input_ids)
         if call.boxes:
-            words = last_words(output.sequences, eos_ids(call.config, self.config))
+            ends = end_ids(call.config) if rows.query_ids is None else eos_ids(call.config, self.config)
+            words = last_words(output.sequences, ends)
             output["boxes"] = boxes_of_words(output.coordinates, words)
         if call.masks:
             copies = len(output.sequences) // len(states)

@@ -5,11 +5,18 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from .box_ops import is_one_of
+
 NOT_COUNTED = -100
 
 
 def text_loss(
-    logits: Tensor, tokens: Tensor, row_mask: Tensor | None = None, *, label_smoothing: float, eos_token_id: int
+    logits: Tensor,
+    tokens: Tensor,
+    row_mask: Tensor | None = None,
+    *,
+    label_smoothing: float,
+    eos_token_id: int | list[int] | None,
 ) -> Tensor:
     """`label_loss` of the next token: logits (…,T,V), tokens (…,T) as the decoder consumes them."""
     # Shifting the targets and not the logits spares a copy of the logits; the last position predicts nothing.
@@ -18,7 +25,12 @@ def text_loss(
 
 
 def label_loss(
-    logits: Tensor, labels: Tensor, row_mask: Tensor | None = None, *, label_smoothing: float, eos_token_id: int
+    logits: Tensor,
+    labels: Tensor,
+    row_mask: Tensor | None = None,
+    *,
+    label_smoothing: float,
+    eos_token_id: int | list[int] | None,
 ) -> Tensor:
     """Cross entropy of the label of each position, over labels that are not padding (<= 0) and whose row counts.
 
@@ -27,7 +39,7 @@ def label_loss(
     """
     vocabulary = logits.shape[-1]
     targets = labels.long()
-    valid = (targets > 0) & (targets[..., :1] != eos_token_id)
+    valid = (targets > 0) & ~is_one_of(targets[..., :1], eos_token_id)
     if row_mask is not None:
         valid = valid & (row_mask[..., None] > 0)
     # torch spreads its smoothing over all V tokens, gold included; scaled up, the others get the same share.

@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput
 
 from .box_ops import boxes_of_words
+from .box_ops import is_one_of
 from .box_ops import last_words
 from .cache_name import CACHE_NAME
 from .cache_name import given_cache
@@ -407,7 +408,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         """
         text, missing = self.config.text_config, self._mask_config().text_length - tokens.shape[1]
         if takes_part is None:
-            takes_part = (tokens != text.pad_token_id) & ((tokens == text.eos_token_id).cumsum(1) == 0)
+            takes_part = (tokens != text.pad_token_id) & (is_one_of(tokens, text.eos_token_id).cumsum(1) == 0)
             takes_part[:, 0] = True  # BOS may have the id of padding
         missing = max(missing, 0)
         return F.pad(tokens, (0, missing), value=text.pad_token_id), F.pad(takes_part, (0, missing))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.dynamic_module_utils import custom_object_save
@@ -77,6 +78,20 @@ class PixelLLMPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight)
         elif isinstance(module, FourierPositions):
             init.normal_(module.positional_encoding_gaussian_matrix, std=module.scale)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PixelLLMPreTrainedModel:
+        """`to(bfloat16)`, `half()` and their like keep in float32 what `from_pretrained(dtype=…)` keeps in it."""
+        parts = [part for name in self._keep_in_fp32_modules_strict if (part := getattr(self, name, None)) is not None]
+        kept = {id(tensor) for part in parts for tensor in (*part.parameters(), *part.buffers())}
+        kept |= {id(p.grad) for part in parts for p in part.parameters() if p.grad is not None}
+
+        def convert(tensor: Tensor) -> Tensor:
+            converted = fn(tensor)
+            narrowed = converted.is_floating_point() and converted.dtype.itemsize < 4
+            # From the tensor as it was: what has been narrowed cannot be widened again.
+            return tensor.to(converted.device, torch.float32) if narrowed and id(tensor) in kept else converted
+
+        return super()._apply(convert, recurse)
 
     def push_to_hub(self, repo_id: str, *, max_shard_size: int | str | None = "5GB", **options: Any) -> str:
         """As transformers', with weights in shards of at most 5 GB. `pixelllm_hf.publishing.push_model` sends more."""

@@ -104,6 +104,7 @@ class PromptEncoder(nn.Module):
         as in the reference (spec section 14.13). Otherwise the points do; without points a zero box is its own four
         corners, which is what the reference makes of padding prompts.
         """
+        boxes = boxes.float()  # a grid of points in it would be rounded like the box
         if points is None:
             points, point_labels = place_in_boxes(boxes, solid_grid(2)), None
         if point_labels is None:

@@ -16,8 +16,9 @@ class PromptRows:
     """R valid prompts of B images, image-major.
 
     boxes (B,N,4), points (B,N,K,2), point_labels (B,N,K) canvas pixels, mask (B,N) which of them exist, as in
-    `get_visual_tokens`; input_ids, attention_mask (R,L); query_ids (R,T). Or encoder_states (R,S,…) with the encoder's
-    mask (R,S) as attention_mask, in the place of images and prompts.
+    `get_visual_tokens`; input_ids, attention_mask (R,L); query_ids (R,T), whole answers, or decoder_input_ids (R,T),
+    what they begin with. Or encoder_states (R,S,…) with the encoder's mask (R,S) as attention_mask, in the place of
+    images and prompts.
     """
 
     image_features: VisionFeatures | None = None
@@ -29,13 +30,14 @@ class PromptRows:
     input_ids: Tensor | None = None
     attention_mask: Tensor | None = None
     query_ids: Tensor | None = None
+    decoder_input_ids: Tensor | None = None
     encoder_states: Tensor | None = None
     number: int = field(init=False)
 
     def __post_init__(self) -> None:
         states = self.encoder_states
         self.number = int(self.prompt_mask.sum()) if states is None else len(states)
-        for name in ("input_ids", "query_ids"):
+        for name in ("input_ids", "query_ids", "decoder_input_ids"):
             rows = getattr(self, name)
             if rows is not None and self.number:  # no prompts at all are refused later, or were detected
                 check_rows(len(rows), self.number, name)
@@ -62,7 +64,7 @@ class PromptRows:
     def _rows(self, start: int, stop: int) -> PromptRows:
         text = {
             name: None if value is None else value[start:stop]
-            for name in ("input_ids", "attention_mask", "query_ids", "encoder_states")
+            for name in ("input_ids", "attention_mask", "query_ids", "decoder_input_ids", "encoder_states")
             for value in [getattr(self, name)]
         }
         if self.encoder_states is not None:

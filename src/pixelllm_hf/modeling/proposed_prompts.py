@@ -48,6 +48,7 @@ def propose_prompts(
             f"{'there are none' if object_labels is None else f'they are {tuple(object_labels.shape)}'}. "
             "Pass labels of shape (images, objects, tokens), -100 for the padding."
         )
+    object_boxes = object_boxes.float()
     if object_boxes.shape[1] == 0:
         object_boxes = F.pad(object_boxes, (0, 0, 0, 1))
         object_labels = F.pad(object_labels, (0, 0, 0, 1), value=IGNORED_LABEL)

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 from transformers.generation.utils import GenerateBeamEncoderDecoderOutput
 
+from .box_ops import is_one_of
 from .cache_name import CACHE_NAME
 
 NEVER = -1e7  # the reference's "negative infinity"
@@ -40,8 +41,8 @@ def reference_beam_search(
     beams = generation_config.num_beams
     kept = beams * per_node_beam
     max_length = generation_config.max_length
-    eos = generation_config.eos_token_id
-    eos = eos[0] if isinstance(eos, (list, tuple)) else eos
+    ends = generation_config.eos_token_id
+    eos = ends[0] if isinstance(ends, (list, tuple)) else ends  # fills what is not written yet
     rows = input_ids.shape[0] // beams
     device = input_ids.device
 
@@ -77,7 +78,7 @@ def reference_beam_search(
         written += 1
         sequences[:, :, written] = token
         parents[:, :, written - 1] = parent + row_offset
-        finished = token == eos
+        finished = is_one_of(token, ends)
 
         next_index = (candidates + finished * NEVER).topk(beams).indices
         live, live_parents = _gather(sequences, next_index), _gather(parents, next_index)
@@ -104,7 +105,7 @@ def reference_beam_search(
     done_scores = torch.where(none_done[:, None], live_log_probs, done_scores)
     returned = generation_config.num_return_sequences
     return GenerateBeamEncoderDecoderOutput(
-        sequences=_pad_after_end(done[:, :returned, : written + 1].flatten(0, 1), eos, generation_config.pad_token_id),
+        sequences=_pad_after_end(done[:, :returned, : written + 1].flatten(0, 1), ends, generation_config.pad_token_id),
         sequences_scores=done_scores[:, :returned].flatten(),
         beam_indices=done_parents[:, :returned, :written].flatten(0, 1),
     )
@@ -115,7 +116,8 @@ def _gather(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
 
 
-def _pad_after_end(sequences: Tensor, eos: int, pad: int | None) -> Tensor:
+def _pad_after_end(sequences: Tensor, ends: int | list[int], pad: int | None) -> Tensor:
     """Fill what stands after the first EOS with padding, as the reference does before its second pass."""
-    ended = (sequences == eos).cumsum(-1)
-    return sequences.masked_fill((ended > 1) | ((ended == 1) & (sequences != eos)), 0 if pad is None else pad)
+    is_end = is_one_of(sequences, ends)
+    ended = is_end.cumsum(-1)
+    return sequences.masked_fill((ended > 1) | ((ended == 1) & ~is_end), 0 if pad is None else pad)

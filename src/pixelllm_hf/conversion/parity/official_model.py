@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
 from ...modeling.language_t5 import MASKED_SCORE
 from ...modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
@@ -68,17 +67,12 @@ class _ReferenceMasking(PixelLLMForGroundedGeneration):
         mask = _hidden_before_padding(input_ids)
         return inputs | {"decoder_attention_mask": mask[:, :, -inputs["decoder_input_ids"].shape[1] :]}
 
-    def _states_after_last_token(
-        self, sequences: Tensor, rows: Tensor, encoder_states: Tensor, encoder_mask: Tensor, cache: Cache | None
-    ) -> Tensor:
-        copies = len(sequences) // len(encoder_states)
-        states, _ = self.language_model.decode(
-            sequences[rows],
-            encoder_states.repeat_interleave(copies, dim=0)[rows],
-            encoder_mask.repeat_interleave(copies, dim=0)[rows],
-            decoder_mask=_hidden_before_padding(sequences[rows]),
-        )
-        return states[:, -1]
+    def _read_again(self, sequences: Tensor, encoder_states: Tensor, encoder_mask: Tensor) -> Tensor:
+        mask = _hidden_before_padding(sequences)
+        return self.language_model.decode(sequences, encoder_states, encoder_mask, decoder_mask=mask)[0]
+
+    def _filled(self, *states_and_masks: Any) -> tuple[Tensor, Tensor]:
+        return super()._filled(*states_and_masks[:-1], None)  # a step with the cache would know no mask
 
 
 def _hidden_before_padding(tokens: Tensor) -> Tensor:
