@@ -58,6 +58,8 @@ _INPUT_NAMES = (
 # What batches of the processor and of the collator have besides: it is of use before and after, not here.
 _PASSING_NAMES = (
     "original_sizes",
+    "prompt_characters",
+    "query_characters",
     "labels",
     "point_labels",
     "text_loss_mask",

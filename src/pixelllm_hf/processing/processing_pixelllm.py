@@ -33,6 +33,9 @@ from .prompt_sources import read_sources
 from .task_prompts import TaskPrompt
 from .task_prompts import task_prompt
 from .word_spans import SpanReader
+from .writable_text import as_characters
+from .writable_text import from_characters
+from .writable_text import writable_text
 
 Results = list[list[GroundedCaption]]
 
@@ -92,7 +95,10 @@ class PixelLLMProcessor(ProcessorMixin):
         prompt_boxes (B,N,4) float32 canvas pixels (zero for points and padding), prompt_mask (B,N) bool,
         input_ids and attention_mask (R,L) int64, and if there are points prompt_points (B,N,K,2) float32 canvas
         pixels and prompt_point_labels (B,N,K) int64 with -1 for none.
-        Expressions are also in query_ids (R,T) int64: the answer whose places are wanted. What else the task wants of
+        Expressions are also in query_ids (R,T) int64: the answer whose places are wanted; and in query_characters
+        (R,L) int64, their code points, as prompts are in prompt_characters where the tokens do not give them back. What
+        the tokenizer cannot write is left out with an `UnwritableTextWarning`; a prompt of nothing else is refused, and
+        such an expression has no box. What else the task wants of
         `generate` is in output_masks and detect_objects, bool without dimensions; with the latter there are no
         prompt_boxes and no prompt_mask, and R is B.
         """
@@ -134,10 +140,17 @@ class PixelLLMProcessor(ProcessorMixin):
         self, wording: TaskPrompt, task: str, texts: Sequence[str | None], text_kwargs: Mapping[str, Any]
     ) -> dict[str, np.ndarray]:
         """The text prompts of all rows, the expressions that are answers already, and what the task wants besides."""
-        data = self.encode_prompts([wording.prompt(text, task) for text in texts], **text_kwargs)
+        prompts = [wording.prompt(text, task) for text in texts]
+        data = self.encode_prompts(prompts, **text_kwargs)
+        expressions = [wording.without_prefix(text) for text in texts if text is not None]
+        for text in dict.fromkeys(expressions if wording.text_is_answer else prompts):
+            writable_text(self.tokenizer, text).warn()
+        rows = dict(zip(prompts, data["input_ids"], strict=True))
+        if any(self._read(row) != prompt.strip() for prompt, row in rows.items()):
+            data["prompt_characters"] = as_characters(prompts)
         if wording.text_is_answer:
-            expressions = [wording.without_prefix(text) for text in texts if text is not None]
-            data["query_ids"] = self.encode_prompts(expressions)["input_ids"]
+            data["query_ids"] = self.encode_prompts(expressions, may_be_unwritable=True)["input_ids"]
+            data["query_characters"] = as_characters(expressions)
         if wording.wants_masks:
             data["output_masks"] = np.array(True)
         if wording.finds_objects:
@@ -151,18 +164,24 @@ class PixelLLMProcessor(ProcessorMixin):
         padding: bool | str | None = None,
         max_length: int | None = None,
         truncation: bool | str | None = None,
+        may_be_unwritable: bool = False,
     ) -> dict[str, np.ndarray]:
         """Text prompts -> input_ids and attention_mask (R,L) int64, EOS at the end, padded on the right.
 
-        Options: see `PixelLLMTextKwargs`.
+        What the tokenizer cannot write is left out; may_be_unwritable: also where nothing else is there. Options: see
+        `PixelLLMTextKwargs`.
         """
         # Most calls ask many prompts the same thing.
-        unique = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        encoded = self.tokenizer(list(unique), add_special_tokens=False)["input_ids"]
-        rows = [[*encoded[unique[text]], self.tokenizer.eos_token_id] for text in texts]
+        encoded = {text: writable_text(self.tokenizer, text) for text in dict.fromkeys(texts)}
+        rows = [[*encoded[text].ids, self.tokenizer.eos_token_id] for text in texts]
         reserved = {self.tokenizer.pad_token_id, self.tokenizer.eos_token_id}
         for text, row in zip(texts, rows, strict=True):
-            if len(row) == 1:
+            if len(row) == 1 and encoded[text].unwritable and not may_be_unwritable:
+                raise PromptError(
+                    f"the tokenizer cannot write anything of the text prompt {text[:80]!r}: it has no tokens for these "
+                    "characters. Ask in words that the model was trained with, or use None for the task's own prompt."
+                )
+            if len(row) == 1 and not encoded[text].unwritable:
                 raise PromptError(f"the text prompt {text!r} is empty. Write something or use None.")
             if not reserved.isdisjoint(row[:-1]):
                 raise PromptError(
@@ -233,21 +252,30 @@ class PixelLLMProcessor(ProcessorMixin):
             raise ValueError(f"post-processing needs the sequences of generate, but a {type(outputs).__name__} came.")
         sources = self.prompt_sources(inputs, len(sequences), outputs)
         masks = _masks_of_rows(entry(outputs, "masks"), sources)
+        queries = as_array(entry(inputs, "query_characters"))
         reader = SpanReader(self.tokenizer)
         results: Results = [[] for _ in range(len(inputs["original_sizes"]))]
         for row, source in enumerate(sources):
-            spanned = reader.read(sequences[row])
+            if queries is None:
+                spanned = reader.read(sequences[row])
+            else:
+                query = from_characters(queries[row * len(queries) // len(sources)])
+                spanned = reader.read_given(sequences[row], query)
             row_log_probs = None if log_probs is None else log_probs[row]
             box, box_score = source.found_box, source.found_score
             if boxes is not None and box is None:
                 box = box_on_image(boxes[row], source.transform)
                 box_score = None if box is None or box_scores is None else float(box_scores[row])
+            words = ground_words(
+                spanned, None if coordinates is None else coordinates[row], row_log_probs, source.transform
+            )
+            if boxes is not None and source.found_box is None and not words:  # punctuation alone
+                box, box_score = None, None
+            has_mask = masks is not None and (box is not None or boxes is None)
             results[source.image_index].append(
                 GroundedCaption(
                     text=spanned.text,
-                    words=ground_words(
-                        spanned, None if coordinates is None else coordinates[row], row_log_probs, source.transform
-                    ),
+                    words=words,
                     image_size=source.transform.image_size_wh,
                     score=None if row_log_probs is None else mean_probability(row_log_probs),
                     prompt=source.prompt,
@@ -256,8 +284,8 @@ class PixelLLMProcessor(ProcessorMixin):
                     prompt_index=source.prompt_index,
                     box=box,
                     box_score=box_score,
-                    mask=None if masks is None else masks[row],
-                    mask_score=None if mask_scores is None or masks is None else float(mask_scores[row]),
+                    mask=masks[row] if masks is not None and has_mask else None,
+                    mask_score=float(mask_scores[row]) if mask_scores is not None and has_mask else None,
                 )
             )
         return results
@@ -321,9 +349,8 @@ class PixelLLMProcessor(ProcessorMixin):
         """Token ids of an output of `generate`, or as they came. What a loss ignores (-100) is padding."""
         sequences = entry(outputs, "sequences")
         ids = outputs if sequences is None else sequences
-        if hasattr(ids, "ndim"):
-            ids = np.where(as_array(ids) < 0, self.tokenizer.pad_token_id, as_array(ids))
-        return ids
+        array = as_array(ids) if hasattr(ids, "ndim") else None
+        return ids if array is None else np.where(array < 0, self.tokenizer.pad_token_id, array)
 
     @property
     def pad_token_id(self) -> int:
@@ -340,8 +367,11 @@ class PixelLLMProcessor(ProcessorMixin):
             outputs,
             num_rows,
             canvas=self.image_processor.canvas,
-            decode=lambda ids: self.tokenizer.decode(ids, skip_special_tokens=True),
+            decode=self._read,
         )
+
+    def _read(self, ids: Any) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     def streamer(self, inputs: Mapping[str, Any], timeout: float | None = None) -> GroundedStreamer:
         """For words while they are written: `for word in processor.streamer(inputs).stream(model.generate): …`."""

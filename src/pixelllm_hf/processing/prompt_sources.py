@@ -10,9 +10,11 @@ import numpy as np
 
 from .canvas_transform import CanvasTransform
 from .grounded_results import Box
+from .writable_text import from_characters
 
 _PROMPT_KEYS = (
-    "original_sizes", "prompt_boxes", "prompt_mask", "prompt_points", "prompt_point_labels", "input_ids"
+    "original_sizes", "prompt_boxes", "prompt_mask", "prompt_points", "prompt_point_labels", "input_ids",
+    "prompt_characters",
 )  # fmt: skip
 
 
@@ -41,7 +43,7 @@ def read_sources(
     canvas: its side, used if inputs has no pixel_values. decode: ids of a text prompt -> text.
     outputs: may be None where nothing was to be detected.
     """
-    sizes, boxes, mask, points, labels, ids = (as_array(entry(inputs, name)) for name in _PROMPT_KEYS)
+    sizes, boxes, mask, points, labels, ids, characters = (as_array(entry(inputs, name)) for name in _PROMPT_KEYS)
     if sizes is None:
         raise ValueError("post-processing needs inputs['original_sizes']. Pass what the processor returned.")
     pixels = entry(inputs, "pixel_values")
@@ -70,7 +72,10 @@ def read_sources(
     sources = []
     for row, (i, j) in enumerate(prompts):
         transform = CanvasTransform.fit(sizes[i][::-1], canvas)
-        prompt = None if ids is None else decode(ids[i if detects else row])
+        text_row = i if detects else row
+        prompt = None if ids is None else decode(ids[text_row])
+        if characters is not None:
+            prompt = from_characters(characters[text_row]).strip()
         source = PromptSource(i, j, transform, prompt, None, None)
         if detects and boxes is not None:
             box = _box_on_image(transform.clip_to_image(transform.to_image(boxes[i, j])))

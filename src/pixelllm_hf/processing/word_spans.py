@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .writable_text import writable_text
+
 _SENTENCEPIECE_BLANK = "\u2581"
 _WORD_MARKS = frozenset("%#@&")  # punctuation to Unicode, part of the word to readers
 
@@ -62,6 +64,20 @@ class SpanReader:
         ids = [int(i) for i in ids]
         text = self._decode(ids)
         return self._read_pieces(ids, text) or self._read_prefixes(ids, text)
+
+    def read_given(self, ids: Sequence[int], text: str) -> SpannedText:
+        """The same for ids that were made from `text`, which is kept as it is: the tokenizer may not give it back."""
+        spanned = self.read(ids)
+        if spanned.text == text:
+            return spanned
+        written = writable_text(self.tokenizer, text)
+        places = [i for i, token in enumerate(ids) if int(token) not in self.special_ids]
+        if written.spans is None or [int(ids[i]) for i in places] != written.ids:
+            return spanned
+        token_spans = [(0, 0)] * len(ids)
+        for i, span in zip(places, written.spans, strict=True):
+            token_spans[i] = span
+        return SpannedText(text, token_spans)
 
     def _decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
