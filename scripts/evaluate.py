@@ -34,6 +34,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import datasets
@@ -41,7 +42,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from pixelllm_hf.cli import UsageError
-from pixelllm_hf.data.bad_records import BadRecordError
+from pixelllm_hf.data.bad_records import AnnotationFileError, BadRecordError
 from pixelllm_hf.data.prepared_folder import PreparedFolderError
 from pixelllm_hf.data.scenes import BackgroundFolderError, ObjectFolderError, SceneOutputError
 from pixelllm_hf.evaluation.report import counted, metrics_table, names_listed, names_note, write_report
@@ -187,7 +188,9 @@ if __name__ == "__main__":
         CannotDoError,
         EvaluationDataError,
         PreparedFolderError,
+        AnnotationFileError,
         BadRecordError,
+        UnpicklingError,
         PromptError,
         ObjectFolderError,
         BackgroundFolderError,

@@ -146,7 +146,7 @@ def _write_shard(path: Path, rows: list[dict[str, Any]], on_error: OnError) -> d
     for left in path.parent.glob(f".{path.stem}.*.tmp{path.suffix}"):  # of a killed run
         left.unlink(missing_ok=True)
     with atomic_path(path) as temporary:
-        with pq.ParquetWriter(temporary, schema, compression="snappy") as writer:
+        with pq.ParquetWriter(temporary, schema, compression="snappy", write_page_checksum=True) as writer:
             usable = _embedded(rows, report, on_error)
             while group := list(islice(usable, _ROWS_PER_GROUP)):
                 prompts += sum(len(row["prompts"]) for row in group)

@@ -36,7 +36,7 @@ def load_plain_pickle(path: str | Path) -> Any:
 
     Anything else would run code of the file's choice while loading; it raises `pickle.UnpicklingError` and names the
     class. So does what is no whole pickle, and a dict or set whose keys are no strings or numbers of 64 bits: hashing
-    others may take for ever.
+    others may take for ever. A file that is no pickle at all may be an `AnnotationFileError`, as of all readers.
     """
     content = io.BytesIO(read_bytes(path))
     try:

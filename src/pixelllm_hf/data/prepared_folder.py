@@ -9,25 +9,25 @@ data/train-00000.parquet ... rows in the reader's order, image files as they wer
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, IterableDataset, Value, load_dataset
+from datasets import Dataset, IterableDataset, Value
 
-from pixelllm_hf.data.bad_records import ReadReport
+from pixelllm_hf.data.annotation_text import load_json
+from pixelllm_hf.data.bad_records import AnnotationFileError, BadRecordError, ReadReport
 from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES
+from pixelllm_hf.data.record_fields import checked_record, checked_string, checked_whole, required, shown
+from pixelllm_hf.data.shard_reading import PreparedFolderError, check_shard, load_shards, stream_shards
 from pixelllm_hf.files import atomic_text
 
 CARD, STATE, SHARDS = "README.md", "preparation.json", "data"
 VERSION = 1
 # Tasks, and those whose rows hold all that they need.
 _SERVED_BY = {"refer": "segment", "region": "dense", "dense": "region"}
-
-
-class PreparedFolderError(ValueError):
-    """The folder does not hold what is asked for."""
 
 
 @dataclass
@@ -52,12 +52,13 @@ class PreparedFolder:
                 f"{str(folder)!r} is no prepared data set: it has no {STATE}. Make one with scripts/prepare_dataset.py."
             )
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content["version"] != VERSION:
-                raise ValueError(f"version {content['version']}, not {VERSION}")
-            return cls(Path(folder), content["settings"], content["shards"], content["counts"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise PreparedFolderError(f"{str(path)!r} cannot be used ({error}). Prepare into a new folder.") from error
+            content = load_json(path, dict)
+        except AnnotationFileError as error:
+            raise PreparedFolderError(f"{error} Prepare into a new folder.") from error
+        try:
+            return cls(Path(folder), *_checked_state(content))
+        except BadRecordError as error:
+            raise PreparedFolderError(f"{str(path)!r} cannot be used ({error}) Prepare into a new folder.") from error
 
     @classmethod
     def begin(cls, folder: str | Path, settings: dict[str, Any]) -> PreparedFolder:
@@ -164,6 +165,7 @@ def read_prepared(
 ) -> Dataset | IterableDataset:
     """The rows of a prepared folder. An unfinished preparation is refused.
 
+    Raises `PreparedFolderError` for a folder that is not as its record says, with the name of the shard.
     task: read "region" rows as "dense" ones and the other way round, or "segment" rows as "refer".
     split: the one that the folder was prepared as; there is no other in it.
     cache_dir: where `datasets` keeps the uncompressed copy that it maps into memory; by default its own place.
@@ -178,18 +180,13 @@ def read_prepared(
         raise PreparedFolderError(
             f"{str(folder)!r} holds rows of task {stored!r}, which do not serve {task!r}. Prepare it for that task."
         )
-    files = [state.folder / name for name in sorted(state.shards)]
-    for file in files:
-        if not file.is_file():
-            raise PreparedFolderError(f"{str(folder)!r} has lost {file.name!r}. Run the preparation again.")
-    rows = load_dataset(
-        "parquet",
-        data_files={own: [str(file) for file in files]},
-        split=own,
-        features=GROUNDED_FEATURES,
-        streaming=streaming,
-        cache_dir=str(cache_dir) if cache_dir else None,
-    )
+    files = [str(state.folder / name) for name in sorted(state.shards)]
+    for name in sorted(state.shards):
+        check_shard(state.folder / name, rows=state.shards[name]["rows"])
+    if streaming:
+        rows = IterableDataset.from_generator(stream_shards, features=GROUNDED_FEATURES, gen_kwargs={"files": files})
+    else:
+        rows = load_shards(files, own, cache_dir)
     if task in (None, stored):
         return rows
     if streaming:
@@ -205,3 +202,45 @@ class _Retask:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         return {"task": self.task}
+
+
+def _checked_state(content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None]:
+    """settings, shards and counts of a record; what is not as `PreparedFolder.save` wrote it is a bad record."""
+    version, settings, shards, counts = required(STATE, content, "version", "settings", "shards", "counts")
+    if version != VERSION:
+        raise BadRecordError("version", STATE, f"its version is {shown(version)}, not {VERSION}.", "")
+    split = checked_string(f"{STATE}, settings", *required(f"{STATE}, settings", settings, "split"), "split")
+    if not re.fullmatch(r"\w+(\.\w+)*", split):
+        raise BadRecordError("malformed text", f"{STATE}, settings", f"no split has the name {shown(split)}.", "")
+    if settings.get("task") is not None:
+        checked_string(f"{STATE}, settings", settings["task"], "task")
+    for name, shard in checked_record(f"{STATE}, shards", shards).items():
+        where = f"{STATE}, shard {shown(name)}"
+        if not re.fullmatch(rf"{SHARDS}/[^/\\\0]+\.parquet", name):
+            raise BadRecordError("malformed text", where, f"a shard is a file {SHARDS}/NAME.parquet of the folder.", "")
+        _check_numbers(where, shard, "rows", "prompts", "bytes")
+        _check_counters(where, shard, "dropped", "first_dropped")
+        checked_string(where, *required(where, shard, "records"), "records")
+    if counts is not None:
+        _check_numbers(f"{STATE}, counts", counts, "rows", "prompts")
+        _check_counters(f"{STATE}, counts", counts, "dropped", "first_dropped")
+        _check_counters(f"{STATE}, counts", counts, "read")
+        if counts["rows"] != sum(shard["rows"] for shard in shards.values()):
+            raise BadRecordError("lost shard", STATE, "its shards do not have as many rows as it counts.", "")
+    return settings, shards, counts
+
+
+def _check_numbers(where: str, record: Any, *names: str) -> None:
+    for name, value in zip(names, required(where, record, *names), strict=True):
+        if checked_whole(where, value, name) < 0:
+            raise BadRecordError("malformed number", where, f"{name} must be 0 or more, but it is {shown(value)}.", "")
+
+
+def _check_counters(where: str, record: Any, numbers: str, messages: str | None = None) -> None:
+    counted = checked_record(f"{where}, {numbers}", *required(where, record, numbers))
+    _check_numbers(f"{where}, {numbers}", counted, *counted)
+    if messages is None:
+        return
+    first = checked_record(f"{where}, {messages}", *required(where, record, messages))
+    for reason in (*counted, *first):
+        checked_string(f"{where}, {messages}", *required(f"{where}, {messages}", first, reason), shown(reason))

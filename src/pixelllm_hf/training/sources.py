@@ -9,12 +9,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image
 
-from pixelllm_hf.data.bad_records import ReadReport
+from pixelllm_hf.data.bad_records import AnnotationFileError, BadRecordError, ReadReport
 from pixelllm_hf.data.collator import GroundedCollator
 from pixelllm_hf.data.formats import FORMATS, check_format, read_format
 from pixelllm_hf.data.image_transforms import Augmentation
@@ -137,7 +138,7 @@ def read_source(source: SourceConfig, report: ReadReport | None = None) -> Any:
             on_error=source.on_error,
             report=report,
         )
-    except FileNotFoundError as error:
+    except (FileNotFoundError, AnnotationFileError, BadRecordError, UnpicklingError) as error:
         raise ConfigError(f"Source {source.name!r}: {error}") from error
 
 

@@ -1,0 +1,78 @@
+"""Parquet shards of grounded rows, read so that a damaged one is named.
+
+Their pages have checksums, which are compared while streaming, and by `check_shard` on demand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetsError
+
+from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES
+
+_ROWS_AT_ONCE = 16
+_DAMAGED = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError)
+
+
+class PreparedFolderError(ValueError):
+    """The folder does not hold what is asked for, or is damaged."""
+
+
+def check_shard(file: Path, *, rows: int | None = None, content: bool = False) -> None:
+    """Refuse a shard that is not there, is none, has other columns than grounded rows, or another number of them.
+
+    content: read it all and compare the checksums, else its footer alone is looked at. Raises `PreparedFolderError`.
+    """
+    if not file.is_file():
+        raise PreparedFolderError(f"{str(file.parent.parent)!r} has lost {file.name!r}. Run the preparation again.")
+    try:
+        with pq.ParquetFile(file, page_checksum_verification=content) as shard:
+            own, expected, number = shard.schema_arrow, GROUNDED_FEATURES.arrow_schema, shard.metadata.num_rows
+            for _ in shard.iter_batches(_ROWS_AT_ONCE) if content else ():
+                pass
+    except _DAMAGED as error:
+        raise PreparedFolderError(_damage(file, error)) from error
+    for field in expected:
+        if own.get_field_index(field.name) < 0 or own.field(field.name).type != field.type:
+            there = own.field(field.name).type if own.get_field_index(field.name) >= 0 else "not there"
+            raise PreparedFolderError(f"{str(file)!r}: the column {field.name!r} is {there}, and not {field.type}.")
+    if rows not in (None, number):
+        raise PreparedFolderError(f"{str(file)!r} has {number} rows, and not {rows}. Run the preparation again.")
+
+
+def stream_shards(files: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The rows of these shards, one after the other; raises `PreparedFolderError` where one is damaged."""
+    for file in files:
+        try:
+            with pq.ParquetFile(file, page_checksum_verification=True) as shard:
+                for batch in shard.iter_batches(_ROWS_AT_ONCE, columns=list(GROUNDED_FEATURES)):
+                    rows = batch.to_pylist()
+                    yield from rows
+        except _DAMAGED as error:
+            raise PreparedFolderError(_damage(file, error)) from error
+
+
+def load_shards(files: Sequence[str], split: str, cache_dir: str | Path | None) -> Dataset:
+    """The rows of these shards, mapped into memory from an uncompressed copy in `cache_dir`."""
+    try:
+        return load_dataset(
+            "parquet",
+            data_files={split: list(files)},
+            split=split,
+            features=GROUNDED_FEATURES,
+            cache_dir=str(cache_dir) if cache_dir else None,
+        )
+    except (DatasetsError, *_DAMAGED):
+        for file in files:
+            check_shard(Path(file), content=True)
+        raise  # the shards are whole: a full disk, or no right to write there
+
+
+def _damage(file: str | Path, error: Exception) -> str:
+    return f"{str(file)!r} is damaged ({type(error).__name__}: {error!s:.200}). Run the preparation again."
