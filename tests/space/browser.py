@@ -88,6 +88,15 @@ def visit(chromium: Any) -> Iterator[Callable[..., Visit]]:
         one.check()
 
 
+def show_unanswered(page: Any, choose: Callable[[], None]) -> None:
+    """Have an image chosen and not asked about, which choosing it does else: the task wants a phrase meanwhile."""
+    task = page.locator("#task")
+    task.get_by_label("Find", exact=True).check()
+    choose()
+    page.wait_for_selector("#status:has-text('Write what to find')")
+    task.get_by_label("Describe", exact=True).check()
+
+
 def screenshot(page: Any, name: str) -> None:
     SCREENSHOTS.mkdir(exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)

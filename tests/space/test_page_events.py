@@ -16,7 +16,6 @@ from pixelllm_hf.inference import Request, TooSlowError
 from pixelllm_hf.space.example_pictures import ExamplePictures
 from pixelllm_hf.space.limits import Limits
 from pixelllm_hf.space.service import Service
-from pixelllm_hf.space.shared_pictures import SharedPictures
 
 from .made_up import growing, made_up_caption, made_up_object, made_up_picture
 
@@ -30,6 +29,7 @@ class MadeUpCaptioner:
     """A model that sees a ball, or writes a caption; after `fails_after` words its time is up."""
 
     fails_after: int | None = None
+    surest_width: int | None = None
 
     def missing_head(self, task: str) -> str | None:
         return None
@@ -42,8 +42,8 @@ class MadeUpCaptioner:
         for number, part in enumerate(growing(CAPTION)):
             if number == self.fails_after:
                 raise TooSlowError("the answer took too long.")
-            yield [part]
-        yield [CAPTION]
+            yield [replace(part, image_size=image.size)]
+        yield [replace(CAPTION, image_size=image.size, score=0.99 if image.width == self.surest_width else 0.8)]
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def events(captioner: MadeUpCaptioner, tmp_path: Path) -> Any:
     made_up_picture().save(tmp_path / "pictures" / "meadow.png")
     examples = ExamplePictures.collect(tmp_path / "pictures", uploads / "offered")
     service = Service({"tiny": captioner, "org/big": captioner}, Limits())  # type: ignore[dict-item]
-    return PageEvents(service, examples, SharedPictures(tmp_path / "shared"), uploads)
+    return PageEvents(service, examples, uploads)
 
 
 def upload(events: Any, name: str = "mine.png") -> dict[str, str]:
@@ -183,7 +183,6 @@ def test_an_objects_score_is_about_the_object_and_never_about_the_phrase(task, b
 # --- links ---
 
 
-@pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize(
     ("task", "phrase", "place", "beams", "model"),
     [
@@ -196,17 +195,23 @@ def test_an_objects_score_is_about_the_object_and_never_about_the_phrase(task, b
         ("dense", "", NO_PLACE, 3, "tiny"),
     ],
 )
-def test_a_link_sets_everything_as_it_was_and_asks_again(events, own, task, phrase, place, beams, model):
-    picture = upload(events) if own else example(events)
-    *_, (_, _, _, answered) = answers(events, picture, task, phrase, place, beams, model)
+def test_a_link_sets_everything_as_it_was_and_asks_again(events, task, phrase, place, beams, model):
+    *_, (_, _, _, answered) = answers(events, example(events), task, phrase, place, beams, model)
     query = events.link(answered)
-    assert ("picture=" in query) == own and ("example=meadow" in query) != own
-    file, chosen, prompt, *rest = opened(events, query)
+    assert "example=meadow" in query
+    file, chosen, prompt, *rest, ask_now, view, rows, note, kept = opened(events, query)
     assert (chosen["value"], prompt, rest[:6], rest[6], rest[7]) == (task, phrase, place, beams, model)
-    *_, ask_now = rest
     assert ask_now, "a change of it asks"
-    pixels = made_up_picture().rotate(180) if own else made_up_picture()
-    assert Image.open(file).convert("RGB").tobytes() == pixels.tobytes()
+    assert (view, rows, note, kept) == (None, [], "", None), "the answer that the page opens with is not about this"
+    assert Image.open(file).convert("RGB").tobytes() == made_up_picture().tobytes()
+
+
+def test_no_link_is_made_to_an_image_of_a_visitor_and_nothing_of_it_is_kept(events, tmp_path):
+    *_, (_, _, _, answered) = answers(events, upload(events), "caption")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(gr.Error, match="your image is not kept"):
+        events.link(answered)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_there_is_nothing_to_link_to_before_an_answer(events):
@@ -215,6 +220,56 @@ def test_there_is_nothing_to_link_to_before_an_answer(events):
 
 
 def test_an_address_without_a_link_changes_nothing(events):
-    *controls, ask_now = opened(events, "?__theme=dark")
-    assert ask_now is None
+    controls = list(opened(events, "?__theme=dark"))
+    assert controls.pop(12) is None, "nothing is asked"
     assert all(control == gr.skip() for control in controls)
+
+
+# --- what the page opens with, and images that are chosen ---
+
+
+def test_the_page_opens_with_the_example_that_the_model_is_surest_of(events, captioner):
+    made_up_picture((90, 60)).save(events.uploads / "offered" / "small.png")
+    events.examples.files["small"] = events.uploads / "offered" / "small.png"
+    captioner.surest_width = 90
+    opening = events.opening()
+    assert Path(opening.file).name == "small.png"
+    assert opening.view["size"] == [90, 60] and opening.view["answers"][0]["text"] == CAPTION.text
+    assert not opening.view["writing"] and "words in" in opening.note and opening.answered is not None
+
+
+def test_the_page_opens_with_an_example_even_if_the_model_is_too_slow_for_it(events, captioner):
+    captioner.fails_after = 0
+    opening = events.opening()
+    assert Path(opening.file).name == "meadow.png" and opening.view["answers"] == [] and opening.answered is None
+
+
+def test_without_examples_the_page_opens_empty(events):
+    events.examples.files.clear()
+    opening = events.opening()
+    assert (opening.file, opening.view) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("task", "phrase", "hint"),
+    [("region", "", "Draw a box"), ("refer", "", "Write what to find"), ("segment", "", "Write what to find")],
+)
+def test_an_image_that_is_chosen_waits_for_what_the_task_needs(events, task, phrase, hint):
+    ((view, rows, note, answered),) = events.answer_new(example(events), task, phrase, *NO_PLACE, 1, "", visitor())
+    assert (view, rows, answered) == (gr.skip(), [], None) and hint in note
+
+
+@pytest.mark.parametrize(("task", "phrase"), [("caption", ""), ("trace", ""), ("dense", ""), ("refer", "the ball")])
+def test_an_image_that_is_chosen_is_asked_about(events, task, phrase):
+    *_, (view, _, _, answered) = events.answer_new(example(events), task, phrase, *NO_PLACE, 1, "", visitor())
+    assert view["answers"] and answered.request.task == task
+
+
+def test_an_image_that_is_refused_leaves_the_page_without_any(events, monkeypatch):
+    told = []
+    monkeypatch.setattr(gr, "Warning", told.append)
+    file = events.uploads / "notes.png"
+    file.write_text("words")
+    kept, *_, view = events.show({"path": str(file)}, visitor())
+    assert (kept, view) == (None, None) and "not a picture" in told[0]
+    assert list(events.answer_new(None, "caption", "", *NO_PLACE, 1, "", visitor())) == []

@@ -168,12 +168,6 @@ def test_no_file_of_the_machine_is_served(demo, path):
         assert "root:" not in reply.text and "setuptools" not in reply.text
 
 
-def test_pictures_kept_for_links_are_not_served(demo, uploads):
-    shared = uploads.parent / "shared"
-    (shared / "x.png").write_bytes(b"a visitor's picture")
-    assert httpx.get(f"{demo.url}gradio_api/file={shared}/x.png").status_code == 403
-
-
 @pytest.mark.parametrize(
     "address", ["http://127.0.0.1:9/x.png", "https://example.org/x.png", "HTTP://[::1]/x", "ftp://x/y"]
 )

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from .browser import Visit, screenshot
-from .running_demo import LIMITS, picture_bytes
+from .browser import Visit, screenshot, show_unanswered
+from .running_demo import LIMITS, SCENE, picture_bytes
 
 SCENE_SIZE = (300, 216)
 READY = ".lv[data-state='ready']"
+# Whether the viewer has an image of this size, answered or not.
+SHOWS = "size => document.querySelector('.lv-overlay').getAttribute('viewBox') === `0 0 ${size[0]} ${size[1]}`"
 
 
 @pytest.fixture
@@ -22,8 +24,7 @@ def open_scene(demo: Any, visit: Callable[..., Visit]) -> Callable[..., Any]:
 
     def go(query: str = "", **options: Any) -> Any:
         page = visit(f"{demo.url}{query}", settled="#ask", **options).page
-        page.get_by_role("button", name="scene").click()
-        page.wait_for_selector(f"{READY} .lv-picture")
+        show_unanswered(page, page.get_by_role("button", name="scene").click)
         return page
 
     return go
@@ -55,6 +56,44 @@ def on_screen(page: Any, x: float, y: float) -> tuple[float, float]:
 def places_of(page: Any) -> list[list[float]]:
     """The points of the words, in the picture's pixels, as they are drawn."""
     return page.eval_on_selector_all(".lv-places [data-x]", "dots => dots.map(dot => [+dot.dataset.x, +dot.dataset.y])")
+
+
+def test_the_page_opens_with_an_answered_example_and_thumbnails_of_all(demo, visit):
+    page = visit(demo.url, settled="#ask").page
+    page.wait_for_function(SHOWS, arg=SCENE_SIZE)
+    assert page.locator(f"{READY} .lv-word").count() >= 3 and "words in" in page.locator("#status").inner_text()
+    for name in ("coffee", "scene"):
+        thumbnail = page.get_by_role("button", name=name).locator("img")
+        assert thumbnail.evaluate("image => image.complete && image.naturalWidth > 1")
+    page.click("#ask")  # what is shown is what is asked about
+    page.wait_for_selector("#status:has-text('words in')")
+
+
+@pytest.mark.parametrize("way", ["example", "upload"])
+def test_choosing_an_image_starts_the_answer(demo, visit, tmp_path, way):
+    page = visit(demo.url, settled="#ask").page
+    if way == "example":
+        page.get_by_role("button", name="coffee").click()
+        size = [480, 320]
+    else:
+        Image.open(SCENE).crop((0, 0, 200, 216)).save(tmp_path / "mine.png")
+        page.locator("#picture input[type=file]").first.set_input_files(tmp_path / "mine.png")
+        size = [200, 216]
+    page.wait_for_function(SHOWS, arg=size)
+    page.wait_for_selector(f"{READY} .lv-word")
+    page.wait_for_selector("#status:has-text('words in')")
+
+
+def test_on_a_phone_the_answer_comes_before_the_options_and_asking_brings_it_into_sight(demo, visit):
+    page = visit(demo.url, settled="#ask", viewport={"width": 390, "height": 780}, has_touch=True, is_mobile=True).page
+    tops = [page.locator(name).bounding_box()["y"] for name in ("#examples", "#viewer", "#task", "#ask")]
+    assert tops == sorted(tops)
+    divider = page.locator("footer .divider").all()
+    assert divider and not any(dot.is_visible() for dot in divider), "nothing stands before it that it would divide"
+    page.locator("#ask").scroll_into_view_if_needed()
+    assert page.locator(".lv-stage").evaluate("stage => stage.getBoundingClientRect().top") < 0
+    page.locator("#ask").tap()
+    page.wait_for_function("() => document.querySelector('.lv-stage').getBoundingClientRect().top >= 0")
 
 
 def test_the_caption_streams_in_and_every_word_lights_up_as_it_is_written(open_scene):
@@ -185,12 +224,11 @@ def test_a_file_that_cannot_be_taken_is_refused_and_the_next_one_is_shown(
         "rule => new RegExp(rule, 'i').test([...document.querySelectorAll('.toast-body')].map(n => n.innerText))",
         arg=message,
     )
-    assert page.locator(".lv[data-state='empty']").count() == 1
     screenshot(page, f"space-refused-{bad.stem}")
     page.reload()
     page.wait_for_selector("#ask")
     page.locator("#picture input[type=file]").first.set_input_files(good)
-    page.wait_for_selector(f"{READY} .lv-picture")
+    page.wait_for_function(SHOWS, arg=[200, 120])
     one.errors = [text for text in one.errors if "status of 413" not in text]  # the browser reports the refusal itself
 
 
@@ -217,5 +255,5 @@ def test_the_picture_is_made_for_the_page_and_not_the_visitors_file(demo, visit,
     Image.open(io.BytesIO(picture_bytes((200, 120)))).save(file)
     page = visit(demo.url, settled="#ask").page
     page.locator("#picture input[type=file]").first.set_input_files(file)
-    page.wait_for_selector(f"{READY} .lv-picture")
+    page.wait_for_function(SHOWS, arg=[200, 120])
     assert page.locator(".lv-picture").get_attribute("src").startswith("data:image/jpeg;base64,")

@@ -14,7 +14,7 @@ import pytest
 from pixelllm_hf.inference import TooSlowError
 from pixelllm_hf.space.service import Service
 
-from .browser import Visit, screenshot
+from .browser import Visit, screenshot, show_unanswered
 from .made_up import growing, made_up_caption, made_up_picture
 from .running_demo import SCENE, ask, uploaded
 
@@ -61,8 +61,8 @@ def open_picture(demo: Any, visit: Callable[..., Visit], tmp_path: Path) -> Call
 
     def go() -> Any:
         page = visit(demo.url, settled="#ask").page
-        page.locator("#picture input[type=file]").first.set_input_files(file)
-        page.wait_for_selector(f"{READY} .lv-picture")
+        upload = page.locator("#picture input[type=file]").first
+        show_unanswered(page, lambda: upload.set_input_files(file))
         return page
 
     return go
@@ -115,10 +115,7 @@ def test_another_picture_takes_the_place_of_what_is_being_written(open_picture, 
     page.wait_for_function("mine => document.querySelector('.lv-picture').getAttribute('src') !== mine", arg=mine)
     scene = page.locator(".lv-picture").get_attribute("src")
     assert is_broken_off(slow), "nobody writes on about the picture that has gone"
-    # a word on its way when it broke off may be seen for a moment
-    page.wait_for_selector(".lv-answer", state="detached")
-    slow.next_word.release(1000)
-    page.click("#ask")
+    slow.next_word.release(1000)  # choosing the other one has asked about it
     page.wait_for_selector("#status:has-text('words in')")
     assert page.locator(".lv-picture").get_attribute("src") == scene
     assert answer_on(page).startswith("A dog")

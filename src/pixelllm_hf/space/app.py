@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from .example_pictures import ExamplePictures
 from .page_events import PageEvents, Visitor, lacks, task_choices
 from .sealed_blocks import SealedBlocks
 from .service import Service
-from .shared_pictures import SharedPictures
 from .viewer import LinkedViewer
 
 TITLE = "PixelLLM: captions whose words know their place"
@@ -23,66 +23,67 @@ THEME = gr.themes.Default(
     font=["system-ui", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
 )
+# The answer stands beside what is chosen; on narrow screens between the image and the options.
 CSS = """
 .gradio-container { max-width: 1200px !important; }
+#layout {
+  align-items: start; display: grid; gap: 16px;
+  grid-template: "choose result" auto "options result" 1fr / minmax(0, 2fr) minmax(0, 3fr);
+}
+#choose { grid-area: choose; } #result { grid-area: result; } #options { grid-area: options; }
+#examples { flex-wrap: wrap; gap: 8px; }
+.example { flex: 0 0 auto; flex-direction: column; font-size: 13px; gap: 4px; min-width: 0 !important; padding: 6px; }
+.example img { border-radius: 4px; height: 56px; margin: 0; object-fit: cover; width: 84px; }
 #ask { min-height: 44px; }
 .place-fields { flex-wrap: wrap; }
 .place-fields > * { min-width: 5.5em !important; }
+@media (max-width: 760px) {
+  #layout { grid-template: "choose" "result" "options" / minmax(0, 1fr); }
+  #title h1 { font-size: 1.3rem; margin: 0; } #title p { font-size: .95rem; }
+  #picture { height: 132px !important; }
+}
 """
+# Outside of what gradio applies CSS to. It hides the link before this dot on narrow screens, but not the dot.
+HEAD = "<style>@media (max-width: 640px) { footer .divider { display: none; } }</style>"
 _OTHERS = "others"  # the queue of what asks no model
 _TO_ADDRESS = "(link) => link.startsWith('?') ? window.location.origin + window.location.pathname + link : link"
 # What visitors do is heard, but is no endpoint; values come unchecked and are checked by the listeners.
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "preprocess": False}
 
 
-def build_page(service: Service, examples: ExamplePictures, shared: SharedPictures, uploads: Path) -> gr.Blocks:
-    """The page with its API, ready to be launched. uploads: the folder in which gradio keeps uploaded files."""
-    events = PageEvents(service, examples, shared, uploads)
+def build_page(service: Service, examples: ExamplePictures, uploads: Path) -> gr.Blocks:
+    """The page with its API, ready to be launched; it opens with an example, which is answered now.
+
+    uploads: the folder in which gradio keeps uploaded files.
+    """
+    events = PageEvents(service, examples, uploads)
+    opening = events.opening()
     lacking = service.lacking(None)
     with SealedBlocks(title=TITLE, analytics_enabled=False) as page:
-        gr.Markdown(f"# {TITLE}\nPoint at a word to see its place, point at the picture to see the word.")
-        answered, linked, visitor = gr.State(None, time_to_live=3600), gr.State(None), gr.State(Visitor())
-        with gr.Row():
-            with gr.Column(scale=2, min_width=300):
+        gr.Markdown(
+            f"# {TITLE}\nPoint at a word to see its place, point at the image to see the word.", elem_id="title"
+        )
+        answered, linked, visitor = gr.State(opening.answered, time_to_live=3600), gr.State(None), gr.State(Visitor())
+        with gr.Row(elem_id="layout"):
+            with gr.Column(elem_id="choose", min_width=0):
                 picture = gr.Image(
-                    label="Picture", type="filepath", image_mode=None, sources=["upload", "clipboard"],
+                    opening.file, label="Image", type="filepath", image_mode=None, sources=["upload", "clipboard"],
                     height=220, buttons=[], elem_id="picture",
                 )  # fmt: skip
-                offered = gr.Examples(
-                    [[str(file)] for file in examples.files.values()], [picture], api_visibility="private",
-                    example_labels=list(examples.files),
-                )  # fmt: skip
-                task = gr.Radio(task_choices(lacking), value="caption", label="Task", elem_id="task")
-                note_on_tasks = gr.Markdown(lacks(lacking), elem_id="lacks")
-                phrase = gr.Textbox(
-                    label="What to find", placeholder="the red car", max_length=service.limits.letters,
-                    elem_id="phrase", visible=False,
-                )  # fmt: skip
-                ask = gr.Button("Ask", variant="primary", elem_id="ask")
-                with gr.Accordion("Place, beams, model", open=False):
-                    gr.Markdown("A place in pixels of the picture; drawing on the picture fills this in.")
-                    with gr.Row(elem_classes="place-fields"):
-                        box = [
-                            gr.Number(label=side, minimum=0, elem_id=f"box-{side}")
-                            for side in ("left", "top", "right", "bottom")
-                        ]
-                    with gr.Row(elem_classes="place-fields"):
-                        point = [gr.Number(label=f"point {axis}", minimum=0, elem_id=f"point-{axis}") for axis in "xy"]
-                    beams = gr.Slider(
-                        1, service.limits.beams, value=1, step=1, label="Beams (1 streams the words)", elem_id="beams"
-                    )
-                    model = gr.Dropdown(
-                        service.models, value=service.models[0], label="Model", elem_id="model",
-                        interactive=len(service.models) > 1,
-                    )  # fmt: skip
-            with gr.Column(scale=3, min_width=300):
+                with gr.Row(elem_id="examples"):
+                    offered = {
+                        name: gr.Button(name, icon=file, size="sm", elem_classes="example")
+                        for name, file in examples.files.items()
+                    }
+            with gr.Column(elem_id="result", min_width=0):
                 viewer = LinkedViewer(
-                    placeholder="Choose a picture. Then ask, draw a box on it, or click a point.", elem_id="viewer"
-                )
-                status = gr.Markdown("", elem_id="status", min_height=48)
+                    opening.view, placeholder="Choose an image. Then draw a box on it, click a point, or ask.",
+                    elem_id="viewer",
+                )  # fmt: skip
+                status = gr.Markdown(opening.note, elem_id="status", min_height=48)
                 with gr.Accordion("Results as a table", open=False):
                     table = gr.Dataframe(
-                        headers=["#", "text", "score", "box"], datatype=["number", "str", "str", "str"],
+                        opening.rows, headers=["#", "text", "score", "box"], datatype=["number", "str", "str", "str"],
                         interactive=False, wrap=True, elem_id="table",
                     )  # fmt: skip
                 with gr.Accordion("Take it with you", open=False):
@@ -100,27 +101,59 @@ def build_page(service: Service, examples: ExamplePictures, shared: SharedPictur
                         label="Drawing", visible=False, interactive=False, type="filepath",
                         buttons=["download", "fullscreen"], elem_id="drawing",
                     )  # fmt: skip
-                    gr.Markdown(
-                        "A link shows others what you see. For it, a picture of yours is kept here for up to a week, "
-                        "and whoever has the link can see it."
-                    )
+                    gr.Markdown("A link asks the same about the same example. An image of yours is not kept for links.")
                     make_link = gr.Button("Link to this view", elem_id="make-link")
                     link = gr.Textbox(label="Link", buttons=["copy"], interactive=False, elem_id="link")
+            with gr.Column(elem_id="options", min_width=0):
+                task = gr.Radio(task_choices(lacking), value="caption", label="Task", elem_id="task")
+                note_on_tasks = gr.Markdown(lacks(lacking), elem_id="lacks")
+                phrase = gr.Textbox(
+                    label="What to find", placeholder="the red car", max_length=service.limits.letters,
+                    elem_id="phrase", visible=False,
+                )  # fmt: skip
+                ask = gr.Button("Ask", variant="primary", elem_id="ask")
+                with gr.Accordion("Place, beams, model", open=False):
+                    gr.Markdown("A place in pixels of the image; drawing on the image fills this in.")
+                    with gr.Row(elem_classes="place-fields"):
+                        box = [
+                            gr.Number(label=side, minimum=0, elem_id=f"box-{side}")
+                            for side in ("left", "top", "right", "bottom")
+                        ]
+                    with gr.Row(elem_classes="place-fields"):
+                        point = [gr.Number(label=f"point {axis}", minimum=0, elem_id=f"point-{axis}") for axis in "xy"]
+                    beams = gr.Slider(
+                        1, service.limits.beams, value=1, step=1, label="Beams (1 streams the words)", elem_id="beams"
+                    )
+                    model = gr.Dropdown(
+                        service.models, value=service.models[0], label="Model", elem_id="model",
+                        interactive=len(service.models) > 1,
+                    )  # fmt: skip
 
         places = [*box, *point]
         asked = [picture, task, phrase, *places, beams, model]
+        shown = [viewer, table, status, answered]
         answer: dict[str, Any] = dict(
-            fn=events.answer, inputs=[*asked, visitor], outputs=[viewer, table, status, answered],
+            fn=events.answer, inputs=[*asked, visitor], outputs=shown,
             show_progress="full", show_progress_on=status, concurrency_id=ANSWERS, **_PRIVATE,
         )  # fmt: skip
+        # What breaks off the answer before it must not be dropped because that one is still on its way.
+        at_once: dict[str, Any] = answer | {"trigger_mode": "multiple"}
         others: dict[str, Any] = dict(concurrency_id=_OTHERS, concurrency_limit=2, show_progress="hidden", **_PRIVATE)
 
         show: dict[str, Any] = dict(
-            fn=events.show, inputs=[picture, visitor], outputs=[*places, answered, table, status, viewer], **others
+            fn=events.show,
+            inputs=[picture, visitor],
+            outputs=[picture, *places, answered, table, status, viewer],
+            **others,
         )
         # Not `change`: a link sets the picture together with its place.
-        for event in (picture.upload, picture.clear, offered.load_input_event.then):
-            event(**show)
+        picture.clear(**show)
+        chosen = [
+            button.click(partial(events.example, name), None, picture, **others).success
+            for name, button in offered.items()
+        ]
+        for event in (picture.upload, *chosen):
+            event(**show).success(**(at_once | {"fn": events.answer_new}))
         task.change(
             None, task, phrase, js="(task) => ({__type__: 'update', visible: ['refer', 'segment'].includes(task)})",
             api_visibility="private",
@@ -128,7 +161,7 @@ def build_page(service: Service, examples: ExamplePictures, shared: SharedPictur
         ask.click(**answer)
         phrase.submit(**answer)
         drawn = viewer.submit(events.drawn, visitor, [task, *places], queue=False, show_progress="hidden", **_PRIVATE)
-        drawn.success(**answer)
+        drawn.success(**at_once)
         model.change(events.choose_model, [model, task], [task, note_on_tasks], **others)
         make.click(
             events.make_file, [form, side, answered], [file, text, drawing], **(others | {"show_progress": "full"})
@@ -136,10 +169,10 @@ def build_page(service: Service, examples: ExamplePictures, shared: SharedPictur
         make_link.click(events.link, answered, link, **others).success(
             None, link, link, js=_TO_ADDRESS, api_visibility="private"
         )
-        page.load(events.open_link, None, [*asked, note_on_tasks, linked], **others)
+        page.load(events.open_link, None, [*asked, note_on_tasks, linked, *shown], **others)
         linked.change(**answer)
         add_endpoints(service, uploads)
     return page
 
 
-__all__ = ["CSS", "THEME", "TITLE", "build_page"]
+__all__ = ["CSS", "HEAD", "THEME", "TITLE", "build_page"]

@@ -83,49 +83,52 @@ def start_demo(
     from gradio.utils import LRUCache
     from starlette.middleware import Middleware
 
-    from .app import CSS, THEME, build_page
+    from .app import CSS, HEAD, THEME, build_page
+    from .connections import bounded_connections
     from .endpoints import tools_answer_in_json
     from .example_pictures import ExamplePictures
     from .gate import Gate
     from .gradio_internals import UnknownGradioError, internal
     from .limits import Limits
     from .service import Service
-    from .shared_pictures import SharedPictures
 
     limits = limits or Limits()
     service = Service.load(models, limits=limits, device=device)
     uploads = served_folder(own)
     offered = ExamplePictures.collect(examples, uploads / "offered")
-    served = BoundedFolder(uploads, SERVED, kept=offered.files.values())
-    page = build_page(service, offered, SharedPictures(own / "shared"), uploads)
+    page = build_page(service, offered, uploads)
+    # What is there before the first visitor belongs to the page: the examples, and gradio's copies of them.
+    served = BoundedFolder(uploads, SERVED, kept=(file for file in uploads.rglob("*") if file.is_file()))
     page.queue(max_size=max_queue, default_concurrency_limit=1, api_open=False)
     # Answers to visitors who have gone: gradio would keep those of two thousand, pictures and all.
     queue = internal(page, "_queue")
     internal(queue, "pending_messages_per_session")
     queue.pending_messages_per_session = LRUCache(4 * max_queue + SESSIONS // 4)
-    _, local_url, share_url = page.launch(
-        server_name=host,
-        server_port=port,
-        share=share,
-        quiet=quiet,
-        prevent_thread_lock=True,
-        inbrowser=False,
-        max_threads=_THREADS,
-        max_file_size=limits.upload_bytes,
-        allowed_paths=[],
-        state_session_capacity=SESSIONS,
-        run_history=False,
-        enable_monitoring=False,
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=True,
-        footer_links=["api", "settings"],
-        theme=THEME,
-        css=CSS,
-        app_kwargs={
-            "middleware": [Middleware(Gate, upload_bytes=limits.upload_bytes, after_upload=served.trim)],
-        },
-    )
+    with bounded_connections():
+        _, local_url, share_url = page.launch(
+            server_name=host,
+            server_port=port,
+            share=share,
+            quiet=quiet,
+            prevent_thread_lock=True,
+            inbrowser=False,
+            max_threads=_THREADS,
+            max_file_size=limits.upload_bytes,
+            allowed_paths=[],
+            state_session_capacity=SESSIONS,
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=True,
+            footer_links=["api", "settings"],
+            theme=THEME,
+            css=CSS,
+            head=HEAD,
+            app_kwargs={
+                "middleware": [Middleware(Gate, upload_bytes=limits.upload_bytes, after_upload=served.trim)],
+            },
+        )
     try:
         tools_answer_in_json(page)
     except UnknownGradioError:

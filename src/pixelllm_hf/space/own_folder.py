@@ -13,6 +13,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_PREFIX = "pixelllm-demo-"
+_HELD: list[int] = []  # handles of locks, open as long as this process lives
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -64,12 +72,14 @@ class BoundedFolder:
 
 @cache
 def own_folder() -> Path:
-    """The folder of this process, made now and removed at its end.
+    """The folder of this process, made now and removed at its end; those that killed demos have left are removed now.
 
     Gradio is told to keep its files in it, for which this must come before its components are made; what gradio reads
     of the environment when it is imported is right if this comes before that, too.
     """
-    folder = Path(tempfile.mkdtemp(prefix="pixelllm-demo-")).resolve()
+    parent = Path(tempfile.gettempdir()).resolve()
+    remove_left_folders(parent)
+    folder = claimed_folder(parent)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ["GRADIO_TEMP_DIR"] = str(served_folder(folder))
     os.environ["GRADIO_EXAMPLES_CACHE"] = str(folder / "examples_cache")
@@ -79,9 +89,55 @@ def own_folder() -> Path:
     return folder
 
 
+def claimed_folder(parent: Path) -> Path:
+    """A new folder within `parent` that this process holds a lock on until it ends, however it ends."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        handle = _locked(folder, wait=True)
+        if handle is None:  # no locks here, so nobody removes what others may use
+            return folder
+        if folder.exists():
+            _HELD.append(handle)
+            return folder
+        os.close(handle)  # another demo has just started and taken it for one that was left
+
+
+def remove_left_folders(parent: Path) -> None:
+    """Remove this user's folders within `parent` whose process has gone without doing so (killed, out of memory).
+
+    A folder is left if its lock is free: the system frees it with the process. What belongs to others, links, and
+    folders on disks without locks stay.
+    """
+    for folder in parent.glob(f"{_PREFIX}*"):
+        handle = _locked(folder, wait=False)
+        if handle is None:
+            continue
+        try:
+            if os.fstat(handle).st_uid == os.getuid():
+                shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(handle)
+
+
+def _locked(folder: Path, *, wait: bool) -> int | None:
+    """A handle that holds the folder's lock; None if another process has it, or it cannot be had at all."""
+    if fcntl is None:
+        return None
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:  # gone, a link, no folder, somebody else's
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
+
+
 def served_folder(own: Path) -> Path:
     """Uploads and files for download: gradio gives them to whoever knows their names, which cannot be guessed."""
     return own / "served"
 
 
-__all__ = ["BoundedFolder", "Bounds", "own_folder", "served_folder"]
+__all__ = ["BoundedFolder", "Bounds", "claimed_folder", "own_folder", "remove_left_folders", "served_folder"]

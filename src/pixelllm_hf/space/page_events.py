@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from pixelllm_hf.processing.grounded_results import GroundedCaption
 from .downloads import RECORDS, TEXT_SHOWN, drawing, new_file, record_text
 from .example_pictures import ExamplePictures
 from .limits import checked_request, checked_whole, read_picture, uploaded_file
-from .refusals import FOR_VISITORS, RefusedError, told
+from .refusals import FOR_VISITORS, RefusedError, for_notice, told
 from .service import Service
 from .share_link import SharedView, read_query
-from .shared_pictures import SharedPictures
 from .view import ShownPicture, build_view, shown_score
+
+logger = logging.getLogger(__name__)
 
 TASKS = {
     "caption": "Describe",
@@ -32,6 +34,7 @@ TASKS = {
     "segment": "Find and cut out",
     "dense": "Describe everything",
 }
+OPENINGS = 4  # examples that are asked about before the page opens
 PLACES = 6  # number fields: a box and a point
 
 
@@ -44,6 +47,17 @@ class Answered:
     beams: int
     model: str
     results: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a visitor finds on the page: an example, and what `answer` gives for it; the example alone if it failed."""
+
+    file: str | None
+    view: Any = None
+    rows: list[list[Any]] = field(default_factory=list)
+    note: str = ""
+    answered: Answered | None = None
 
 
 @dataclass
@@ -69,26 +83,50 @@ class PageEvents:
     uploads: the folder in which gradio keeps uploaded files.
     """
 
-    def __init__(self, service: Service, examples: ExamplePictures, shared: SharedPictures, uploads: Path):
+    def __init__(self, service: Service, examples: ExamplePictures, uploads: Path):
         self.service = service
         self.limits = service.limits
         self.examples = examples
-        self.shared = shared
         self.uploads = uploads
 
-    # --- asking ---
+    # --- choosing and asking ---
+
+    def opening(self) -> Opening:
+        """The example whose caption the model is surest of, among the first ones; asked once for all visitors."""
+        candidates = [self._answered_example(file) for file in list(self.examples.files.values())[:OPENINGS]]
+        return max(candidates, key=_sureness, default=Opening(None))
+
+    def _answered_example(self, file: Path) -> Opening:
+        picture, visitor = {"path": str(file)}, Visitor()
+        try:
+            *_, shown = self.answer(picture, "caption", "", *([None] * PLACES), 1, "", visitor)
+        except gr.Error as error:  # too slow, say; the page opens all the same
+            logger.warning("the example %s has no answer: %s", file.name, error)
+            *_, view = self.show(picture, visitor)
+            shown = view, [], "", None
+        return Opening(str(file), *shown)
+
+    def example(self, name: str) -> str:
+        """The file of an example."""
+        return str(self.examples.files[name])
 
     def show(self, picture: Any, visitor: Visitor) -> tuple[Any, ...]:
-        """A new picture -> empty place fields, nothing answered, an empty table and note, and the viewer with it."""
+        """A new picture -> itself, empty place fields, nothing answered, an empty table and note, the viewer with it.
+
+        One that is refused leaves the page without any.
+        """
         visitor.turn += 1
         visitor.unasked = None
         visitor.picture = picture.get("path") if isinstance(picture, dict) else ""
-        view = None
+        view, kept = None, gr.skip()
         if picture is not None:
-            with told():
+            try:
                 view = build_view(self._read(picture)[1], [], task="caption")
+            except FOR_VISITORS as error:
+                gr.Warning(for_notice(error))
+                visitor.picture, kept = "", None
         visitor.unasked = view, [], "", None
-        return *([None] * PLACES), None, [], "", view
+        return kept, *([None] * PLACES), None, [], "", view
 
     def answer(
         self, picture: Any, task: Any, phrase: Any, *rest: Any
@@ -131,6 +169,18 @@ class PageEvents:
             note = _note(request, results, time.perf_counter() - started)
             answered = Answered(file, request, width, name, tuple(result.to_dict() for result in results))
             yield build_view(shown, results, task=request.task), _rows(results, request.task), note, answered
+
+    def answer_new(self, picture: Any, task: Any, phrase: Any, *rest: Any) -> Iterator[tuple[Any, ...]]:
+        """`answer` for an image that has just been chosen; a hint where the task wants something of it first."""
+        if picture is None:  # refused
+            return
+        wanted = "Draw a box or click a point on the image." if task == "region" else ""
+        if task in ("refer", "segment") and not phrase:
+            wanted = "Write what to find."
+        if wanted:
+            yield gr.skip(), [], wanted, None
+        else:
+            yield from self.answer(picture, task, phrase, *rest)
 
     def drawn(self, visitor: Visitor, event: gr.EventData) -> tuple[Any, ...]:
         """A box or a point from the viewer -> the task and the place fields."""
@@ -177,16 +227,16 @@ class PageEvents:
             return str(file), gr.update(value="", visible=False), gr.update(value=str(file), visible=True)
 
     def link(self, answered: Answered | None) -> str:
-        """The query of the link to what is seen. An uploaded picture is kept for it from now on."""
+        """The query of the link to what is seen."""
         with told():
             if answered is None:
                 raise RefusedError("ask something first; then there is something to link to.")
             example = self.examples.name_of(uploaded_file({"path": str(answered.picture)}, self.uploads))
-            kept = None if example else self.shared.put(read_picture(answered.picture, self.limits))
+            if example is None:
+                raise RefusedError("a link can name an example only: your image is not kept. Take the file instead.")
             request, points = answered.request, answered.request.points
             return SharedView(
                 example=example,
-                picture=kept,
                 task=request.task,
                 prompt=request.expressions[0] if request.expressions else "",
                 box=request.boxes[0] if request.boxes else None,
@@ -196,24 +246,25 @@ class PageEvents:
             ).query()
 
     def open_link(self, request: gr.Request) -> tuple[Any, ...]:
-        """The address that the page was opened with -> the controls, and whether to ask at once."""
+        """The address that the page was opened with -> the controls, whether to ask at once, and an empty answer."""
+        as_it_is = (gr.skip(),) * (3 + PLACES + 3) + (None,) + (gr.skip(),) * 4
         try:
             view = read_query(request.query_params.multi_items(), self.limits)
             if view is None:
-                return (*[gr.skip()] * 12, None)
+                return as_it_is
             model = self.service.chosen(view.model)
             lacking = self.service.lacking(model)
             if view.task not in TASKS or view.task in lacking:
                 raise RefusedError("the link asks for a task that is not offered here, so it was not followed.")
-            if view.picture is None and view.example not in self.examples.files:
-                raise RefusedError("the link's picture is not one of the examples, so it was not followed.")
-            file = self.shared.get(view.picture) if view.picture else self.examples.files[str(view.example)]
+            if view.example not in self.examples.files:
+                raise RefusedError("the link's image is not one of the examples, so it was not followed.")
         except FOR_VISITORS as error:
-            gr.Warning(str(error))
-            return (*[gr.skip()] * 12, None)
+            gr.Warning(for_notice(error))
+            return as_it_is
         place = [*(view.box or [None] * 4), *(view.point or [None] * 2)]
         task = gr.update(choices=task_choices(lacking), value=view.task)
-        return str(file), task, view.prompt, *place, view.beams, model, lacks(lacking), time.time()
+        file, ask_now = self.example(view.example), time.time()
+        return file, task, view.prompt, *place, view.beams, model, lacks(lacking), ask_now, None, [], "", None
 
     # --- common ---
 
@@ -244,6 +295,10 @@ def _places(numbers: Sequence[Any]) -> tuple[list[Any] | None, list[Any] | None]
         if None in place and any(number is not None for number in place):
             raise RefusedError(f"{what}, but some of its fields are empty.")
     return (None if None in box else box), (None if None in point else point)
+
+
+def _sureness(opening: Opening) -> float:
+    return -1.0 if opening.answered is None else opening.answered.results[0]["score"] or 0.0
 
 
 def _rows(results: Sequence[GroundedCaption], task: str) -> list[list[Any]]:

@@ -19,18 +19,20 @@ class RefusedError(ValueError):
 FOR_VISITORS = (RefusedError, ImageError, PromptError, ModelError, TooSlowError)
 
 
+def for_notice(error: Exception) -> str:
+    """Its message as HTML, which notices are shown as: messages quote what was sent, so markup in it is escaped."""
+    return html.escape(first_lines(error), quote=False)
+
+
 @contextmanager
 def told() -> Iterator[None]:
-    """Errors for visitors become notices of the page and error messages of the API.
-
-    Notices are shown as HTML, and messages quote what was sent, so what would be markup is escaped.
-    """
+    """Errors for visitors become notices of the page and error messages of the API."""
     import gradio as gr
 
     try:
         yield
     except FOR_VISITORS as error:
-        raise gr.Error(html.escape(first_lines(error), quote=False), print_exception=False) from error
+        raise gr.Error(for_notice(error), print_exception=False) from error
 
 
-__all__ = ["FOR_VISITORS", "RefusedError", "told"]
+__all__ = ["FOR_VISITORS", "RefusedError", "for_notice", "told"]

@@ -1,4 +1,4 @@
-"""A link that asks again what is seen: picture, task, prompt and model as the query of the page's address."""
+"""A link that asks again what is seen: example, task, prompt and model as the query of the page's address."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ from urllib.parse import urlencode
 from .limits import Limits, checked_whole
 from .refusals import RefusedError
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _EXAMPLE = re.compile(r"[\w-]{1,64}", re.ASCII)
 _TASK = re.compile(r"[a-z]{1,16}")
 _NUMBER = re.compile(r"-?\d{1,6}(\.\d{1,3})?", re.ASCII)
-_NAMES = ("example", "picture", "task", "prompt", "box", "point", "beams", "model")
+_NAMES = ("example", "task", "prompt", "box", "point", "beams", "model")
 
 
 @dataclass(frozen=True)
 class SharedView:
-    """What was asked. Either the name of an example or the digest of a stored picture; box, point: original pixels."""
+    """What was asked of an example, which is named: nothing of a visitor is in a link. box, point: original pixels."""
 
     example: str | None = None
-    picture: str | None = None
     task: str = "caption"
     prompt: str = ""
     box: tuple[float, ...] | None = None
@@ -38,7 +36,6 @@ class SharedView:
         """
         given: dict[str, str] = {
             "example": self.example or "",
-            "picture": self.picture or "",
             "task": self.task,
             "prompt": self.prompt,
             "box": _joined(self.box),
@@ -52,8 +49,8 @@ class SharedView:
 def read_query(pairs: Sequence[tuple[str, str]], limits: Limits) -> SharedView | None:
     """What a link asks for, None if it asks nothing; a `RefusedError` for anything that `query` would not write.
 
-    Names that begin with two underscores belong to gradio. Whether the example, the picture, the task and the model
-    exist is for the caller to see.
+    Names that begin with two underscores belong to gradio. Whether the example, the task and the model exist is for
+    the caller to see.
     """
     ours = [(name, value) for name, value in pairs if not name.startswith("__")]
     given: dict[str, str] = {}
@@ -64,15 +61,12 @@ def read_query(pairs: Sequence[tuple[str, str]], limits: Limits) -> SharedView |
         given[name] = value
     if not given:
         return None
-    if "example" in given and "picture" in given:
-        raise RefusedError("the link names two pictures, so it was not followed.")
     prompt = given.get("prompt", "")
     if len(prompt) > limits.letters:
         raise RefusedError(f"the link's prompt is longer than {limits.letters} letters, so it was not followed.")
     beams = given.get("beams", "1")
     return SharedView(
         example=_matching(_EXAMPLE, given, "example"),
-        picture=_matching(_DIGEST, given, "picture"),
         task=_matching(_TASK, given, "task") or "caption",
         prompt=prompt,
         box=_split(given.get("box"), 4),

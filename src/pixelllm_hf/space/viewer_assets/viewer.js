@@ -12,6 +12,7 @@ let played = null; // {answer, word} each, or null
 let pointed = []; // the first one is meant, the others lie there too
 let picked = null;
 let version = 0; // of the view
+let isShown = false; // the first view comes with the page
 let drawnView = "";
 let drawnGlow = "";
 
@@ -180,11 +181,20 @@ function note() {
   return view.task === "dense" && !view.answers.length ? "Nothing was found." : "";
 }
 
+// An answer that begins above or below what is seen, as on a phone when the options asked for it.
+function bringIntoSight() {
+  const { top, bottom } = find(".lv-stage").getBoundingClientRect();
+  if (top >= 0 && bottom <= window.innerHeight) return;
+  const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+  root.scrollIntoView({ block: "start", behavior: calm ? "auto" : "smooth" });
+}
+
 function show() {
   const given = props.value;
   const isMoreOfTheSame = Boolean(view && view.writing); // else places of earlier answers mean nothing
   view = given && given.picture ? given : null;
   version += 1;
+  root.dataset.list = view && view.answers.some(isObject) ? "objects" : "captions";
   root.dataset.state = view ? (view.writing ? "writing" : "ready") : "empty";
   find(".lv-placeholder").textContent = view ? "" : props.placeholder || "";
   for (const button of root.querySelectorAll(".lv-button")) button.disabled = !view;
@@ -196,6 +206,7 @@ function show() {
     light();
     return;
   }
+  if (isShown && !isMoreOfTheSame && (view.writing || view.answers.length)) bringIntoSight();
   if (!isMoreOfTheSame || stage.picture.getAttribute("src") !== view.picture) {
     [pointed, picked, drawnGlow] = [[], null, ""];
     if (playback.playing || played) playback.stop();
@@ -214,3 +225,4 @@ function show() {
 drawing.setTool("look");
 watch("value", show);
 show();
+isShown = true;
