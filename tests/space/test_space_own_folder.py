@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
-from pixelllm_hf.space.own_folder import BoundedFolder, Bounds
+import pytest
+
+from pixelllm_hf.space.own_folder import BoundedFolder, Bounds, claimed_folder, remove_left_folders
 
 
 def filled(path: Path, ages: list[float], size: int = 10) -> list[Path]:
@@ -62,3 +66,94 @@ def test_a_link_out_of_the_folder_is_removed_and_not_followed(tmp_path):
     BoundedFolder(inside, Bounds(files=0, bytes=0, seconds=100)).trim()
     assert outside.read_text() == "keep me"
     assert not (inside / "link").is_symlink()
+
+
+# --- folders of demos that were killed ---
+
+CLAIM = """
+import pathlib, sys
+from pixelllm_hf.space.own_folder import claimed_folder
+folder = claimed_folder(pathlib.Path(sys.argv[1]))
+(folder / "private.jpg").write_text("a visitor's image")
+print(folder.name, flush=True)
+sys.stdin.read()
+"""
+
+
+def demo_elsewhere(parent: Path) -> tuple[subprocess.Popen[str], Path]:
+    """Another process that holds a folder with a visitor's image in it, as a running demo does."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLAIM, str(parent)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    return process, parent / process.stdout.readline().strip()
+
+
+def test_what_a_killed_demo_left_is_removed_and_what_a_running_one_has_stays(tmp_path):
+    pytest.importorskip("fcntl", reason="needs locks of folders")
+    killed, left = demo_elsewhere(tmp_path)
+    running, kept = demo_elsewhere(tmp_path)
+    try:
+        killed.kill()
+        killed.communicate()
+        remove_left_folders(tmp_path)
+        assert not left.exists()
+        assert (kept / "private.jpg").exists()
+    finally:
+        running.kill()
+        running.communicate()
+    remove_left_folders(tmp_path)
+    assert not kept.exists()
+
+
+def test_the_folder_of_this_process_is_not_taken_for_one_that_was_left(tmp_path):
+    mine = claimed_folder(tmp_path)
+    remove_left_folders(tmp_path)
+    assert mine.is_dir()
+
+
+def test_only_folders_of_demos_are_removed_and_links_are_not_followed(tmp_path):
+    pytest.importorskip("fcntl", reason="needs locks of folders")
+    home, temporary = tmp_path / "home", tmp_path / "temporary"
+    home.mkdir()
+    (home / "letter").write_text("keep me")
+    temporary.mkdir()
+    (temporary / "pixelllm-demo-evil").symlink_to(home)
+    (temporary / "pixelllm-demo-file").write_text("keep me")
+    (temporary / "someone-elses").mkdir()
+    left = temporary / "pixelllm-demo-left"
+    left.mkdir()
+    (left / "link").symlink_to(home)
+    remove_left_folders(temporary)
+    assert sorted(path.name for path in temporary.iterdir()) == [
+        "pixelllm-demo-evil", "pixelllm-demo-file", "someone-elses",
+    ]  # fmt: skip
+    assert (home / "letter").read_text() == "keep me"
+
+
+def test_folders_of_other_users_stay(tmp_path, monkeypatch):
+    pytest.importorskip("fcntl", reason="needs locks of folders")
+    theirs = tmp_path / "pixelllm-demo-theirs"
+    theirs.mkdir()
+    monkeypatch.setattr(os, "getuid", lambda: os.stat(theirs).st_uid + 1)
+    remove_left_folders(tmp_path)
+    assert theirs.is_dir()
+
+
+def test_a_folder_that_is_swept_away_before_it_is_claimed_is_made_again(tmp_path, monkeypatch):
+    pytest.importorskip("fcntl", reason="needs locks of folders")
+    from pixelllm_hf.space import own_folder
+
+    lock = own_folder._locked
+    swept = []
+
+    def late(folder: Path, *, wait: bool) -> int | None:
+        handle = lock(folder, wait=wait)
+        if not swept:
+            swept.append(folder)
+            folder.rmdir()  # another demo had the lock before
+        return handle
+
+    monkeypatch.setattr(own_folder, "_locked", late)
+    mine = claimed_folder(tmp_path)
+    assert mine.is_dir() and swept and mine != swept[0]
