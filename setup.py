@@ -12,10 +12,14 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "src/pixelllm_hf/__init__
 assert VERSION is not None
 
 DEMO = ["gradio[mcp]>=6.31,<7"]
+TRAIN = ["accelerate>=1.15", "datasets>=5.2", "peft>=0.21"]
+METRICS = ["accelerate>=1.15", "datasets>=5.2", "evaluate>=0.4.6"]
+EVAL = [*METRICS, "pycocoevalcap>=1.2"]  # METEOR's data and, with Java, the official scorers
 SAM = ["segment-anything"]
-EVAL = ["pycocoevalcap>=1.2"]  # METEOR's data and, with Java, the official scorers
 DEV = [
     *DEMO,
+    *TRAIN,
+    *METRICS,
     "ipykernel>=7.0",
     "mkdocs-material>=9.7",
     "mkdocstrings[python]>=1.0",
@@ -34,7 +38,7 @@ DEV = [
 ]
 
 setup(
-    name="pixelllm_hf",
+    name="pixelllm-hf",
     version=VERSION[1],
     description="PixelLLM for the Hugging Face ecosystem: captions with a pixel location for every word",
     long_description=(HERE / "README.md").read_text("utf-8"),
@@ -46,12 +50,8 @@ setup(
     packages=find_packages("src"),
     package_data={"pixelllm_hf": ["checkpoints/*/*", "data/scenes/objects/*", "py.typed", "space/viewer_assets/*"]},
     install_requires=[
-        "accelerate>=1.15",
-        "datasets>=5.2",
-        "evaluate>=0.4.6",
         "huggingface_hub>=2.4",
         "numpy>=2.0",
-        "peft>=0.21",
         "pillow>=12.0",
         "pyyaml>=6.0",
         "safetensors>=0.8",
@@ -60,7 +60,7 @@ setup(
         "tqdm>=4.67",
         "transformers>=5.23,<6",
     ],
-    extras_require={"demo": DEMO, "sam": SAM, "eval": EVAL, "dev": DEV},
+    extras_require={"demo": DEMO, "train": TRAIN, "eval": EVAL, "sam": SAM, "dev": DEV},
     entry_points={"console_scripts": ["pixelllm=pixelllm_hf.cli:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -37,10 +37,6 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import datasets
-from accelerate import PartialState
-from accelerate.utils import gather_object
-
 from pixelllm_hf.cli import UsageError
 from pixelllm_hf.data.bad_records import AnnotationFileError, BadRecordError
 from pixelllm_hf.data.prepared_folder import PreparedFolderError
@@ -50,6 +46,7 @@ from pixelllm_hf.evaluation.runner import Asking, CannotDoError, evaluate, versi
 from pixelllm_hf.evaluation.scene_folder import HELD_OUT_SEED, DataFolder, EvaluationDataError, composed_folder
 from pixelllm_hf.evaluation.tasks import TASKS
 from pixelllm_hf.evaluation.trained_names import TrainedNames
+from pixelllm_hf.extras import require
 from pixelllm_hf.files import atomic_text
 from pixelllm_hf.inference import EMBEDDED, Captioner, ModelError
 from pixelllm_hf.processing.prompt_places import PromptError
@@ -62,6 +59,10 @@ def main(args: argparse.Namespace) -> None:
         raise UsageError("--data brings its own scenes; leave --scenes and --seed out, or leave --data out.")
     if args.description and not args.title:
         raise UsageError("--description goes under a --title; give one, or leave it out.")
+    require("accelerate", "datasets", what="evaluation")
+    import datasets
+    from accelerate import PartialState
+
     datasets.disable_progress_bars()
     trained = TrainedNames.read(args.trained_names) if args.trained_names else None
     task, state = TASKS[args.task], PartialState(cpu=args.device == "cpu")
@@ -123,7 +124,7 @@ def heading(args: argparse.Namespace, model: Any, seed: int, folder: DataFolder)
 
 
 @contextmanager
-def composed_once(state: PartialState, args: argparse.Namespace, seed: int) -> Iterator[Path]:
+def composed_once(state: Any, args: argparse.Namespace, seed: int) -> Iterator[Path]:
     """The composed scenes: one folder on every machine, made by its first process and read by all."""
     with ExitStack() as stack:
         problem, folder = None, None
@@ -134,6 +135,8 @@ def composed_once(state: PartialState, args: argparse.Namespace, seed: int) -> I
                 )
             except (ObjectFolderError, BackgroundFolderError, SceneOutputError, OSError) as error:
                 problem = error  # the others wait for an answer
+        from accelerate.utils import gather_object
+
         folders = gather_object([folder])
         folder = folders[state.process_index - state.local_process_index]
         if problem is not None or folder is None:

@@ -80,7 +80,10 @@ REGISTRATIONS = (
 
 
 class RegistrationFinder:
-    """A `sys.meta_path` entry that finds nothing itself; it notices when one of the modules has been imported."""
+    """A `sys.meta_path` entry that finds nothing itself; it notices when one of the modules has been imported.
+
+    It also notices when a module of ours could not be, for want of a package that an extra brings, and says so.
+    """
 
     def __init__(self, registrations: Sequence[Registration]):
         self._pending = list(registrations)
@@ -108,6 +111,12 @@ class RegistrationFinder:
             self._running += 1
             try:
                 execute(module)
+            except ModuleNotFoundError as error:
+                if module.__name__.startswith("pixelllm_hf."):
+                    from .extras import explain
+
+                    explain(error, module.__name__)
+                raise
             finally:
                 self._running -= 1
             if module.__name__ in self._watched:

@@ -22,11 +22,11 @@ def test_without_gradio_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPat
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(builtins, "__import__", without_gradio)
     assert main(["demo"]) == WRONG_USAGE
-    assert 'pip install "pixelllm_hf[demo]"' in capsys.readouterr().err
+    assert 'pip install "pixelllm-hf[demo]"' in capsys.readouterr().err
 
 
 def test_a_model_that_is_not_there_is_wrong_usage(tmp_path: Path, capsys):
-    pytest.importorskip("gradio", reason="needs gradio: pip install pixelllm_hf[demo]")
+    pytest.importorskip("gradio", reason="needs gradio: pip install pixelllm-hf[demo]")
     assert main(["demo", "--model", str(tmp_path / "nothing")]) == WRONG_USAGE
     assert "cannot be loaded" in capsys.readouterr().err
 

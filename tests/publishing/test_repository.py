@@ -460,7 +460,7 @@ def test_a_space_gets_the_demo_the_package_and_the_models_name(hub: Any, tmp_pat
     demo = tmp_path / "demo"
     (demo / "out").mkdir(parents=True)
     (demo / "app.py").write_text("import pixelllm_hf\n")
-    (demo / "requirements.txt").write_text("gradio>=6.0\npixelllm_hf[demo]\n")
+    (demo / "requirements.txt").write_text("gradio>=6.0\npixelllm-hf[demo]\n")
     (demo / "README.md").write_text("---\ntitle: PixelLLM\nsdk: gradio\napp_file: app.py\n---\n\nTry it.\n")
     (demo / "out/drawn.png").write_bytes(b"x")
     (demo / ".env").write_text("x")

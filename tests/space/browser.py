@@ -45,7 +45,7 @@ class Visit:
 def chromium() -> Iterator[Any]:
     """The running browser; without it the tests that need it are skipped by name."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    pytest.importorskip("gradio", reason="needs gradio: pip install pixelllm_hf[demo]")
+    pytest.importorskip("gradio", reason="needs gradio: pip install pixelllm-hf[demo]")
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
         pytest.skip("needs a Chromium, Debian's package chromium for one")

@@ -25,8 +25,8 @@ META = {"_type": "gradio.FileData"}
 @pytest.fixture(scope="session")
 def demo(small_checkpoint: Path) -> Iterator[Any]:
     """The running demo; `.url` is its address."""
-    pytest.importorskip("gradio", reason="needs gradio: pip install pixelllm_hf[demo]")
-    pytest.importorskip("mcp", reason="needs mcp: pip install pixelllm_hf[demo]")
+    pytest.importorskip("gradio", reason="needs gradio: pip install pixelllm-hf[demo]")
+    pytest.importorskip("mcp", reason="needs mcp: pip install pixelllm-hf[demo]")
     from pixelllm_hf.space.launching import start_demo
 
     models = ["tiny", str(small_checkpoint)]

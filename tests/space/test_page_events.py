@@ -19,7 +19,7 @@ from pixelllm_hf.space.service import Service
 
 from .made_up import growing, made_up_caption, made_up_object, made_up_picture
 
-gr = pytest.importorskip("gradio", reason="needs gradio: pip install pixelllm_hf[demo]")
+gr = pytest.importorskip("gradio", reason="needs gradio: pip install pixelllm-hf[demo]")
 
 NO_PLACE = [None] * 6
 CAPTION = made_up_caption()

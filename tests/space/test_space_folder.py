@@ -51,7 +51,7 @@ def test_the_space_runs_a_gradio_that_the_package_asks_for_and_the_demo_knows():
 
 
 def test_the_published_folder_serves_the_model_that_its_variable_names(files, tmp_path, small_checkpoint):
-    pytest.importorskip("gradio", reason="needs gradio: pip install pixelllm_hf[demo]")
+    pytest.importorskip("gradio", reason="needs gradio: pip install pixelllm-hf[demo]")
     space, temporary = tmp_path / "space", tmp_path / "temporary"
     temporary.mkdir()
     for name in files:

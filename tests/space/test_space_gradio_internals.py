@@ -9,7 +9,7 @@ import pytest
 from pixelllm_hf.cli import WRONG_USAGE, main
 from pixelllm_hf.space.gradio_internals import UnknownGradioError, internal
 
-gr = pytest.importorskip("gradio", reason="needs gradio: pip install pixelllm_hf[demo]")
+gr = pytest.importorskip("gradio", reason="needs gradio: pip install pixelllm-hf[demo]")
 
 
 def test_what_is_there_is_given():
@@ -38,7 +38,7 @@ def test_the_command_says_so_and_serves_nothing(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_server_whose_tools_cannot_be_made_to_speak_json_is_taken_down(monkeypatch: pytest.MonkeyPatch):
-    pytest.importorskip("mcp", reason="needs mcp: pip install pixelllm_hf[demo]")
+    pytest.importorskip("mcp", reason="needs mcp: pip install pixelllm-hf[demo]")
     from gradio.mcp import GradioMCPServer
 
     from pixelllm_hf.space.launching import start_demo

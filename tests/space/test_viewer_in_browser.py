@@ -11,7 +11,7 @@ from PIL import Image
 from .browser import Visit, screenshot
 from .made_up import PLACES, SIZE, made_up_caption, made_up_object, made_up_picture, made_up_word
 
-pytest.importorskip("gradio", reason="needs gradio: pip install pixelllm_hf[demo]")
+pytest.importorskip("gradio", reason="needs gradio: pip install pixelllm-hf[demo]")
 
 SCRIPT = '<img src=x onerror="window.harmed=1"><script>window.harmed=1</script>`${window.harmed=1}` {{value}}'
 

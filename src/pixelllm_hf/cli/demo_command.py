@@ -31,8 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until interrupted; returns the exit code."""
+    from pixelllm_hf.extras import MissingExtraError
     from pixelllm_hf.space.gradio_internals import UnknownGradioError
-    from pixelllm_hf.space.launching import DemoExtraMissingError, default_models, end_in_order, start_demo
+    from pixelllm_hf.space.launching import default_models, end_in_order, start_demo
 
     if args.examples is not None and not args.examples.is_dir():
         raise UsageError(f"--examples needs a folder of pictures, but {str(args.examples)!r} is none.")
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
             examples=args.examples or _source_tree_examples(),
             device=args.device,
         )
-    except (DemoExtraMissingError, UnknownGradioError) as error:
+    except (MissingExtraError, UnknownGradioError) as error:
         raise UsageError(str(error)) from error
     try:
         demo.wait()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import T5Config
 
+from ..extras import require
 from ..modeling.configuration_pixelllm import (
     PixelLLMConfig,
     PixelLLMEva02TowerConfig,
@@ -86,6 +87,7 @@ class ScenicLora:
 
     def peft_config(self, **overrides: Any) -> LoraConfig:
         """peft's config of the same LoRA, for the whole model or for its language model alone."""
+        require("peft", what="LoRA")
         from peft import LoraConfig
 
         sides = [

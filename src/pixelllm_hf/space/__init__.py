@@ -1,4 +1,4 @@
 """The demo page: a picture and its captions, linked word by word, served by gradio.
 
-Nothing is imported here: gradio is an extra (`pip install pixelllm_hf[demo]`), and `view` does without it.
+Nothing is imported here: gradio is an extra (`pip install pixelllm-hf[demo]`), and `view` does without it.
 """

@@ -147,7 +147,7 @@ def build_page(service: Service, examples: ExamplePictures, uploads: Path) -> gr
             **others,
         )
         # Not `change`: a link sets the picture together with its place.
-        picture.clear(**show)
+        picture.clear(**(show | {"fn": partial(events.show, None), "inputs": visitor}))  # it still sends the old one
         chosen = [
             button.click(partial(events.example, name), None, picture, **others).success
             for name, button in offered.items()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pixelllm_hf.extras import require
 from pixelllm_hf.inference import EMBEDDED
 
 from .own_folder import BoundedFolder, Bounds, own_folder, served_folder
@@ -24,10 +25,6 @@ SESSIONS = 500  # visitors whose last answer is kept
 SERVED = Bounds(files=2000, bytes=1 << 30, seconds=3600)
 _TRIM_EVERY = 60.0  # seconds
 _THREADS = 8  # more would only wait: answers come one at a time
-
-
-class DemoExtraMissingError(ImportError):
-    """The packages that only the demo needs are not installed."""
 
 
 @dataclass
@@ -76,10 +73,10 @@ def start_demo(
     models: folders, hub ids or "tiny". host: None is gradio's variable GRADIO_SERVER_NAME, or this machine alone.
     port: None is the first free one from 7860 on. share: through a tunnel of gradio's to the internet.
     max_queue: requests that wait; more are told that the queue is full. examples: folder of pictures to begin with.
-    Errors: `DemoExtraMissingError`, `UnknownGradioError`, `ModelError`, OSError if the port is taken.
+    Errors: `MissingExtraError`, `UnknownGradioError`, `ModelError`, OSError if the port is taken.
     """
     own = own_folder()  # before gradio is imported
-    _require_extra()
+    require("gradio", "mcp", what="the demo")
     from gradio.utils import LRUCache
     from starlette.middleware import Middleware
 
@@ -144,22 +141,10 @@ def _keep_trim(folder: BoundedFolder, closing: threading.Event) -> None:
         folder.trim()
 
 
-def _require_extra() -> None:
-    try:
-        import gradio  # noqa: F401
-        import mcp  # noqa: F401
-    except ImportError as error:
-        raise DemoExtraMissingError(
-            f"the demo needs gradio and mcp, but {error.name} is not installed. Install them with: "
-            'pip install "pixelllm_hf[demo]"'
-        ) from error
-
-
 __all__ = [
     "MAX_QUEUE",
     "MODEL_VARIABLE",
     "Demo",
-    "DemoExtraMissingError",
     "default_models",
     "end_in_order",
     "start_demo",

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from torch import Tensor, nn
 
+from pixelllm_hf.extras import require
 from pixelllm_hf.training.recipe_values import Few, Positive, RecipePart, Within
 
 
@@ -28,6 +29,7 @@ class LoraSettings(RecipePart):
 
 def lora_config(settings: LoraSettings) -> Any:
     """peft's configuration of these settings; targets are a pattern, bare names would also hit the vision towers."""
+    require("peft", what="LoRA")
     from peft import LoraConfig
 
     names = "|".join(settings.targets)
@@ -45,6 +47,7 @@ def add_lora(model: nn.Module, settings: LoraSettings) -> list[str]:
     The language model's own weights freeze; what trains elsewhere stays as it was. B starts at zero, so the model's
     answers do not change; A is drawn like the kernel it modifies.
     """
+    require("peft", what="LoRA")
     from peft import inject_adapter_in_model
     from peft.tuners.lora import LoraLayer
 
