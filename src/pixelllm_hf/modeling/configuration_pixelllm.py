@@ -10,9 +10,11 @@ from .configuration_presets import bert_sizes
 from .configuration_presets import for_tests_sizes
 from .configuration_presets import t5_xl_sizes
 from .configuration_presets import tiny_sizes
+from .configuration_vision import PixelLLMEfficientNetLiteTowerConfig
 from .configuration_vision import PixelLLMEva02TowerConfig
 from .configuration_vision import PixelLLMSamTowerConfig
 from .configuration_vision import PixelLLMVisionConfig
+from .configuration_vision import PixelLLMYoloxTowerConfig
 
 
 @strict
@@ -295,6 +297,7 @@ class PixelLLMConfig(PreTrainedConfig):
 
 __all__ = [
     "PixelLLMConfig",
+    "PixelLLMEfficientNetLiteTowerConfig",
     "PixelLLMEva02TowerConfig",
     "PixelLLMMaskHeadConfig",
     "PixelLLMPointHeadConfig",
@@ -303,4 +306,5 @@ __all__ = [
     "PixelLLMProposalHeadConfig",
     "PixelLLMSamTowerConfig",
     "PixelLLMVisionConfig",
+    "PixelLLMYoloxTowerConfig",
 ]

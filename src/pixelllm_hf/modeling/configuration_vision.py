@@ -1,5 +1,6 @@
 """Sizes and choices of the vision towers: a list of towers, the maps that they give, and which maps are read where."""
 
+import math
 from typing import Any, NamedTuple
 
 from huggingface_hub.dataclasses import strict
@@ -138,8 +139,123 @@ class PixelLLMEva02TowerConfig(PixelLLMTowerConfig):
         return {"patches": MapShape(self.hidden_size, self.patch_size)}
 
 
+@strict
+class PixelLLMEfficientNetLiteTowerConfig(PixelLLMTowerConfig):
+    """EfficientNet-Lite, by default Lite0 with its maps of stride 16 and 32.
+
+    Args:
+        stem_channels, head_channels: widths of the first convolution and of the one after the last stage.
+        stage_channels, stage_depths, stage_strides, stage_kernels: width, blocks, first step and kernel of each stage.
+        expand_ratio: how much wider a block is inside, from the second stage on.
+        output_maps: any of `stage1` to `stage7`, and `head`; what lies beyond the deepest is not built.
+    """
+
+    model_type = "pixelllm_efficientnet_lite_tower"
+    default_name = "efficientnet_lite"
+
+    stem_channels: int = 32
+    stage_channels: list[int] | tuple[int, ...] = (16, 24, 40, 80, 112, 192, 320)
+    stage_depths: list[int] | tuple[int, ...] = (1, 2, 2, 3, 3, 4, 1)
+    stage_strides: list[int] | tuple[int, ...] = (1, 2, 2, 2, 1, 2, 1)
+    stage_kernels: list[int] | tuple[int, ...] = (3, 3, 5, 3, 5, 5, 3)
+    expand_ratio: int = 6
+    head_channels: int = 1280
+    batch_norm_eps: float = 1e-3
+    output_maps: list[str] | tuple[str, ...] = ("stage5", "head")
+    image_mean: list[float] | tuple[float, ...] = (127.0, 127.0, 127.0)
+    image_std: list[float] | tuple[float, ...] = (128.0, 128.0, 128.0)
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        stages = len(self.stage_channels)
+        if any(len(sizes) != stages for sizes in (self.stage_depths, self.stage_strides, self.stage_kernels)):
+            raise ValueError("stage_channels, stage_depths, stage_strides and stage_kernels must be equally many.")
+        check_output_maps(self.output_maps, [*(f"stage{number}" for number in range(1, stages + 1)), "head"])
+
+    @classmethod
+    def lite(cls, number: int, **overrides: Any) -> "PixelLLMEfficientNetLiteTowerConfig":
+        """EfficientNet-Lite0 to Lite4: wider and deeper, but for stem, head and the depth of the outer stages."""
+        width, depth = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8))[number]
+        plain = cls()
+        channels = [_rounded_width(width * channels) for channels in plain.stage_channels]
+        inner = [math.ceil(depth * blocks) for blocks in plain.stage_depths[1:-1]]
+        depths = [plain.stage_depths[0], *inner, plain.stage_depths[-1]]
+        return cls(**({"stage_channels": channels, "stage_depths": depths} | overrides))
+
+    @property
+    def num_stages(self) -> int:
+        """How many stages the maps need."""
+        numbers = [int(name.removeprefix("stage")) for name in self.output_maps if name != "head"]
+        return len(self.stage_channels) if "head" in self.output_maps else max(numbers)
+
+    @property
+    def map_shapes(self) -> dict[str, MapShape]:
+        shapes, stride = {}, 2
+        for number, (channels, step) in enumerate(zip(self.stage_channels, self.stage_strides, strict=True), 1):
+            stride *= step
+            shapes[f"stage{number}"] = MapShape(channels, stride, padded=True)
+        shapes["head"] = MapShape(self.head_channels, stride, padded=True)
+        return {name: shapes[name] for name in self.output_maps}
+
+
+@strict
+class PixelLLMYoloxTowerConfig(PixelLLMTowerConfig):
+    """YOLOX's backbone and feature pyramid, by default Nano.
+
+    Args:
+        base_channels: width of the stem; p3, p4 and p5 are 4, 8 and 16 times as wide.
+        base_depth: bottlenecks of the shallow stages; the middle ones of the backbone have three times as many.
+        depthwise: whether 3x3 convolutions filter each channel by itself, as in Nano.
+        num_classes: that the detector's head tells apart.
+        output_maps: any of `p3`, `p4` and `p5`, of strides 8, 16 and 32, and of what the detector's head makes of them,
+            which is built only if asked for: `classes`, for each class the root of the surest score among the levels,
+            at stride 16; `detections3` to `detections5`, for each cell of a level a box xyxy in shares of the canvas,
+            whether there is an object, and which.
+        image_mean, image_std: the network reads plain 0..255; the mean is the grey that it was trained to see as
+            padding.
+    """
+
+    model_type = "pixelllm_yolox_tower"
+    default_name = "yolox"
+
+    base_channels: int = 16
+    base_depth: int = 1
+    depthwise: bool = True
+    num_classes: int = 80
+    output_maps: list[str] | tuple[str, ...] = ("p3", "p4", "p5")
+    image_mean: list[float] | tuple[float, ...] = (114.0, 114.0, 114.0)
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        check_output_maps(self.output_maps, list(self._all_shapes()))
+
+    @property
+    def map_shapes(self) -> dict[str, MapShape]:
+        shapes = self._all_shapes()
+        return {name: shapes[name] for name in self.output_maps}
+
+    @property
+    def has_head(self) -> bool:
+        """Whether a map needs the detector's head."""
+        return any(not name.startswith("p") for name in self.output_maps)
+
+    def _all_shapes(self) -> dict[str, MapShape]:
+        levels, width, answers = (3, 4, 5), self.base_channels, 5 + self.num_classes
+        return {
+            **{f"p{level}": MapShape(width * 2 ** (level - 1), 2**level, padded=True) for level in levels},
+            "classes": MapShape(self.num_classes, 16, padded=True),
+            **{f"detections{level}": MapShape(answers, 2**level, padded=True) for level in levels},
+        }
+
+
 TOWER_CONFIGS: dict[str, type[PixelLLMTowerConfig]] = {
-    config.model_type: config for config in (PixelLLMEva02TowerConfig, PixelLLMSamTowerConfig)
+    config.model_type: config
+    for config in (
+        PixelLLMEva02TowerConfig,
+        PixelLLMSamTowerConfig,
+        PixelLLMEfficientNetLiteTowerConfig,
+        PixelLLMYoloxTowerConfig,
+    )
 }
 
 
@@ -249,6 +365,18 @@ def _of_family(family: type[PixelLLMTowerConfig], config: Any) -> Any:
     return {"model_type": family.model_type, **(config or {})}
 
 
+def check_output_maps(chosen: list[str] | tuple[str, ...], known: list[str]) -> None:
+    """Raise unless the chosen maps are some of the known ones, each once."""
+    if not chosen or not set(chosen) <= set(known) or len(set(chosen)) < len(chosen):
+        raise ValueError(f"output_maps must be some of {', '.join(known)}, each once, but it is {list(chosen)}.")
+
+
+def _rounded_width(width: float) -> int:
+    """The multiple of 8 that is nearest, but not more than a tenth below."""
+    rounded = max(8, int(width + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * width else rounded
+
+
 def map_name(tower: PixelLLMTowerConfig, name: str) -> str:
     """What the map that a tower calls `name` is called among the maps of all towers."""
     return tower.name if len(tower.map_shapes) == 1 else f"{tower.name}.{name}"
@@ -275,10 +403,13 @@ __all__ = [
     "FUSED",
     "TOWER_CONFIGS",
     "MapShape",
+    "PixelLLMEfficientNetLiteTowerConfig",
     "PixelLLMEva02TowerConfig",
     "PixelLLMSamTowerConfig",
     "PixelLLMTowerConfig",
     "PixelLLMVisionConfig",
+    "PixelLLMYoloxTowerConfig",
+    "check_output_maps",
     "map_name",
     "tower_config",
 ]

@@ -20,6 +20,7 @@ from .prompt_encoder import FourierPositions
 from .prompt_encoder import UnitEmbedding
 from .starting_layers import StartingConv2d
 from .starting_layers import StartingLinear
+from .vision_convolutions import TowerConv2d
 from .vision_eva02 import Eva02Attention
 from .vision_eva02 import Eva02VisionTower
 from .vision_sam import SamAttention
@@ -39,7 +40,14 @@ class PixelLLMPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False  # every loss is a mean over its batch, so Trainer divides it by accumulated batches
     _supports_sdpa = True
     _supports_cache_class = True
-    _no_split_modules = ["SamBlock", "Eva02Block", "T5Block", "PrefixDecoderLayer"]
+    _no_split_modules = [
+        "SamBlock",
+        "Eva02Block",
+        "T5Block",
+        "PrefixDecoderLayer",
+        "EfficientNetLiteBlock",
+        "YoloxStage",
+    ]
     # Half precision costs several pixels, so places are computed in float32 whatever the rest runs in.
     _keep_in_fp32_modules_strict = ["point_head", "prompt_encoder", "proposal_head"]
 
@@ -48,7 +56,7 @@ class PixelLLMPreTrainedModel(PreTrainedModel):
         # transformers asks only about modules that own parameters, never about their containers.
         super()._init_weights(module)
         std = self.config.initializer_range
-        if isinstance(module, (StartingConv2d, StartingLinear)):
+        if isinstance(module, (StartingConv2d, StartingLinear, TowerConv2d)):
             module.start()
         elif isinstance(module, nn.ConvTranspose2d):  # here always as wide a kernel as a step: one cell makes a pixel
             init.normal_(module.weight, std=module.in_channels**-0.5)

@@ -13,14 +13,18 @@ from transformers.utils import ModelOutput
 from .configuration_vision import PixelLLMTowerConfig
 from .configuration_vision import PixelLLMVisionConfig
 from .configuration_vision import map_name
+from .vision_efficientnet_lite import EfficientNetLiteTower
 from .vision_eva02 import Eva02VisionTower
 from .vision_sam import DropPath, SamVisionTower, resize_map
+from .vision_yolox import YoloxTower
 
 # A tower takes pixels (B, 3, S, S), normalised, padding 0, and gives the maps that its config's `map_shapes` declare,
 # by their names there: (B, h, w, C), channels last.
 TOWERS: dict[str, type[nn.Module]] = {
     "pixelllm_eva02_tower": Eva02VisionTower,
     "pixelllm_sam_tower": SamVisionTower,
+    "pixelllm_efficientnet_lite_tower": EfficientNetLiteTower,
+    "pixelllm_yolox_tower": YoloxTower,
 }
 
 
