@@ -46,6 +46,8 @@ INAPPLICABLE = {
     "PixelLLMModelTest.test_prompt_lookup_decoding_*": "refused by name, like all assisted decoding",
     "PixelLLMModelTest.test_generate_without_input_ids": "every answer is about an image, here there is none",
     "PixelLLMModelTest.test_model_base_model_prefix": "there is one model, no base model under several heads",
+    "PixelLLMProcessorTest.test_apply_chat_template_*": "a chat is one turn of the user, here it has several",
+    "PixelLLMProcessorTest.test_chat_template_jinja_kwargs": "a chat is one turn of the user, here it has several",
     "PixelLLMProcessorTest.test_processor_text_has_no_visual": "every prompt is about a picture",
     "PixelLLMImageProcessingTest.test_call_numpy_4_channels": "pictures of every kind are made RGB",
     "PixelLLMImageProcessingTest.test_new_models_require_torchvision_backend": "never needs torchvision",

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -33,6 +35,25 @@ def test_a_chat_of_an_image_and_a_text_gives_the_inputs_of_both(processor, tmp_p
             inputs = processor.apply_chat_template(chat, tokenize=True, return_dict=True, add_generation_prompt=True)
             assert set(inputs) == set(expected)
             assert all(torch.equal(inputs[name], expected[name]) for name in expected)
+
+
+@dataclass
+class Message:
+    role: str
+    content: Any
+
+
+@dataclass
+class TextPart:
+    text: str
+    type: str = "text"
+
+
+def test_messages_may_be_objects(processor):
+    message = Message("user", [{"type": "image"}, TextPart("a dog")])
+    assert processor.apply_chat_template([message]) == "a dog"
+    with pytest.raises(PromptError, match="has no text"):
+        processor.apply_chat_template([Message("user", [{"type": "image"}])])
 
 
 def test_several_chats_are_a_batch_and_take_settings_of_the_processor(processor):

@@ -10,6 +10,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
+from pixelllm_hf.processing.image_reading import readable_formats
+
 Box = tuple[float, float, float, float]
 
 
@@ -37,7 +39,7 @@ class Picture:
 
     def open(self) -> Image.Image:
         """Decoded in full and not kept: a validation set may be large."""
-        with self.file.open("rb") as stream, Image.open(stream) as image:
+        with self.file.open("rb") as stream, Image.open(stream, formats=readable_formats()) as image:
             image.load()
         return image
 

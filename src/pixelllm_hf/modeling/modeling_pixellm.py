@@ -26,6 +26,7 @@ from .feature_pyramid import map_neck
 from .mask_head import ChannelNorm
 from .prompt_encoder import FourierPositions
 from .prompt_encoder import UnitEmbedding
+from .trainer_signature import OneLabelArgument
 from .vision_clip import ClipVisionTower
 from .vision_clip import patch_mask
 from .vision_towers import normalize_pixels
@@ -73,6 +74,7 @@ class PixelLMPreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # every loss is a mean over its batch, so Trainer divides it by accumulated batches
     _supports_sdpa = True
 
     @torch.no_grad()
@@ -198,6 +200,7 @@ class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel):
         """group_states (K,G,H) that predict the tokens of K targets, image_of_target (K,) -> logits over the canvas."""
         return self.mask_decoder(features.level_maps, self.target_projection(group_states), image_of_target)
 
+    @OneLabelArgument
     def forward(
         self,
         pixel_values: Tensor | None = None,

@@ -57,11 +57,12 @@ def readable_suffixes() -> frozenset[str]:
 
     Here, since Pillow may have been built without a codec, or have got a plugin for another one.
     """
-    formats = {*_readable_formats(), "MPO"}  # several JPEGs in one file, of which the first is read
+    formats = {*readable_formats(), "MPO"}  # several JPEGs in one file, of which the first is read
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
 
 
-def _readable_formats() -> tuple[str, ...]:
+def readable_formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that are read, for `Image.open(file, formats=…)`: none of them starts a program."""
     Image.init()
     built = [name for name in _FORMATS if name not in _CODECS or features.check(_CODECS[name])]
     return tuple(name for name in built if name in Image.OPEN)
@@ -192,7 +193,7 @@ def _check_bytes(size: int, name: str) -> None:
 
 def _decode(stream: Any, max_pixels: int, enough: int | None, name: str) -> UprightImage:
     try:
-        image = Image.open(stream, formats=_readable_formats())
+        image = Image.open(stream, formats=readable_formats())
     except Image.DecompressionBombError as error:
         raise ImageTooLargeError(
             f"{name} has more pixels than Pillow agrees to open ({error}). Scale it down, or raise "
@@ -200,7 +201,7 @@ def _decode(stream: Any, max_pixels: int, enough: int | None, name: str) -> Upri
         ) from error
     except UnidentifiedImageError as error:
         raise UnreadableImageError(
-            f"{name} is not an image in a format that is read here ({', '.join(_readable_formats())}). Convert it to "
+            f"{name} is not an image in a format that is read here ({', '.join(readable_formats())}). Convert it to "
             "PNG or JPEG."
         ) from error
     except Exception as error:
@@ -341,6 +342,7 @@ __all__ = [
     "is_open_file",
     "is_tensor",
     "read_image",
+    "readable_formats",
     "readable_suffixes",
     "to_rgb",
 ]

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pixelllm_hf.processing.image_reading import readable_formats
+
 PHOTO_SHARE = 0.5  # of the scenes, once photographs are given
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 PHOTO_SIDE = 640  # px; photographs are reduced to it once
@@ -26,7 +28,7 @@ def load_photographs(folder: str | Path) -> list[Image.Image]:
     photographs = []
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES):
         try:
-            with Image.open(path) as opened:
+            with Image.open(path, formats=readable_formats()) as opened:
                 image = opened.convert("RGB")
         except (OSError, Image.DecompressionBombError) as error:
             raise BackgroundFolderError(

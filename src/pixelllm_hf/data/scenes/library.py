@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pixelllm_hf.processing.image_reading import readable_formats
+
 BUILTIN_FOLDER = Path(__file__).with_name("objects")
 SPRITE_SIDE = 112  # px; larger cut-outs are reduced once when read, so that composing stays fast
 IMAGE_SUFFIXES = (".webp", ".png")
@@ -155,7 +157,7 @@ def _read_sprite(folder: Path, record: dict) -> Sprite:
     path = folder / record["file"]
     name = " ".join(str(record["name"]).lower().split())
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=readable_formats()) as opened:
             image = opened.convert("RGBA")
     except (OSError, Image.DecompressionBombError) as error:
         raise ObjectFolderError(

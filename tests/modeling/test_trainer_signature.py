@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from transformers.utils.generic import find_labels
+
+from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
+from pixelllm_hf.modeling.modeling_pixellm import PixelLMForReasoningSegmentation
+from pixelllm_hf.modeling.trainer_signature import OneLabelArgument
+
+
+class Base:
+    @OneLabelArgument
+    def forward(self, x, point_labels=None, labels=None, **kwargs):
+        """What forward does."""
+        return self, x, point_labels, labels, kwargs
+
+
+class Derived(Base):
+    def forward(self, x, **kwargs):
+        return super().forward(x + 1, **kwargs)
+
+
+@pytest.mark.parametrize("model", [PixelLLMForGroundedGeneration, PixelLMForReasoningSegmentation, Base])
+def test_trainer_waits_for_labels_alone(model):
+    assert find_labels(model) == ["labels"]
+
+
+@pytest.mark.parametrize("model", [PixelLLMForGroundedGeneration, PixelLMForReasoningSegmentation])
+def test_a_loss_is_left_to_trainer_to_divide(model):
+    assert model.accepts_loss_kwargs is False
+
+
+def test_the_instance_shows_and_takes_everything():
+    base = Base()
+    assert list(inspect.signature(base.forward).parameters) == ["x", "point_labels", "labels", "kwargs"]
+    assert base.forward(1, 2, labels=3, more=4) == (base, 1, 2, 3, {"more": 4})
+    assert Base.forward(base, 1, point_labels=2) == (base, 1, 2, None, {})
+    assert Base.forward.__doc__ == base.forward.__doc__ == "What forward does."
+    derived = Derived()
+    assert derived.forward(1, point_labels=2) == (derived, 2, 2, None, {})
