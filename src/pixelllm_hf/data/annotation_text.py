@@ -150,8 +150,7 @@ def _lines(path: str | Path, report: ReadReport, on_error: OnError) -> Iterator[
     """Where it is and its text, for every line. A file that is damaged further on ends there, as a bad record."""
     number = 0
     with open_annotations(path) as stream:
-        if any(stream.read(4).startswith(mark) for mark in _WIDE_MARKS):
-            stream.seek(0)
+        if stream.read(4).startswith(tuple(_WIDE_MARKS)):
             stream = io.BytesIO(_decoded(read_bytes(path)).encode("utf-8", "surrogatepass"))
         stream.seek(0)
         while True:

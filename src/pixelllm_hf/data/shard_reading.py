@@ -1,6 +1,6 @@
 """Parquet shards of grounded rows, read so that a damaged one is named.
 
-Their pages have checksums, which are compared while streaming, and by `check_shard` on demand.
+Their pages have checksums, which are compared whenever rows are read.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.dataset as pds  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
@@ -66,6 +67,7 @@ def load_shards(files: Sequence[str], split: str, cache_dir: str | Path | None) 
             data_files={split: list(files)},
             split=split,
             features=GROUNDED_FEATURES,
+            fragment_scan_options=pds.ParquetFragmentScanOptions(page_checksum_verification=True),
             cache_dir=str(cache_dir) if cache_dir else None,
         )
     except (DatasetsError, *_DAMAGED):
