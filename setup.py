@@ -16,6 +16,7 @@ TRAIN = ["accelerate>=1.15", "datasets>=5.2", "peft>=0.21"]
 METRICS = ["accelerate>=1.15", "datasets>=5.2", "evaluate>=0.4.6"]
 EVAL = [*METRICS, "pycocoevalcap>=1.2"]  # METEOR's data and, with Java, the official scorers
 SAM = ["segment-anything"]
+SUPERVISION = ["supervision>=0.26"]
 DEV = [
     *DEMO,
     *TRAIN,
@@ -60,7 +61,10 @@ setup(
         "tqdm>=4.67",
         "transformers>=5.23,<6",
     ],
+<<<<<<< HEAD
     extras_require={"demo": DEMO, "train": TRAIN, "eval": EVAL, "sam": SAM, "dev": DEV},
+=======
+    extras_require={"demo": DEMO, "sam": SAM, "supervision": SUPERVISION, "eval": EVAL, "dev": DEV},
     entry_points={"console_scripts": ["pixelllm=pixelllm_hf.cli:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",

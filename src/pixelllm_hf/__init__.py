@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from .modeling.modeling_pixelllm import PixelLLMForGroundedGeneration as PixelLLMForGroundedGeneration
     from .processing.canvas_transform import CanvasTransform as CanvasTransform, xywh_to_xyxy as xywh_to_xyxy
     from .processing.code_export import CodeExportError as CodeExportError
+    from .processing.dataset_exports import (
+        pascal_voc_annotation as pascal_voc_annotation,
+        to_supervision as to_supervision,
+        yolo_classes as yolo_classes,
+        yolo_labels as yolo_labels,
+    )
     from .processing.grounded_results import (
         GroundedCaption as GroundedCaption,
         GroundedWord as GroundedWord,
@@ -56,7 +62,11 @@ _HOMES = {
     "draw_results": ".processing.grounded_results",
     "labelme_record": ".processing.result_exports",
     "narrative_records": ".processing.result_exports",
+    "pascal_voc_annotation": ".processing.dataset_exports",
+    "to_supervision": ".processing.dataset_exports",
     "xywh_to_xyxy": ".processing.canvas_transform",
+    "yolo_classes": ".processing.dataset_exports",
+    "yolo_labels": ".processing.dataset_exports",
 }
 
 __all__ = ["__version__", "default_checkpoint", "export_code", *_HOMES]

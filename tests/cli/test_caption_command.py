@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pixelllm_hf.cli import COMMANDS, OK, SOME_FAILED, WRONG_USAGE, commands, main
+from pixelllm_hf.cli import COMMANDS, OK, SOME_FAILED, WRONG_USAGE, main
 
 
 def test_one_picture_prints_its_caption_and_its_words_with_coordinates(
@@ -130,17 +130,6 @@ def test_a_checkpoint_that_lacks_weights_is_refused(small_checkpoint: Path, pict
     save_file(weights, incomplete / "model.safetensors", metadata={"format": "pt"})
     assert main(["caption", "--model", str(incomplete), str(pictures / "a.png")]) == WRONG_USAGE
     assert "point_head.norm.weight" in capsys.readouterr().err
-
-
-def test_an_interrupted_run_leaves_no_half_written_records(
-    caption, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(commands, "print_captions", interrupted)
-    assert caption(pictures, "--json", tmp_path / "out.jsonl") == 130
-    assert [p.name for p in tmp_path.iterdir()] == ["pictures"]
 
 
 def test_help_names_every_command():

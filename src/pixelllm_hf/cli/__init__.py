@@ -9,7 +9,6 @@ Exit codes: 0 all well, 1 some inputs failed (the others are done), 2 wrong usag
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -18,16 +17,18 @@ from pixelllm_hf import __version__
 from pixelllm_hf.inference import ModelError, first_lines
 
 from .commands import COMMANDS
-from .errors import OK, SOME_FAILED, WRONG_USAGE, UsageError
+from .errors import OK, SOME_FAILED, WRONG_USAGE, Terminated, UsageError
+from .parser import Parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     # Threads that wait by spinning bring a machine with other work to a crawl; read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    parser = argparse.ArgumentParser(
-        prog="pixelllm", description="Captions, expressions and objects with their places in pictures."
-    )
+    for stream in (sys.stdout, sys.stderr):  # a name or an answer that the terminal cannot show ends nothing
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    parser = Parser(prog="pixelllm", description="Captions, expressions and objects with their locations in images.")
     parser.add_argument("--version", action="version", version=f"pixelllm {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, command in COMMANDS.items():
@@ -42,9 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageError, ModelError) as error:
         print(f"pixelllm: {error}", file=sys.stderr)
         return WRONG_USAGE
-    except KeyboardInterrupt:
-        print("pixelllm: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        if args.command in ("demo", "publish"):
+            print("pixelllm: interrupted", file=sys.stderr)
+        return stop.exit_code if isinstance(stop, Terminated) else 130
     except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that flushing at exit does not complain
         return SOME_FAILED

@@ -6,7 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
-from pixelllm_hf.inference import EMBEDDED, Box, Points
+from pixelllm_hf.inference import EMBEDDED, Box, ModelError, Points, check_device_name
 
 from .records import FORMATS
 
@@ -14,7 +14,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def parse_box(text: str) -> Box:
-    """Four numbers with commas, in pixels of the original picture.
+    """Four numbers with commas, in pixels of the original image.
 
     >>> parse_box("10,20,200,180")
     (10.0, 20.0, 200.0, 180.0)
@@ -34,7 +34,7 @@ def parse_box(text: str) -> Box:
 
 
 def parse_points(text: str) -> Points:
-    """One or more points x,y of one prompt, in pixels of the original picture.
+    """One or more points x,y of one prompt, in pixels of the original image.
 
     >>> parse_points("10,20,30,40")
     ((10.0, 20.0), (30.0, 40.0))
@@ -58,6 +58,14 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def device(text: str) -> str:
+    """A name that a device can have."""
+    try:
+        return check_device_name(text)
+    except ModelError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def fraction(text: str) -> float:
     """A number from 0 to 1."""
     try:
@@ -71,22 +79,37 @@ def fraction(text: str) -> float:
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """What every command with a model takes."""
-    parser.add_argument("images", nargs="+", metavar="image", help="picture file or folder of pictures")
+    parser.add_argument(
+        "images", nargs="+", metavar="image", help="image file, folder of images, or - (standard input)"
+    )
+    parser.add_argument("-r", "--recursive", action="store_true", help="the images in sub-folders of folders, too")
     parser.add_argument("--model", default=EMBEDDED, help="folder or hub id of a model (default: the embedded one)")
     parser.add_argument("--revision", help="branch, tag or commit of a model of the Hub (default: its main branch)")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the answers, one JSON record a line")
     parser.add_argument(
-        "--format",
-        choices=FORMATS,
-        default="plain",
-        help="of --json: lines of records (default), one COCO annotation file, or a labelme file for each picture",
+        "--json", metavar="FILE", type=Path, help="write the answers, one JSON record a line; - is standard output"
+    )
+    parser.add_argument(
+        "--format", choices=FORMATS, default="plain", help=f"of --json: {'; '.join(FORMATS.values())} (default: plain)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the records that an interrupted run has left in --json"
     )
     parser.add_argument(
         "--draw", metavar="PATH", type=Path, help="write the drawing: a file, or a folder when there are several"
     )
-    parser.add_argument("--batch-size", type=positive, default=8, help="pictures at a time (default: 8)")
-    parser.add_argument("--device", default="auto", help="e.g. cpu, cuda:0, mps (default: the accelerator if any)")
+    parser.add_argument("--batch-size", type=positive, default=8, help="images at a time (default: 8)")
+    add_device_argument(parser)
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the model's weights (default: auto)")
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """--device, of every command that runs a model."""
+    parser.add_argument(
+        "--device",
+        type=device,
+        default="auto",
+        help="cpu, cuda, cuda:0, mps, … (default: auto, the accelerator if any)",
+    )
 
 
 def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,18 +128,18 @@ def add_box_argument(parser: argparse.ArgumentParser, default: str = "") -> None
         action="append",
         type=parse_box,
         default=[],
-        help=f"describe this place, in pixels of the picture; may be repeated{default}",
+        help=f"describe this place, in pixels of the image; may be repeated{default}",
     )
 
 
 def add_expression_arguments(parser: argparse.ArgumentParser) -> None:
     """The expressions of `refer` and `segment`."""
-    parser.add_argument("expression", help='what to find, e.g. "the red car"; comes after the pictures')
+    parser.add_argument("expression", help='what to find, e.g. "the red car"; comes after the images')
     parser.add_argument(
         "--also",
         metavar="EXPRESSION",
         dest="more_expressions",
         action="append",
         default=[],
-        help="another thing to find in the same pictures; may be repeated",
+        help="another thing to find in the same images; may be repeated",
     )

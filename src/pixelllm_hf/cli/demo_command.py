@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .arguments import positive
+from .arguments import add_device_argument, positive
 from .errors import OK, UsageError
 
 HELP = "serve a page on which pictures are described"
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-queue", type=positive, default=MAX_QUEUE, help=f"requests that may wait (default: {MAX_QUEUE})"
     )
     parser.add_argument("--examples", type=Path, metavar="DIR", help="pictures to offer (default: the demo's)")
-    parser.add_argument("--device", default="auto", help="e.g. cpu, cuda:0, mps (default: the accelerator if any)")
+    add_device_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:

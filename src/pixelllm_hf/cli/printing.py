@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from pixelllm_hf.processing.grounded_results import GroundedCaption
 
 
-def print_captions(path: Path, results: Sequence[GroundedCaption], drawings: Sequence[Path]) -> None:
-    """The captions, and a line for each word with its place in pixels of the picture."""
+def print_captions(name: str, results: Sequence[GroundedCaption], drawings: Sequence[Path], file: TextIO) -> None:
+    """The captions, and a line for each word with its location in pixels of the image."""
+    lines: list[str] = []
     for i, result in enumerate(results):
-        print(f"{path}{_asked(result)}\n  {result.text}")
+        lines += [f"{name}{_asked(result)}", f"  {result.text}"]
         width = max((len(word.text) for word in result.words), default=0)
         for word in result.words:
             if word.point is None or word.box is None:
-                print(f"    {word.text}")
+                lines.append(f"    {word.text}")
             else:
-                print(f"    {word.text:<{width}}  point {_numbers(word.point)}  box {_numbers(word.box)}")
+                lines.append(f"    {word.text:<{width}}  point {_numbers(word.point)}  box {_numbers(word.box)}")
         if drawings:
-            print(f"  drawn to {drawings[i]}")
-    sys.stdout.flush()
+            lines.append(f"  drawn to {drawings[i]}")
+    _print(lines, file)
 
 
-def print_objects(path: Path, results: Sequence[GroundedCaption], drawings: Sequence[Path]) -> None:
-    """A line for each object: its box in pixels of the picture, how sure that is, and what it is called."""
-    print(path)
+def print_objects(name: str, results: Sequence[GroundedCaption], drawings: Sequence[Path], file: TextIO) -> None:
+    """A line for each object: its box in pixels of the image, how sure that is, and what it is called."""
+    lines = [name]
     for result in results:
         facts = ["no place"] if result.box is None else [f"box {_numbers(result.box)}"]
         if result.box_score is not None:
@@ -37,16 +37,19 @@ def print_objects(path: Path, results: Sequence[GroundedCaption], drawings: Sequ
             facts.append(f"mask {int(result.mask.sum())} pixels")
         if result.mask_score is not None:
             facts.append(f"fit {result.mask_score:.2f}")
-        print(f"  {'  '.join(facts)}  {result.text}")
+        lines.append(f"  {'  '.join(facts)}  {result.text}")
     if not results:
-        print("  nothing found")
-    for drawing in drawings:
-        print(f"  drawn to {drawing}")
-    sys.stdout.flush()
+        lines.append("  nothing found")
+    lines += [f"  drawn to {drawing}" for drawing in drawings]
+    _print(lines, file)
+
+
+def _print(lines: Sequence[str], file: TextIO) -> None:
+    print("\n".join(lines), file=file, flush=True)
 
 
 def _asked(result: GroundedCaption) -> str:
-    """The place that was asked about, if it was not the whole picture."""
+    """The location that was asked about, if it was not the whole image."""
     if result.prompt_box is not None:
         return f" {_numbers(result.prompt_box)}"
     return "".join(f" {_numbers((x, y))}" for x, y, _ in result.prompt_points or ())

@@ -1,168 +1,140 @@
-"""Answers in files: lines of records, one COCO annotation file, or a labelme file for each picture."""
+"""Answers in files: where `--json` and `--format` say that they go."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any
 
-from pixelllm_hf.files import atomic_text
+from pixelllm_hf.files import is_stream
+from pixelllm_hf.inference import Request
 
 from .errors import UsageError
-from .pictures import Inputs
+from .images import STDIN, ImageInput, Inputs, names_from_root
+from .record_files import FILE_PER_IMAGE, CocoFile, YoloFolder
+from .record_lines import LineFile, Records, is_stdout
+from .resuming import read_earlier, rewrite
 
 if TYPE_CHECKING:
     from pixelllm_hf.processing.grounded_results import GroundedCaption
 
-FORMATS = ("plain", "coco", "labelme")
+FORMATS: Mapping[str, str] = {
+    "plain": "plain: lines of records",
+    "coco": "coco: one annotation file",
+    "narratives": "narratives: lines of Localized Narratives",
+    "labelme": "labelme: a file for each image",
+    "voc": "voc: Pascal VOC's XML for each image",
+    "yolo": "yolo: a folder with labels and classes",
+}
+_LINES = ("plain", "narratives")
 
 
-class Records(Protocol):
-    """Where answers are written to."""
-
-    def add(self, picture: Path, results: Sequence[GroundedCaption]) -> None:
-        """The answers about one picture."""
-
-    def add_failure(self, name: str, problem: str) -> None:
-        """An input without an answer."""
-
-
-class NoRecords:
-    def add(self, picture: Path, results: Sequence[GroundedCaption]) -> None:
-        """Nothing is written."""
-
-    def add_failure(self, name: str, problem: str) -> None:
-        """Nothing is written."""
-
-
-class PlainLines:
+class PlainLines(Records):
     """A line of JSON for every result and every failed input."""
 
-    def __init__(self, file: TextIO):
+    def __init__(self, file: LineFile):
         self.file = file
 
-    def add(self, picture: Path, results: Sequence[GroundedCaption]) -> None:
-        for result in results:
-            self._write({"image": str(picture), **result.to_dict()})
+    def resume(self, request: Request, prompts: Sequence[str]) -> set[str]:
+        """The names of the images that an interrupted run has answered; what else it left is taken out."""
+        earlier = read_earlier(self.file.path, request, prompts)
+        if not earlier.is_whole:
+            rewrite(self.file.path, earlier)
+            self.file.reopen()
+        return earlier.done
 
-    def add_failure(self, name: str, problem: str) -> None:
-        self._write({"image": name, "error": problem})
+    def add(self, image: ImageInput, results: Sequence[GroundedCaption]) -> None:
+        self.file.write([{"image": image.name, **result.to_dict()} for result in results])
 
-    def _write(self, record: dict[str, Any]) -> None:
-        self.file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    def add_failure(self, **record: str) -> None:
+        self.file.write([record])
+
+    def close(self, *, failed: bool) -> None:
+        self.file.close(failed=failed)
 
 
-class CocoFile:
-    """The pictures and all that was found in them; failed inputs are not in it.
+class NarrativeLines(Records):
+    """A line of Localized Narratives for every text whose words have locations."""
 
-    The number in a picture's name is its id, if all have different ones; else they are counted from 1.
-    """
-
-    def __init__(self, pictures: Sequence[Path]):
+    def __init__(self, file: LineFile, images: Sequence[ImageInput]):
         from pixelllm_hf.processing.result_exports import image_id_of
 
-        ids: list[int | str] = [image_id_of(picture) for picture in pictures]
-        if len(set(ids)) < len(ids) or not all(isinstance(i, int) for i in ids):
-            ids = list(range(1, len(pictures) + 1))
-        self.ids = dict(zip(pictures, ids, strict=True))
-        self.results: dict[Path, Sequence[GroundedCaption]] = {}
+        self.file = file
+        self.ids: dict[ImageInput, Any] = {i: image_id_of(name) for i, name in names_from_root(images).items()}
+        if len(set(self.ids.values())) < len(self.ids):
+            self.ids = dict(names_from_root(images))
 
-    def add(self, picture: Path, results: Sequence[GroundedCaption]) -> None:
-        self.results[picture] = results
+    def add(self, image: ImageInput, results: Sequence[GroundedCaption]) -> None:
+        from pixelllm_hf.processing.result_exports import narrative_records
 
-    def add_failure(self, name: str, problem: str) -> None:
-        pass
+        self.file.write(narrative_records([results], [self.ids[image]]))
 
-    def content(self) -> dict[str, Any]:
-        from pixelllm_hf.processing.result_exports import coco_annotations
-
-        pictures = list(self.results)
-        return coco_annotations(
-            list(self.results.values()),
-            [self.ids[picture] for picture in pictures],
-            [picture.name for picture in pictures],
-            [_size(picture, self.results[picture]) for picture in pictures],
-        )
-
-
-class LabelmeFiles:
-    """A labelme file for each picture, which points to it."""
-
-    def __init__(self, path: Path, is_folder: bool):
-        self.path, self.is_folder = path, is_folder
-        self.taken: set[Path] = set()
-
-    def add(self, picture: Path, results: Sequence[GroundedCaption]) -> None:
-        from pixelllm_hf.processing.result_exports import labelme_record
-
-        target, number = self.path / f"{picture.stem}.json" if self.is_folder else self.path, 2
-        while target in self.taken:
-            target, number = target.with_name(f"{picture.stem}-{number}.json"), number + 1
-        self.taken.add(target)
-        try:
-            place = os.path.relpath(picture, target.parent)
-        except ValueError:  # on another drive
-            place = str(picture.resolve())
-        record = labelme_record(results, place, image_size=_size(picture, results))
-        with atomic_text(target) as file:
-            json.dump(record, file, ensure_ascii=False, indent=2)
-
-    def add_failure(self, name: str, problem: str) -> None:
-        pass
+    def close(self, *, failed: bool) -> None:
+        self.file.close(failed=failed)
 
 
 @contextmanager
-def open_records(path: Path | None, form: str, inputs: Inputs) -> Iterator[Records]:
-    """The records of one run of a command; a file is there whole afterwards, or not at all. None: nowhere."""
+def open_records(path: Path | None, form: str, inputs: Inputs, *, resume: bool = False) -> Iterator[Records]:
+    """The records of one run of a command. Lines are written as they come; what an interrupted run has got stays."""
+    records = _records(path, form, inputs, resume)
+    try:
+        yield records
+    except BaseException:
+        records.close(failed=True)
+        raise
+    records.close(failed=False)
+
+
+def _records(path: Path | None, form: str, inputs: Inputs, resume: bool) -> Records:
     if path is None:
-        yield NoRecords()
-        return
-    if form == "labelme":
-        yield _labelme(path, inputs)
-        return
+        return Records()
+    if form == "plain":
+        return PlainLines(LineFile(path, keep=resume))
+    if form == "narratives":
+        return NarrativeLines(LineFile(path), inputs.images)
     if form == "coco":
-        coco = CocoFile(inputs.files)
-        yield coco
-        with atomic_text(path) as file:
-            json.dump(coco.content(), file, ensure_ascii=False)
-        return
-    with atomic_text(path) as file:
-        yield PlainLines(file)
+        return CocoFile(path, inputs.images)
+    if form == "yolo":
+        return YoloFolder(path, inputs.images)
+    return FILE_PER_IMAGE[form](path, inputs.images, _is_folder(path))
 
 
-def check_records(path: Path | None, form: str, inputs: Inputs) -> None:
+def check_records(path: Path | None, form: str, inputs: Inputs, *, resume: bool = False) -> None:
     """A `UsageError` for what cannot be written, before any work is done."""
     if path is None:
+        if resume:
+            raise UsageError("--resume goes on with the file of --json; name it.")
         if form != "plain":
             raise UsageError(f"--format {form} is about what --json writes; add --json.")
         return
-    if form == "labelme":
-        _labelme(path, inputs)
-    elif path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"--json needs a file in an existing folder, but it is {str(path)!r}.")
-
-
-def _labelme(path: Path, inputs: Inputs) -> LabelmeFiles:
-    """A path without a suffix is a folder."""
-    is_folder = path.is_dir() or not path.suffix
-    if inputs.many and not is_folder:
+    through = is_stdout(path) or is_stream(path)
+    if resume and (form != "plain" or through):
+        raise UsageError("--resume goes on with a file of plain records; a stream or --format has none.")
+    if resume and any(image.name == STDIN for image in inputs.images):
+        raise UsageError("--resume cannot know what came from standard input in the interrupted run; name a file.")
+    sources = {os.path.realpath(image.source) for image in inputs.images if isinstance(image.source, str)}
+    if not through and not path.is_dir() and os.path.realpath(path) in sources:
+        raise UsageError(f"--json {path} is one of the images to describe; give the records another name.")
+    if form in (*_LINES, "coco"):
+        if not through and (path.is_dir() or not path.parent.is_dir()):
+            raise UsageError(f"--json needs a file in an existing folder, but it is {str(path)!r}.")
+        return
+    if through:
+        raise UsageError(f"--format {form} writes a file for each image; give --json a folder, not a stream.")
+    if form == "yolo" and path.suffix and not path.is_dir():
+        raise UsageError(f"--format yolo writes a folder of labels; give --json a folder instead of {str(path)!r}.")
+    if inputs.many and not _is_folder(path):
         raise UsageError(
-            f"--format labelme writes a file for each picture; give --json a folder instead of {str(path)!r}."
+            f"--format {form} writes a file for each image; give --json a folder instead of {str(path)!r}."
         )
     try:
-        (path if is_folder else path.parent).mkdir(parents=True, exist_ok=True)
+        (path if _is_folder(path) else path.parent).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--json: the folder for {path} cannot be made ({error}).") from error
-    return LabelmeFiles(path, is_folder)
 
 
-def _size(picture: Path, results: Sequence[GroundedCaption]) -> tuple[int, int]:
-    """(width, height), from the picture itself if nothing was found in it."""
-    if results:
-        return results[0].image_size
-    from pixelllm_hf.processing.image_reading import read_image
-
-    return read_image(picture).pixels.size
+def _is_folder(path: Path) -> bool:
+    """A path without a suffix is meant as one."""
+    return path.is_dir() or not path.suffix

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from .captioner import Captioner
+from .device import check_device_name
 from .errors import ModelError, TooSlowError, first_lines
-from .model_source import EMBEDDED
+from .model_source import EMBEDDED, ModelSource, check_model_name
 from .request import Box, Points, Request
 
-__all__ = ["EMBEDDED", "Box", "Captioner", "ModelError", "Points", "Request", "TooSlowError", "first_lines"]
+__all__ = [
+    "EMBEDDED",
+    "Box",
+    "Captioner",
+    "ModelError",
+    "ModelSource",
+    "Points",
+    "Request",
+    "TooSlowError",
+    "check_device_name",
+    "check_model_name",
+    "first_lines",
+]

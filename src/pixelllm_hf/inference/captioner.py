@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .device import find_device
 from .errors import ModelError, first_lines
-from .model_source import find_model
+from .model_source import ModelSource
 from .request import Request
 
 if TYPE_CHECKING:
@@ -29,9 +30,16 @@ class Captioner:
 
     @classmethod
     def load(
-        cls, name: str, device: str, dtype: str, generation: dict[str, Any], *, revision: str | None = None
+        cls,
+        name: str | ModelSource,
+        device: str,
+        dtype: str,
+        generation: dict[str, Any],
+        *,
+        revision: str | None = None,
     ) -> Captioner:
         """From a folder, a hub id (its revision), or the embedded model. What is wrong is a `ModelError`."""
+        found = name if isinstance(name, ModelSource) else ModelSource.find(name, revision)
         import torch
         from safetensors import SafetensorError
         from transformers.utils import logging
@@ -40,25 +48,24 @@ class Captioner:
 
         logging.disable_progress_bar()
         logging.set_verbosity_error()  # remarks for programmers, at every call of generate()
-        chosen = _device(device)
+        chosen = find_device(device)
         # half precision is slow on a CPU and gains nothing there
         wanted = "float32" if dtype == "auto" and chosen.type == "cpu" else dtype
         try:
-            source = find_model(name, revision)
-            processor = PixelLLMProcessor.from_pretrained(source)
+            processor = PixelLLMProcessor.from_pretrained(found.folder)
             model, loaded = PixelLLMForGroundedGeneration.from_pretrained(
-                source,
+                found.folder,
                 dtype=wanted if wanted == "auto" else getattr(torch, wanted),
                 output_loading_info=True,
             )
         except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
-            where = _damaged_file(source) if isinstance(error, SafetensorError) else None
+            where = _damaged_file(found.folder) if isinstance(error, SafetensorError) else None
             named = f"{where} is damaged, copy it again: " if where else ""
-            raise ModelError(f"the model {name!r} cannot be loaded: {named}{first_lines(error)}") from error
+            raise ModelError(f"the model {found.name!r} cannot be loaded: {named}{first_lines(error)}") from error
         if loaded["missing_keys"]:
             missing = sorted(loaded["missing_keys"])
             raise ModelError(
-                f"the model {name!r} lacks {len(missing)} weights, the first is {missing[0]}. "
+                f"the model {found.name!r} lacks {len(missing)} weights, the first is {missing[0]}. "
                 "Is every file of the checkpoint there?"
             )
         return cls(model.to(chosen).eval(), processor, generation)
@@ -71,6 +78,26 @@ class Captioner:
                 f"the model {self.model.name_or_path!r} has no {missing}, which task {task!r} needs. "
                 "Choose one that has it with --model."
             )
+
+    def refused_expressions(self, request: Request) -> dict[str, str]:
+        """The expressions that the processor cannot hand to this model, and why; the same for every image."""
+        from PIL import Image
+
+        refused = {}
+        for expression in request.expressions:
+            try:
+                self.processor(images=Image.new("RGB", (8, 8)), task=request.task, text=expression)
+            except ValueError as error:
+                refused[expression] = first_lines(error)
+        return refused
+
+    def prompt_texts(self, request: Request) -> list[str]:
+        """What the model is told for each prompt of the request, as it comes back in `GroundedCaption.prompt`."""
+        from PIL import Image
+
+        inputs = self.processor(images=Image.new("RGB", (8, 8)), task=request.task, **_texts(request))
+        texts = [self.processor.tokenizer.decode(ids, skip_special_tokens=True) for ids in inputs["input_ids"]]
+        return texts * max(len(request.boxes) + len(request.points), 1)
 
     def missing_head(self, task: str) -> str | None:
         """What the model lacks for the task, in words; None if nothing."""
@@ -166,21 +193,12 @@ def _prompts(request: Request, count: int) -> dict[str, Any]:
     return {
         "boxes": [boxes] * count if request.boxes else None,
         "points": [points] * count if request.points else None,
-        "text": [list(request.expressions)] * count if request.expressions else request.text,
+        **_texts(request, count),
     }
 
 
-def _device(name: str) -> Any:
-    import torch
-
-    if name == "auto":
-        return torch.accelerator.current_accelerator() or torch.device("cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-        return device
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"the device {name!r} cannot be used: {first_lines(error)}") from error
+def _texts(request: Request, count: int = 1) -> dict[str, Any]:
+    return {"text": [list(request.expressions)] * count if request.expressions else request.text}
 
 
 def _damaged_file(folder: Path) -> Path | None:

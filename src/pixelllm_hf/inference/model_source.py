@@ -2,26 +2,68 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from pixelllm_hf import default_checkpoint
+
+from .errors import ModelError, first_lines
 
 EMBEDDED = "tiny"
 NEEDED_FILES = ("*.json", "*.jinja", "*.model", "*.safetensors")  # neither pictures nor code
 
 
-def find_model(name: str, revision: str | None = None) -> Path:
-    """The folder to load from; a repository is downloaded, or taken from the cache, and every byte of it compared.
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that has been found, and what it was called."""
 
-    revision: a branch, tag or commit of a repository. What cannot be had is a `ValueError` or an `OSError`.
-    """
-    here = Path(name).exists()
+    name: str
+    folder: Path
+
+    @classmethod
+    def find(cls, name: str, revision: str | None = None) -> ModelSource:
+        """Does not need torch; a repository is downloaded. What is wrong is a `ModelError`."""
+        local = check_model_name(name, revision)
+        try:
+            return cls(name, local if local is not None else _download(name, revision))
+        except (OSError, ValueError, RuntimeError) as error:
+            raise _not_loaded(name, error) from error
+
+
+def check_model_name(name: str, revision: str | None = None) -> Path | None:
+    """The folder of a model that lies here, None for a repository, without asking the Hub; else a `ModelError`."""
+    try:
+        return _local(name, revision)
+    except (OSError, ValueError) as error:
+        raise _not_loaded(name, error) from error
+
+
+def _not_loaded(name: str, error: Exception) -> ModelError:
+    return ModelError(f"the model {name!r} cannot be loaded: {first_lines(error)}")
+
+
+def _local(name: str, revision: str | None) -> Path | None:
+    path = Path(name).expanduser() if re.match(r"~[/\\]", name) else Path(name)
+    here = path.exists()
     if revision is not None and (here or name == EMBEDDED):
         raise ValueError(f"{name!r} lies here and has no revisions. Leave --revision out, or name a model of the Hub.")
     if here:
-        return Path(name)
+        return _checked(path)
     if name == EMBEDDED:
         return default_checkpoint()
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
+        raise ValueError("that is a URL. A model of the Hub is called org/name, and one that lies here by its folder.")
+    if not name or re.match(r"\.{0,2}[/\\]|~", name) or name.count("/") > 1:
+        raise ValueError("there is no such folder, and a model of the Hub is called org/name.")
+    if get_close_matches(name, [EMBEDDED]):
+        raise ValueError(f"there is no such folder; the embedded model is called {EMBEDDED}.")
+    return None
+
+
+def _download(name: str, revision: str | None) -> Path:
+    """A repository, or what the cache has of it; every byte of it is compared."""
     # both take a moment to import, and most models lie here
     from huggingface_hub.errors import HFValidationError
 
@@ -31,3 +73,12 @@ def find_model(name: str, revision: str | None = None) -> Path:
         return verified_snapshot(name, revision=revision, allow_patterns=NEEDED_FILES)
     except HFValidationError as error:
         raise ValueError("there is no such folder, and a model of the Hub is called org/name.") from error
+
+
+def _checked(folder: Path) -> Path:
+    """The folder, if the least that a model needs is in it."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file. Name the folder that save_pretrained wrote.")
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"the folder {folder} has no config.json. Name the folder that save_pretrained wrote.")
+    return folder

@@ -10,6 +10,9 @@ import numpy as np
 from PIL import Image
 
 from .canvas_transform import CanvasTransform
+from .dataset_exports import pascal_voc_annotation
+from .dataset_exports import to_supervision
+from .dataset_exports import yolo_labels
 from .draw_caption import draw_caption
 from .draw_objects import draw_objects
 from .image_reading import read_image
@@ -18,6 +21,7 @@ from .mask_codec import encode_rle
 from .result_exports import coco_result
 from .result_exports import labelme_record
 from .result_exports import narrative_record
+from .result_html import result_html
 from .word_spans import SpannedText
 
 Point = tuple[float, float]
@@ -138,6 +142,22 @@ class GroundedCaption:
     def to_localized_narratives(self, image_id: Any = 0, **options: Any) -> dict[str, Any]:
         """A line of a Localized Narratives file; see `narrative_record`."""
         return narrative_record(self, image_id, **options)
+
+    def to_yolo(self, classes: Sequence[str]) -> list[str]:
+        """Lines of a YOLO label file; see `yolo_labels`."""
+        return yolo_labels([self], classes, image_size=self.image_size)
+
+    def to_pascal_voc(self, file_name: str = "") -> str:
+        """A Pascal VOC file of this answer alone; see `pascal_voc_annotation`."""
+        return pascal_voc_annotation([self], file_name, image_size=self.image_size)
+
+    def to_supervision(self) -> Any:
+        """`supervision.Detections` of this answer alone; see `to_supervision`."""
+        return to_supervision([self])
+
+    def _repr_html_(self) -> str:
+        """What notebooks show; see `result_html`."""
+        return result_html(self)
 
     def draw(self, image: Any, **options: Any) -> Image.Image:
         """The picture with the answer in it: the object if there is one (`draw_objects`), else every word joined to

@@ -6,6 +6,8 @@ import io
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,7 +156,20 @@ def _shown(path: str | os.PathLike) -> str:
     return text if len(text) <= 300 else f"{text[:150]}…{text[-100:]}"
 
 
+def check_image_file(path: str | os.PathLike, *, max_pixels: int = MAX_IMAGE_PIXELS) -> None:
+    """What `read_image` would raise about a file as far as its first bytes tell, without decoding it."""
+    with _opened_file(path) as (stream, name):
+        _opened_image(stream, max_pixels, name)
+
+
 def _read_file(path: str | os.PathLike, max_pixels: int, enough: int | None) -> UprightImage:
+    with _opened_file(path) as (stream, name):
+        return _decode(stream, max_pixels, enough, name)
+
+
+@contextmanager
+def _opened_file(path: str | os.PathLike) -> Iterator[tuple[Any, str]]:
+    """The open file and what to call it."""
     path = os.fsdecode(path)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://|data:", path):
         raise UnreadableImageError(
@@ -179,7 +194,7 @@ def _read_file(path: str | os.PathLike, max_pixels: int, enough: int | None) -> 
     _check_bytes(status.st_size, name)
     try:
         with open(file, "rb") as stream:
-            return _decode(stream, max_pixels, enough, name)
+            yield stream, name
     except OSError as error:  # no permission, a broken disk
         raise UnreadableImageError(f"{name} cannot be read: {error.strerror}.") from error
 
@@ -191,7 +206,8 @@ def _check_bytes(size: int, name: str) -> None:
         )
 
 
-def _decode(stream: Any, max_pixels: int, enough: int | None, name: str) -> UprightImage:
+def _opened_image(stream: Any, max_pixels: int, name: str) -> Image.Image:
+    """Not decoded yet."""
     try:
         image = Image.open(stream, formats=readable_formats())
     except Image.DecompressionBombError as error:
@@ -206,8 +222,13 @@ def _decode(stream: Any, max_pixels: int, enough: int | None, name: str) -> Upri
         ) from error
     except Exception as error:
         raise UnreadableImageError(f"{name} has a broken header: {error}. Save or download it again.") from error
+    _check_size(image.size, max_pixels, name)
+    return image
+
+
+def _decode(stream: Any, max_pixels: int, enough: int | None, name: str) -> UprightImage:
+    image = _opened_image(stream, max_pixels, name)
     full_size_wh = image.size
-    _check_size(full_size_wh, max_pixels, name)
     if enough is not None:
         image.draft(None, (enough, enough))  # JPEG only, else nothing
     upright = _upright(image, max_pixels, name)
@@ -339,6 +360,7 @@ __all__ = [
     "ImageTooLargeError",
     "UnreadableImageError",
     "UprightImage",
+    "check_image_file",
     "is_open_file",
     "is_tensor",
     "read_image",

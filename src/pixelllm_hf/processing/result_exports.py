@@ -30,7 +30,7 @@ def coco_result(result: Any, image_id: Any, *, category_id: int = 1) -> dict[str
     """
     if result.location is None and result.mask is None:
         return {"image_id": image_id, "caption": result.text}
-    record = {"image_id": image_id, "category_id": category_id, "bbox": _xywh(_box(result))}
+    record = {"image_id": image_id, "category_id": category_id, "bbox": _xywh(box_of(result))}
     score = score_of(result)
     record["score"] = 1.0 if score is None else float(score)  # evaluators need a number
     if result.mask is not None:
@@ -78,7 +78,7 @@ def coco_annotations(
 
 
 def _coco_object(result: Any, polygons: bool) -> dict[str, Any]:
-    x, y, width, height = _xywh(_box(result))
+    x, y, width, height = _xywh(box_of(result))
     record = {
         "category_id": COCO_CATEGORIES[0]["id"],
         "bbox": [x, y, width, height],
@@ -214,7 +214,7 @@ def image_id_of(path: str | Path) -> int | str:
     return int(stem) if stem.isdecimal() else stem
 
 
-def _box(result: Any) -> Sequence[float]:
+def box_of(result: Any) -> Sequence[float]:
     """The object's box; of a mask alone the smallest one around it."""
     if result.location is not None:
         return result.location
@@ -261,6 +261,7 @@ def _check_lengths(results: Sequence[Any], **others: Sequence[Any] | None) -> No
 
 __all__ = [
     "COCO_CATEGORIES",
+    "box_of",
     "coco_annotations",
     "coco_result",
     "coco_results",
@@ -268,4 +269,5 @@ __all__ = [
     "labelme_record",
     "narrative_record",
     "narrative_records",
+    "score_of",
 ]

@@ -1,0 +1,161 @@
+"""One question about all images of a command: printed, written down, drawn."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TextIO
+
+from pixelllm_hf.inference import ModelSource, Request, check_model_name, first_lines
+
+from .drawings import Drawings
+from .errors import OK, SOME_FAILED, Terminated, UsageError, ended_by_signals
+from .images import ImageInput, Inputs, find_images
+from .printing import print_captions, print_objects
+from .record_lines import Records, is_stdout
+from .records import PlainLines, check_records, open_records
+
+if TYPE_CHECKING:
+    from pixelllm_hf.inference import Captioner
+
+
+def answer(args: argparse.Namespace, request: Request) -> int:
+    """Ask about all images. What fails is reported and the rest is done; what can be checked without a model is
+    checked before torch is imported."""
+    check_model_name(args.model, args.revision)
+    inputs = find_images(args.images, recursive=args.recursive)
+    drawings = Drawings.plan(args.draw, inputs.images)
+    check_records(args.json, args.format, inputs, resume=args.resume)
+    source = ModelSource.find(args.model, args.revision) if inputs.usable else None
+    for told in inputs.left_out:
+        _tell(told)
+    with ended_by_signals(), open_records(args.json, args.format, inputs, resume=args.resume) as records:
+        captioner = None
+        if source is not None:
+            captioner = _load(source, args, request)
+            request, refused = _with_writable_expressions(captioner, request)
+            for expression, problem in refused.items():
+                _tell_failure(f"expression {expression!r}", problem)
+                records.add_failure(expression=expression, error=problem)
+            if args.resume:
+                inputs = _without_answered(inputs, records, captioner, request)
+        else:
+            refused = {}
+        return _answer_all(args, request, inputs, captioner, records, drawings, failed=len(refused))
+
+
+def _answer_all(
+    args: argparse.Namespace,
+    request: Request,
+    inputs: Inputs,
+    captioner: Captioner | None,
+    records: Records,
+    drawings: Drawings | None,
+    failed: int,
+) -> int:
+    show = print_objects if request.about_objects else print_captions
+    people = sys.stderr if is_stdout(args.json) else sys.stdout
+    done = 0
+    try:
+        for image, outcome in _outcomes(captioner, inputs, request, args.batch_size, people):
+            problem = None
+            if isinstance(outcome, Exception):
+                problem = image.problem or first_lines(outcome)
+                records.add_failure(image=image.name, error=problem)
+            else:
+                drawn = []
+                try:
+                    drawn = drawings.draw(image, outcome, together=request.about_objects) if drawings else []
+                except (OSError, ValueError) as error:
+                    problem = f"the drawing cannot be written: {first_lines(error)}"
+                records.add(image, outcome)
+                done += 1
+                show(image.name, outcome, drawn, people)
+            if problem is not None:
+                failed += 1
+                _tell_failure(image.name, problem)
+    except KeyboardInterrupt as stop:
+        _tell(_interrupted(stop, done, args, inputs))
+        raise
+    if failed:
+        _tell(f"{failed} of {len(inputs.images)} inputs failed")
+    return SOME_FAILED if failed else OK
+
+
+def _load(source: ModelSource, args: argparse.Namespace, request: Request) -> Captioner:
+    """The model, which must be able to do what is asked."""
+    from pixelllm_hf.inference import Captioner
+
+    names = ("num_beams", "max_new_tokens")  # only of commands whose answer is written
+    generation = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    captioner = Captioner.load(source, args.device, args.dtype, generation)
+    captioner.require(request.task)
+    return captioner
+
+
+def _with_writable_expressions(captioner: Captioner, request: Request) -> tuple[Request, dict[str, str]]:
+    """The question without the expressions that the model cannot be asked, and why not; others go on."""
+    refused = captioner.refused_expressions(request)
+    if refused and len(refused) == len(set(request.expressions)):
+        raise UsageError(" ".join(refused.values()))
+    kept = tuple(e for e in request.expressions if e not in refused)
+    return replace(request, expressions=kept), refused
+
+
+def _without_answered(inputs: Inputs, records: Records, captioner: Captioner, request: Request) -> Inputs:
+    """The images that an interrupted run has left to do."""
+    assert isinstance(records, PlainLines), "checked before"
+    done = records.resume(request, captioner.prompt_texts(request))
+    left = [image for image in inputs.images if image.name not in done]
+    _tell(f"{len(inputs.images) - len(left)} of {len(inputs.images)} images are answered already")
+    return replace(inputs, images=left)
+
+
+def _outcomes(
+    captioner: Captioner | None, inputs: Inputs, request: Request, batch_size: int, people: TextIO
+) -> Iterator[tuple[ImageInput, Any]]:
+    """Each image with its results, or with the exception that it met."""
+    from tqdm import tqdm
+
+    with tqdm(total=len(inputs.images), unit="image", disable=not inputs.many, file=sys.stderr) as progress:
+        for start in range(0, len(inputs.images), batch_size):
+            images = inputs.images[start : start + batch_size]
+            usable = [image for image in images if image.problem is None]
+            outcomes = dict(zip(usable, _outcomes_of_batch(captioner, usable, request), strict=True))
+            for image in images:
+                with tqdm.external_write_mode(file=people):
+                    yield image, outcomes.get(image, ValueError(image.problem))
+                progress.update()
+
+
+def _outcomes_of_batch(captioner: Captioner | None, images: Sequence[ImageInput], request: Request) -> list[Any]:
+    """The whole batch at once; if that fails, one by one, so that each image bears its own error."""
+    if not images:
+        return []
+    assert captioner is not None
+    try:
+        return list(captioner([image.source for image in images], request))
+    except Exception as error:  # whatever it is, the other images have done nothing
+        if len(images) == 1:
+            return [error]
+        return [_outcomes_of_batch(captioner, [image], request)[0] for image in images]
+
+
+def _interrupted(stop: KeyboardInterrupt, done: int, args: argparse.Namespace, inputs: Inputs) -> str:
+    how = f"interrupted ({stop})" if isinstance(stop, Terminated) else "interrupted"
+    where = ""
+    if args.json is not None and not is_stdout(args.json):
+        where = f"; their answers are in {args.json}"
+        if args.format == "plain":
+            where += ", and the same command with --resume goes on"
+    return f"{how}, {done} of {len(inputs.images)} images done{where}"
+
+
+def _tell(what: str) -> None:
+    print(f"pixelllm: {what}", file=sys.stderr)
+
+
+def _tell_failure(name: str, problem: str) -> None:
+    _tell(problem if name in problem else f"{name}: {problem}")

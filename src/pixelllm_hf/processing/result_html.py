@@ -1,0 +1,91 @@
+"""What a notebook shows of a result: its text, and where its words, box and outline lie on an empty frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from .draw_objects import OBJECT_COLOURS
+from .mask_codec import mask_to_polygons
+
+_LONGER_SIDE = 320  # of the frame, in pixels of the page
+
+
+def result_html(result: Any) -> str:
+    """An HTML fragment that needs neither scripts nor the image; see `GroundedCaption` for the fields that it shows."""
+    located = [word for word in result.words if word.point is not None]
+    colours = {id(word): _hex(i) for i, word in enumerate(located)}
+    rows = "".join(
+        f"<tr><td style='color:{colours[id(word)]}'>●</td><td style='text-align:left'>{escape(word.text)}</td>"
+        f"<td>{_numbers(word.point)}</td><td>{_numbers(word.box)}</td><td>{_score(word.score)}</td></tr>"
+        for word in located
+    )
+    table = "<tr><th></th><th>word</th><th>point</th><th>box</th><th>score</th></tr>" + rows if rows else ""
+    facts = [
+        f"{name} {_numbers(value)}" for name, value in (("asked", result.prompt_box), ("box", result.box)) if value
+    ]
+    if result.mask is not None:
+        facts.append(f"mask {int(result.mask.sum())} pixels")
+    scores = {"box score": result.box_score, "mask score": result.mask_score}
+    facts += [f"{name} {_score(value)}" for name, value in scores.items() if value is not None]
+    width, height = result.image_size
+    return (
+        f"<div><p>{_text(result, colours)}</p>{_frame(result, located, colours)}"
+        f"<p>{escape(' · '.join([f'image {width} × {height}', *facts]))}</p><table>{table}</table></div>"
+    )
+
+
+def _text(result: Any, colours: dict[int, str]) -> str:
+    """The answer, each located word underlined in the colour of its point."""
+    pieces, position = [], 0
+    for word in result.words:
+        if id(word) in colours and word.start >= position:
+            pieces.append(escape(result.text[position : word.start]))
+            said = escape(result.text[word.start : word.end])
+            pieces.append(f"<span style='border-bottom:3px solid {colours[id(word)]}'>{said}</span>")
+            position = word.end
+    return "".join(pieces) + escape(result.text[position:])
+
+
+def _frame(result: Any, located: Sequence[Any], colours: dict[int, str]) -> str:
+    width, height = result.image_size
+    unit = max(width, height) / _LONGER_SIDE
+    marks = []
+    for outline in [] if result.mask is None else mask_to_polygons(result.mask):
+        corners = " ".join(f"{x:g},{y:g}" for x, y in zip(outline[::2], outline[1::2], strict=True))
+        marks.append(f"<polygon points='{corners}' fill='{_hex(0)}' fill-opacity='0.4'/>")
+    marks += [_rectangle(box, unit) for box in (result.prompt_box, result.box) if box is not None]
+    for word in located:
+        x, y = word.point
+        marks.append(
+            f"<circle cx='{x:.1f}' cy='{y:.1f}' r='{5 * unit:.2f}' fill='{colours[id(word)]}'>"
+            f"<title>{escape(word.text, quote=True)}</title></circle>"
+        )
+    return (
+        f"<svg viewBox='0 0 {width} {height}' width='{width / unit:.0f}' height='{height / unit:.0f}' "
+        f"style='border:1px solid #888'>{''.join(marks)}</svg>"
+    )
+
+
+def _rectangle(box: Sequence[float], unit: float) -> str:
+    x0, y0, x1, y1 = box
+    return (
+        f"<rect x='{x0:.1f}' y='{y0:.1f}' width='{x1 - x0:.1f}' height='{y1 - y0:.1f}' fill='none' "
+        f"stroke='{_hex(1)}' stroke-width='{2 * unit:.2f}'/>"
+    )
+
+
+def _hex(index: int) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*OBJECT_COLOURS[index % len(OBJECT_COLOURS)])
+
+
+def _numbers(values: Sequence[float] | None) -> str:
+    return "" if values is None else "(" + ", ".join(f"{value:.1f}" for value in values) + ")"
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+__all__ = ["result_html"]
