@@ -61,10 +61,14 @@ setup(
         "tqdm>=4.67",
         "transformers>=5.23,<6",
     ],
-<<<<<<< HEAD
-    extras_require={"demo": DEMO, "train": TRAIN, "eval": EVAL, "sam": SAM, "dev": DEV},
-=======
-    extras_require={"demo": DEMO, "sam": SAM, "supervision": SUPERVISION, "eval": EVAL, "dev": DEV},
+    extras_require={
+        "demo": DEMO,
+        "train": TRAIN,
+        "eval": EVAL,
+        "sam": SAM,
+        "supervision": SUPERVISION,
+        "dev": DEV,
+    },
     entry_points={"console_scripts": ["pixelllm=pixelllm_hf.cli:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",

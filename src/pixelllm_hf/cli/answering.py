@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
@@ -31,18 +32,20 @@ def answer(args: argparse.Namespace, request: Request) -> int:
     source = ModelSource.find(args.model, args.revision) if inputs.usable else None
     for told in inputs.left_out:
         _tell(told)
-    with ended_by_signals(), open_records(args.json, args.format, inputs, resume=args.resume) as records:
-        captioner = None
+    with (
+        ended_by_signals(),
+        warnings.catch_warnings(),
+        open_records(args.json, args.format, inputs, resume=args.resume) as records,
+    ):
+        captioner, refused = None, {}
         if source is not None:
             captioner = _load(source, args, request)
-            request, refused = _with_writable_expressions(captioner, request)
+            request, refused = _with_readable_expressions(captioner, request)
             for expression, problem in refused.items():
                 _tell_failure(f"expression {expression!r}", problem)
                 records.add_failure(expression=expression, error=problem)
             if args.resume:
-                inputs = _without_answered(inputs, records, captioner, request)
-        else:
-            refused = {}
+                inputs = _without_answered(inputs, records, request)
         return _answer_all(args, request, inputs, captioner, records, drawings, failed=len(refused))
 
 
@@ -95,19 +98,23 @@ def _load(source: ModelSource, args: argparse.Namespace, request: Request) -> Ca
     return captioner
 
 
-def _with_writable_expressions(captioner: Captioner, request: Request) -> tuple[Request, dict[str, str]]:
-    """The question without the expressions that the model cannot be asked, and why not; others go on."""
-    refused = captioner.refused_expressions(request)
-    if refused and len(refused) == len(set(request.expressions)):
-        raise UsageError(" ".join(refused.values()))
-    kept = tuple(e for e in request.expressions if e not in refused)
-    return replace(request, expressions=kept), refused
+def _with_readable_expressions(captioner: Captioner, request: Request) -> tuple[Request, dict[str, str]]:
+    """The question without the expressions of which the model can read nothing, and why not; others go on."""
+    from pixelllm_hf.processing.writable_text import UnwritableTextWarning
+
+    unread, told = captioner.unreadable_expressions(request)
+    if unread and len(unread) == len(set(request.expressions)):
+        raise UsageError(" ".join(unread.values()))
+    for what in told:
+        _tell(what)
+    warnings.simplefilter("ignore", UnwritableTextWarning)  # it would be told of every image again
+    return replace(request, expressions=tuple(e for e in request.expressions if e not in unread)), unread
 
 
-def _without_answered(inputs: Inputs, records: Records, captioner: Captioner, request: Request) -> Inputs:
+def _without_answered(inputs: Inputs, records: Records, request: Request) -> Inputs:
     """The images that an interrupted run has left to do."""
     assert isinstance(records, PlainLines), "checked before"
-    done = records.resume(request, captioner.prompt_texts(request))
+    done = records.resume(request)
     left = [image for image in inputs.images if image.name not in done]
     _tell(f"{len(inputs.images) - len(left)} of {len(inputs.images)} images are answered already")
     return replace(inputs, images=left)

@@ -37,9 +37,9 @@ class PlainLines(Records):
     def __init__(self, file: LineFile):
         self.file = file
 
-    def resume(self, request: Request, prompts: Sequence[str]) -> set[str]:
+    def resume(self, request: Request) -> set[str]:
         """The names of the images that an interrupted run has answered; what else it left is taken out."""
-        earlier = read_earlier(self.file.path, request, prompts)
+        earlier = read_earlier(self.file.path, request)
         if not earlier.is_whole:
             rewrite(self.file.path, earlier)
             self.file.reopen()

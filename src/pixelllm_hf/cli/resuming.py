@@ -30,13 +30,13 @@ class Earlier:
     is_whole: bool
 
 
-def read_earlier(path: Path, request: Request, prompts: Sequence[str]) -> Earlier:
+def read_earlier(path: Path, request: Request) -> Earlier:
     """The records of a file that `--json` wrote; failed images, and the last one if its answers are not whole, are
     asked again.
 
-    prompts: what the model is told for each prompt of the request, as it comes back in the records. A `UsageError` if
-    these records answer another question.
+    A `UsageError` if these records answer another question.
     """
+    prompts = _prompts(request)
     lines = path.read_bytes().split(b"\n")
     half = lines.pop()  # empty after a whole line
     of_image: dict[str, list[int]] = defaultdict(list)
@@ -88,7 +88,8 @@ def _same_question(result: GroundedCaption, request: Request, prompts: Sequence[
         return result.box is not None and result.prompt_box is None and _letters(result.prompt) == _letters(prompts[0])
     if not 0 <= index < len(prompts) or _letters(result.prompt) != _letters(prompts[index]):
         return False
-    if (result.mask is not None) != (request.task == "segment"):
+    has_mask = result.mask is not None
+    if has_mask != (request.task == "segment" and result.box is not None):
         return False
     if result.box is not None and not request.about_objects:
         return False
@@ -118,5 +119,14 @@ def _near(first: Sequence[float], second: Sequence[float]) -> bool:
 
 
 def _letters(text: str | None) -> str:
-    """Without what tokenizing may change: blanks and capitals."""
-    return "".join((text or "").split()).casefold()
+    """Without blanks, which do not all come back."""
+    return "".join((text or "").split())
+
+
+def _prompts(request: Request) -> list[str]:
+    """What the model is told for each prompt of the request."""
+    from pixelllm_hf.processing.task_prompts import task_prompt
+
+    wording, texts = task_prompt(request.task), request.expressions or (request.text,)
+    told = [wording.prompt(text, request.task) for text in texts]
+    return told * max(len(request.boxes) + len(request.points), 1)

@@ -79,25 +79,29 @@ class Captioner:
                 "Choose one that has it with --model."
             )
 
-    def refused_expressions(self, request: Request) -> dict[str, str]:
-        """The expressions that the processor cannot hand to this model, and why; the same for every image."""
+    def unreadable_expressions(self, request: Request) -> tuple[dict[str, str], list[str]]:
+        """The expressions of which this model can read nothing, and why; and what to tell of those read in part."""
+        import warnings
+
         from PIL import Image
 
-        refused = {}
-        for expression in request.expressions:
-            try:
-                self.processor(images=Image.new("RGB", (8, 8)), task=request.task, text=expression)
-            except ValueError as error:
-                refused[expression] = first_lines(error)
-        return refused
+        from pixelllm_hf.processing.writable_text import UnwritableTextWarning
 
-    def prompt_texts(self, request: Request) -> list[str]:
-        """What the model is told for each prompt of the request, as it comes back in `GroundedCaption.prompt`."""
-        from PIL import Image
-
-        inputs = self.processor(images=Image.new("RGB", (8, 8)), task=request.task, **_texts(request))
-        texts = [self.processor.tokenizer.decode(ids, skip_special_tokens=True) for ids in inputs["input_ids"]]
-        return texts * max(len(request.boxes) + len(request.points), 1)
+        unread, told, blank = {}, [], Image.new("RGB", (8, 8))
+        for expression in dict.fromkeys(request.expressions):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", UnwritableTextWarning)
+                try:
+                    tokens = self.processor(images=blank, task=request.task, text=expression)["query_ids"].shape[1]
+                except ValueError as error:
+                    unread[expression] = first_lines(error)
+                    continue
+            messages = [str(one.message) for one in caught if one.category is UnwritableTextWarning]
+            if tokens == 1:  # the end alone
+                unread[expression] = " ".join(messages) or f"the model can read nothing of {expression!r}."
+            else:
+                told += messages
+        return unread, told
 
     def missing_head(self, task: str) -> str | None:
         """What the model lacks for the task, in words; None if nothing."""
