@@ -7,16 +7,18 @@ tower = yolox_tower("yolox_nano.onnx")
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..modeling.configuration_vision import (
     PixelLLMEfficientNetLiteTowerConfig,
+    PixelLLMVisionConfig,
     PixelLLMYoloxTowerConfig,
 )
 from ..modeling.vision_convolutions import TowerConv2d
@@ -36,7 +38,11 @@ def efficientnet_lite_tower(path: str | Path, config: Any = None) -> EfficientNe
     """EfficientNet-Lite from a safetensors file with the names of the PyTorch port (`_conv_stem.weight`, …)."""
     config = PixelLLMEfficientNetLiteTowerConfig() if config is None else config
     tower = EfficientNetLiteTower(config)
-    tower.load_state_dict(convert_efficientnet_lite(load_file(path), config))
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise TowerWeightsError(f"{path} must be a safetensors file, but {error}.") from error
+    tower.load_state_dict(convert_efficientnet_lite(tensors, config))
     return tower.eval()
 
 
@@ -109,6 +115,23 @@ def convert_yolox(file: OnnxFile, config: PixelLLMYoloxTowerConfig) -> dict[str,
     return {name: tensors[name] for name in own}
 
 
+def tower_tensors(vision_config: PixelLLMVisionConfig, files: Mapping[str, str | Path]) -> dict[str, Tensor]:
+    """Weights files by the names of their towers -> tensors by their names in a whole model with these towers."""
+    towers = {tower.name: tower for tower in vision_config.towers}
+    readers: dict[type, Callable[[str | Path, Any], nn.Module]] = {
+        PixelLLMEfficientNetLiteTowerConfig: efficientnet_lite_tower,
+        PixelLLMYoloxTowerConfig: yolox_tower,
+    }
+    tensors = {}
+    for name, path in files.items():
+        if name not in towers or type(towers[name]) not in readers:
+            known = ", ".join(tower.name for tower in towers.values() if type(tower) in readers) or "none"
+            raise TowerWeightsError(f"no tower {name!r} whose weights can be read. The towers that can: {known}.")
+        state = readers[type(towers[name])](path, towers[name]).state_dict()
+        tensors |= {f"vision_towers.{name}.{key}": tensor for key, tensor in state.items()}
+    return tensors
+
+
 def _convolutions(tower: nn.Module) -> dict[str, TowerConv2d]:
     return {name: module for name, module in tower.named_modules() if isinstance(module, TowerConv2d)}
 
@@ -134,5 +157,6 @@ __all__ = [
     "convert_efficientnet_lite",
     "convert_yolox",
     "efficientnet_lite_tower",
+    "tower_tensors",
     "yolox_tower",
 ]

@@ -1,5 +1,6 @@
 """Sizes and choices of a PixelLLM: vision towers, prompt, language model, heads."""
 
+import copy
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -8,6 +9,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from .configuration_presets import bert_sizes
 from .configuration_presets import for_tests_sizes
+from .configuration_presets import photo_sizes
 from .configuration_presets import t5_xl_sizes
 from .configuration_presets import tiny_sizes
 from .configuration_vision import PixelLLMEfficientNetLiteTowerConfig
@@ -202,6 +204,8 @@ class PixelLLMPrefixDecoderConfig(PreTrainedConfig):
 
 
 PREFIX_DECODER = PixelLLMPrefixDecoderConfig.model_type
+# mT5 is T5 v1.1 with other words. UMT5 is not: its layers have position tables of their own.
+LANGUAGE_MODELS = ("t5", "mt5", PREFIX_DECODER)
 
 
 @strict
@@ -259,6 +263,23 @@ class PixelLLMConfig(PreTrainedConfig):
             # A class of the package, not of code beside weights: it neither needs such code nor saves it.
             kwargs = {name: value for name, value in kwargs.items() if name not in ("auto_map", "custom_pipelines")}
         super().__post_init__(**kwargs)
+        self._check_language_model()
+
+    def _check_language_model(self) -> None:
+        text = self.text_config
+        if text.model_type not in LANGUAGE_MODELS:
+            raise ValueError(
+                f"model_type {text.model_type!r} is no language model that a PixelLLM can be made of. Supported as "
+                f"text_config are: {', '.join(LANGUAGE_MODELS)}."
+            )
+        if text.model_type != PREFIX_DECODER and getattr(text, "decoder_start_token_id", None) is None:
+            if text.pad_token_id is None:
+                raise ValueError(
+                    "text_config says neither decoder_start_token_id nor pad_token_id, and T5 starts with either. Set "
+                    "both; released T5s have 0."
+                )
+            self.text_config = copy.deepcopy(text)  # it is the caller's
+            self.text_config.decoder_start_token_id = text.pad_token_id  # as T5 is trained
 
     @property
     def pad_token_id(self) -> int:
@@ -288,6 +309,14 @@ class PixelLLMConfig(PreTrainedConfig):
     def tiny(cls, **overrides: Any) -> "PixelLLMConfig":
         """The embedded model: the same parts, both heads among them, at a size that trains on two CPU cores."""
         return cls(**(tiny_sizes() | overrides))
+
+    @classmethod
+    def photo(cls, **overrides: Any) -> "PixelLLMConfig":
+        """For photographs: towers with public weights, EfficientNet-Lite0 for what is there and YOLOX-Nano for where.
+
+        `scripts/convert_towers.py` reads their weights.
+        """
+        return cls(**(photo_sizes() | overrides))
 
     @classmethod
     def for_tests(cls, **overrides: Any) -> "PixelLLMConfig":

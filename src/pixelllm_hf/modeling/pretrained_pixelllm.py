@@ -27,6 +27,13 @@ from .vision_sam import SamAttention
 from .vision_sam import SamVisionTower
 
 
+APACHE = (
+    "Licensed under the Apache License, Version 2.0; you may obtain a copy at https://www.apache.org/licenses/LICENSE-2.0\n"
+    'Distributed on an "AS IS" basis, without warranties or conditions of any kind, either express or implied. The\n'
+    "tensors were renamed, and may have been trained further."
+)
+
+
 class PixelLLMPreTrainedModel(PreTrainedModel):
     """Weight initialisation and what transformers needs to know about every PixelLLM."""
 
@@ -101,12 +108,19 @@ class PixelLLMPreTrainedModel(PreTrainedModel):
 
         return super()._apply(convert, recurse)
 
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As transformers', with a `NOTICE` where a tower's weights ask for one."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            write_notice(Path(save_directory), self.config.vision_config.weights_notices)
+
     def push_to_hub(self, repo_id: str, *, max_shard_size: int | str | None = "5GB", **options: Any) -> str:
         """As transformers', with weights in shards of at most 5 GB. `pixelllm_hf.publishing.push_model` sends more."""
         return super().push_to_hub(repo_id, max_shard_size=max_shard_size, **options)
 
     def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
         """What goes to the Hub takes its code along, so that it loads where this package is not installed."""
+        write_notice(Path(working_dir), self.config.vision_config.weights_notices)
         path = Path(working_dir) / "config.json"  # not there if an adapter alone was saved
         if self._auto_class is None and path.is_file():  # what was loaded with its code has saved that already
             custom_object_save(self, working_dir)
@@ -115,6 +129,15 @@ class PixelLLMPreTrainedModel(PreTrainedModel):
             settings["auto_map"] = {"AutoConfig": config, "AutoModel": model, "AutoModelForImageTextToText": model}
             path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         return super()._upload_modified_files(working_dir, *args, **kwargs)
+
+
+def write_notice(folder: Path, notices: list[str]) -> None:
+    """Add to `NOTICE` in a folder those of the notices that it lacks, with the licence that they share."""
+    path = folder / "NOTICE"
+    present = path.read_text(encoding="utf-8") if path.is_file() else ""
+    missing = [f"{notice}\n{APACHE}\n" for notice in notices if notice not in present]
+    if missing:
+        path.write_text("\n".join([*([present] if present else []), *missing]), encoding="utf-8")
 
 
 def _reference(cls: type) -> str:

@@ -87,7 +87,9 @@ class CachedFeatureBatches:
 
 
 def _digest(towers: nn.Module, pixels: PixelCache) -> str:
-    digest = hashlib.sha256(f"{CACHE_VERSION} {pixels.folder.name}".encode())
+    # Also the config: the same weights may be asked for other maps, or see the canvas at another size.
+    about = f"{CACHE_VERSION} {pixels.folder.name} {towers.config.to_json_string()}"
+    digest = hashlib.sha256(about.encode())
     for name, tensor in sorted(towers.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())

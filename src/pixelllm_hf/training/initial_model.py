@@ -12,7 +12,7 @@ from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.training.config import ConfigError
 
-PRESETS = ("tiny", "for_tests", "t5_xl", "bert")
+PRESETS = ("tiny", "photo", "for_tests", "t5_xl", "bert")
 
 
 def model_config(name: str, overrides: dict[str, Any] | None = None) -> PixelLLMConfig:
