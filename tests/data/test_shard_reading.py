@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-import pyarrow.parquet as pq
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
 from pixelllm_hf.data import prepare_format, read_prepared

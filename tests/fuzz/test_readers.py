@@ -30,7 +30,8 @@ def _files(folder: Path) -> dict[str, tuple[str, Any, Any]]:
     (folder / "images").mkdir()
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[3:9, 2:20] = True
-    images, objects, refs, regions, narratives, chats = [], [], [], [], [], []
+    images, refs, regions, narratives, chats = [], [], [], [], []
+    objects: list[dict[str, Any]] = []
     for n in (1, 2):
         Image.new("RGB", (WIDTH, HEIGHT), (90 * n, 60, 30)).save(folder / "images" / f"{n}.png")
         images.append({"id": n, "file_name": f"{n}.png", "width": WIDTH, "height": HEIGHT})
@@ -50,7 +51,7 @@ def _files(folder: Path) -> dict[str, tuple[str, Any, Any]]:
         chats.append({"id": str(n), "image": f"{n}.png", "conversations": turns})
     categories = [{"id": 3, "name": "car"}, {"id": 4, "name": "dog-other"}]
     coco = {"images": images, "annotations": objects, "categories": categories}
-    size = {"width": WIDTH, "height": HEIGHT}
+    size: dict[str, Any] = {"width": WIDTH, "height": HEIGHT}
     about = [{"image_id": n, "url": f"https://example.org/VG_100K/{n}.png", **size} for n in (1, 2)]
     mdetr = {
         "images": [{**image, "caption": "a car and a dog", "original_id": image["id"]} for image in images],

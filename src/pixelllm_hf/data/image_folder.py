@@ -61,9 +61,10 @@ class ImageFolder:
                         self._refuse_a_second_name(where, path, parts)
                     return path
             # COCO's of 2014 often lie under the shorter names of 2017.
-            path = self.folder / parts[-1].rsplit("_", 1)[-1] if parts and parts[-1].startswith("COCO_") else None
-            if path is not None and _is_file(path):
-                return path
+            if parts and parts[-1].startswith("COCO_"):
+                path = self.folder / parts[-1].rsplit("_", 1)[-1]
+                if _is_file(path):
+                    return path
         return None
 
     def _refuse_a_second_name(self, where: str, path: Path, parts: tuple[str, ...]) -> None:

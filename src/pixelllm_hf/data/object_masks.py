@@ -54,8 +54,8 @@ def usable_segmentation(
             bad.append(error)
     if not rings:
         raise _malformed(where, bad[0])
-    for error in bad:
-        report.drop(BadRecordError("malformed polygon", where, str(error), "The others were kept."), on_error)
+    for problem in bad:
+        report.drop(BadRecordError("malformed polygon", where, str(problem), "The others were kept."), on_error)
     return rings
 
 

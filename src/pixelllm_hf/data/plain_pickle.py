@@ -15,6 +15,7 @@ from typing import Any
 
 from pixelllm_hf.data.annotation_text import read_bytes
 
+_Machine: Any = pickle._Unpickler  # type: ignore[attr-defined]
 _CALLED = {"set": set, "frozenset": frozenset}  # how protocols before 4 write them
 _DAMAGED = (EOFError, LookupError, AttributeError, TypeError, ValueError, OverflowError, AssertionError, struct.error)
 _WITHOUT_POWER = (
@@ -52,11 +53,8 @@ def _refused(unpickler: Any) -> None:
     raise pickle.UnpicklingError("refused an instruction that makes no plain container or scalar. Do not trust it.")
 
 
-class _PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]
-    dispatch = dict.fromkeys(range(256), _refused) | {
-        code[0]: pickle._Unpickler.dispatch[code[0]]
-        for code in _WITHOUT_POWER  # type: ignore[attr-defined]
-    }
+class _PlainUnpickler(_Machine):
+    dispatch = dict.fromkeys(range(256), _refused) | {code[0]: _Machine.dispatch[code[0]] for code in _WITHOUT_POWER}
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("builtins", "__builtin__") and name in _CALLED:

@@ -20,7 +20,7 @@ from datasets import Dataset, IterableDataset, Value
 from pixelllm_hf.data.annotation_text import load_json
 from pixelllm_hf.data.bad_records import AnnotationFileError, BadRecordError, ReadReport
 from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES
-from pixelllm_hf.data.record_fields import checked_record, checked_string, checked_whole, required, shown
+from pixelllm_hf.data.record_fields import checked_record, checked_string, checked_whole, required, required_one, shown
 from pixelllm_hf.data.shard_reading import PreparedFolderError, check_shard, load_shards, stream_shards
 from pixelllm_hf.files import atomic_text
 
@@ -209,18 +209,19 @@ def _checked_state(content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, A
     version, settings, shards, counts = required(STATE, content, "version", "settings", "shards", "counts")
     if version != VERSION:
         raise BadRecordError("version", STATE, f"its version is {shown(version)}, not {VERSION}.", "")
-    split = checked_string(f"{STATE}, settings", *required(f"{STATE}, settings", settings, "split"), "split")
+    where = f"{STATE}, settings"
+    split = checked_string(where, required_one(where, settings, "split"), "split")
     if not re.fullmatch(r"\w+(\.\w+)*", split):
-        raise BadRecordError("malformed text", f"{STATE}, settings", f"no split has the name {shown(split)}.", "")
+        raise BadRecordError("malformed text", where, f"no split has the name {shown(split)}.", "")
     if settings.get("task") is not None:
-        checked_string(f"{STATE}, settings", settings["task"], "task")
+        checked_string(where, settings["task"], "task")
     for name, shard in checked_record(f"{STATE}, shards", shards).items():
         where = f"{STATE}, shard {shown(name)}"
         if not re.fullmatch(rf"{SHARDS}/[^/\\\0]+\.parquet", name):
             raise BadRecordError("malformed text", where, f"a shard is a file {SHARDS}/NAME.parquet of the folder.", "")
         _check_numbers(where, shard, "rows", "prompts", "bytes")
         _check_counters(where, shard, "dropped", "first_dropped")
-        checked_string(where, *required(where, shard, "records"), "records")
+        checked_string(where, required_one(where, shard, "records"), "records")
     if counts is not None:
         _check_numbers(f"{STATE}, counts", counts, "rows", "prompts")
         _check_counters(f"{STATE}, counts", counts, "dropped", "first_dropped")
@@ -237,10 +238,10 @@ def _check_numbers(where: str, record: Any, *names: str) -> None:
 
 
 def _check_counters(where: str, record: Any, numbers: str, messages: str | None = None) -> None:
-    counted = checked_record(f"{where}, {numbers}", *required(where, record, numbers))
+    counted = checked_record(f"{where}, {numbers}", required_one(where, record, numbers))
     _check_numbers(f"{where}, {numbers}", counted, *counted)
     if messages is None:
         return
-    first = checked_record(f"{where}, {messages}", *required(where, record, messages))
+    first = checked_record(f"{where}, {messages}", required_one(where, record, messages))
     for reason in (*counted, *first):
-        checked_string(f"{where}, {messages}", *required(f"{where}, {messages}", first, reason), shown(reason))
+        checked_string(f"{where}, {messages}", required_one(f"{where}, {messages}", first, reason), shown(reason))

@@ -34,6 +34,7 @@ from pixelllm_hf.data.record_fields import (
     checked_xywh,
     image_size_wh,
     required,
+    required_one,
     shown,
 )
 
@@ -147,7 +148,7 @@ def of_split(
     kept = []
     for where, ref in refs:
         try:
-            own = checked_text(where, *required(where, ref, "split"), "split")
+            own = checked_text(where, required_one(where, ref, "split"), "split")
         except BadRecordError as error:
             report.drop(error, on_error)
             continue
@@ -168,7 +169,7 @@ def _by_id(name: str, records: list[Any], report: ReadReport, on_error: OnError)
     for index, record in enumerate(records):
         where = f"{name} {index}"
         try:
-            found[checked_id(where, *required(where, record, "id"))] = record
+            found[checked_id(where, required_one(where, record, "id"))] = record
         except BadRecordError as error:
             report.drop(error, on_error)
     return found
@@ -191,7 +192,7 @@ def _prompts(
                 raise BadRecordError("missing annotation", where, problem, "Pass its instances file.")
             checked_list(where, sentences, "sentences")
             annotation = annotations[annotation_id]
-            box = checked_xywh(where, *required(where, annotation, "bbox"), size_wh)
+            box = checked_xywh(where, required_one(where, annotation, "bbox"), size_wh)
             segmentation = annotation.get("segmentation") if with_masks else None
             mask = checked_mask(where, segmentation, size_wh, report, on_error)
         except BadRecordError as error:
