@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from pixelllm_hf.evaluation.report_layout import problem_of
 from pixelllm_hf.files import atomic_text
 
 # Metric -> what it is, in the order of a table.
@@ -111,6 +112,7 @@ NO_TARGET = (
     "The model was not made for these pictures and was not trained on any of them. No target was set: the tables show "
     "what is left of its skill."
 )
+MAX_BYTES = 64_000_000
 FRONT_MATTER = re.compile(r"\A---\n(.*?\n)---\n", re.S)
 SLOT = re.compile(r"<!-- (?P<name>[\w:-]+) -->.*?<!-- /(?P=name) -->", re.S)
 
@@ -132,14 +134,24 @@ def _without_nan(value: Any) -> Any:
 
 
 def read_report(path: str | Path) -> dict[str, Any]:
-    """An evaluation written by `write_report`."""
-    try:
-        report = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ReportError(f"{path} is not an evaluation ({error}); make it with scripts/evaluate.py --json.") from error
-    if not isinstance(report, dict) or not {"task", "metrics", "scenes"} <= set(report):
-        raise ReportError(f"{path} is not an evaluation: task, metrics or scenes are missing.")
+    """An evaluation written by `write_report`; what is not one is a `ReportError` that names file and entry."""
+    report = _read_json(path)
+    problem = problem_of(report)
+    if problem:
+        raise ReportError(f"{path} is not an evaluation: {problem}. Make it with scripts/evaluate.py --json.")
     return report
+
+
+def _read_json(path: str | Path) -> Any:
+    try:
+        if not Path(path).is_file():
+            raise OSError("it is no file")
+        if Path(path).stat().st_size > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES} bytes")
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        told = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ReportError(f"{path} is not an evaluation ({told}); make it with scripts/evaluate.py --json.") from error
 
 
 def metrics_table(report: Mapping[str, Any]) -> str:
@@ -284,6 +296,20 @@ def with_model_index(card: str, reports: Sequence[Mapping[str, Any]]) -> str:
     return f"---\n{kept}{dumped}---\n{card[match.end() :]}"
 
 
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    """The records of a training log, one JSON object a line."""
+    records = []
+    try:
+        for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+            record = json.loads(line)
+            if not isinstance(record, dict) or not all(isinstance(v, (int, float, str)) for v in record.values()):
+                raise ValueError(f"line {number} is no record of numbers")
+            records.append(record)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ReportError(f"{path} is not a training log ({error}). Give the metrics.jsonl of a run.") from error
+    return records
+
+
 def learning_curve(lines: Sequence[Mapping[str, Any]]) -> str:
     """Records of a training log that have all columns of one of `CURVES`, as a markdown table."""
     known = [curve for curve in CURVES if any(all(column in record for column in curve) for record in lines)]
@@ -341,14 +367,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             slots[OTHER_PICTURES] = other_pictures(titled)
         curves = []
         for title, _, path in (log.rpartition("=") for log in args.log):
-            records = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+            records = read_log(path)
             curves.append(f"{title}:\n\n{learning_curve(records)}" if title else learning_curve(records))
         if curves:
             slots["learning-curve"] = "\n\n".join(curves)
         card = render_card(template, slots)
         with atomic_text(args.out) as file:
             file.write(with_model_index(card, reports))
-    except (ReportError, OSError, json.JSONDecodeError) as error:
+    except (ReportError, OSError, UnicodeDecodeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

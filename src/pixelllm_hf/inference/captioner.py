@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .device import find_device
@@ -41,7 +40,6 @@ class Captioner:
         """From a folder, a hub id (its revision), or the embedded model. What is wrong is a `ModelError`."""
         found = name if isinstance(name, ModelSource) else ModelSource.find(name, revision)
         import torch
-        from safetensors import SafetensorError
         from transformers.utils import logging
 
         from pixelllm_hf import PixelLLMForGroundedGeneration, PixelLLMProcessor
@@ -58,16 +56,16 @@ class Captioner:
                 dtype=wanted if wanted == "auto" else getattr(torch, wanted),
                 output_loading_info=True,
             )
-        except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
-            where = _damaged_file(found.folder) if isinstance(error, SafetensorError) else None
-            named = f"{where} is damaged, copy it again: " if where else ""
-            raise ModelError(f"the model {found.name!r} cannot be loaded: {named}{first_lines(error)}") from error
+        except (OSError, ValueError, RuntimeError, ImportError) as error:
+            raise ModelError(f"the model {found.name!r} cannot be loaded: {first_lines(error)}") from error
         if loaded["missing_keys"]:
             missing = sorted(loaded["missing_keys"])
             raise ModelError(
                 f"the model {found.name!r} lacks {len(missing)} weights, the first is {missing[0]}. "
                 "Is every file of the checkpoint there?"
             )
+        if (reason := _misfit(model.config, processor)) is not None:
+            raise ModelError(f"the model {found.name!r} and its processor do not fit: {reason}. Copy or save both again.")
         return cls(model.to(chosen).eval(), processor, generation)
 
     def require(self, task: str) -> None:
@@ -205,14 +203,14 @@ def _texts(request: Request, count: int = 1) -> dict[str, Any]:
     return {"text": [list(request.expressions)] * count if request.expressions else request.text}
 
 
-def _damaged_file(folder: Path) -> Path | None:
-    """The first weight file that cannot be opened; the library's own message does not name it."""
-    from safetensors import SafetensorError, safe_open
-
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="np"):
-                pass
-        except SafetensorError:
-            return file
+def _misfit(config: Any, processor: Any) -> str | None:
+    """Why a processor is not the model's; None if it may be."""
+    canvas, pieces = processor.image_processor.canvas, len(processor.tokenizer)
+    vocabulary = config.get_text_config().vocab_size
+    if canvas != config.image_size:
+        return f"images come on a canvas of {canvas} pixels, the model reads {config.image_size}"
+    if pieces > vocabulary:
+        return f"the tokenizer has {pieces} pieces, the model knows {vocabulary}"
+    if processor.max_points > config.prompt_config.max_points:
+        return f"a prompt may have {processor.max_points} points, the model reads {config.prompt_config.max_points}"
     return None

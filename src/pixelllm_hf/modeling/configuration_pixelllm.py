@@ -7,6 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .checked_loading import CheckedConfig
 from .configuration_presets import bert_sizes
 from .configuration_presets import for_tests_sizes
 from .configuration_presets import photo_sizes
@@ -209,7 +210,7 @@ LANGUAGE_MODELS = ("t5", "mt5", PREFIX_DECODER)
 
 
 @strict
-class PixelLLMConfig(PreTrainedConfig):
+class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
     """Sizes and choices of a PixelLLM. `t5_xl()` is the released recipe, `tiny()` the embedded model.
 
     Args:

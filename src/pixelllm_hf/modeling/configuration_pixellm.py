@@ -8,6 +8,8 @@ from transformers import CLIPVisionConfig
 from transformers import PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .checked_loading import CheckedConfig
+
 # Pixel statistics on the 0..255 scale. The released model reads a CLIP tower through SAM's, not through CLIP's.
 PIXELLM_MEAN = [123.675, 116.28, 103.53]
 PIXELLM_STD = [58.395, 57.12, 57.375]
@@ -56,7 +58,7 @@ class PixelLMCodebookConfig(PreTrainedConfig):
 
 
 @strict
-class PixelLMConfig(PreTrainedConfig):
+class PixelLMConfig(CheckedConfig, PreTrainedConfig):
     """Sizes and choices of a PixelLM. The defaults are the released 7B model's.
 
     Args:

@@ -15,6 +15,7 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
 
+from .checked_loading import CheckedModel
 from .codebook_decoder import CodebookDecoderOutput
 from .codebook_decoder import CodebookPixelDecoder
 from .codebook_losses import codebook_mask_losses
@@ -65,7 +66,7 @@ class PixelLMOutput(ModelOutput):
     cache: Cache | None = None
 
 
-class PixelLMPreTrainedModel(PreTrainedModel):
+class PixelLMPreTrainedModel(CheckedModel, PreTrainedModel):
     """How weights start, and what transformers needs to know."""
 
     config_class = PixelLMConfig

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.dynamic_module_utils import custom_object_save
 
+from .checked_loading import CheckedModel
 from .configuration_pixelllm import PixelLLMConfig
 from .mask_head import ChannelNorm
 from .mask_head import MaskAdapter
@@ -34,7 +35,7 @@ APACHE = (
 )
 
 
-class PixelLLMPreTrainedModel(PreTrainedModel):
+class PixelLLMPreTrainedModel(CheckedModel, PreTrainedModel):
     """Weight initialisation and what transformers needs to know about every PixelLLM."""
 
     config_class = PixelLLMConfig

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ from .mask_resizing import masks_on_image
 from .model_inputs import PixelLLMInputs
 from .processing_kwargs import PixelLLMProcessorKwargs
 from .processing_kwargs import refuse_unknown
+from .processor_folder import check_settings
+from .processor_folder import files_replaced
+from .processor_folder import processor_errors
 from .prompt_places import Prompt
 from .prompt_places import PromptError
 from .prompt_places import gather_prompts
@@ -64,6 +68,21 @@ class PixelLLMProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
         self.max_prompt_tokens = max_prompt_tokens
         self.max_points = max_points
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """As transformers'. Files that are damaged, or ask for what nobody means, are a `ProcessorFolderError`."""
+        with processor_errors(pretrained_model_name_or_path, kwargs.get("subfolder")):
+            processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+            check_settings(processor, pretrained_model_name_or_path)
+        return processor
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
+        """As transformers'; a kill leaves the former files or the new ones, none of them half."""
+        kwargs.setdefault("repo_id", Path(save_directory).resolve().name)
+        with files_replaced(Path(save_directory)) as folder:
+            saved = super().save_pretrained(str(folder), push_to_hub=push_to_hub, **kwargs)
+            return [str(Path(save_directory) / Path(file).relative_to(folder)) for file in saved or ()]
 
     def __call__(  # type: ignore[override]
         self,

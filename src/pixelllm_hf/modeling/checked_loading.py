@@ -1,0 +1,82 @@
+"""Loading and saving as transformers do, of folders that may be damaged, hostile, or about to be cut off."""
+
+from pathlib import Path
+from typing import Any
+
+from .model_folder import check_config_file
+from .model_folder import check_finite
+from .model_folder import check_sizes
+from .model_folder import check_weight_count
+from .model_folder import check_weight_files
+from .model_folder import local_folder
+from .model_folder import model_errors
+from .model_folder import refuse_code
+from .whole_saves import saved_whole
+
+
+class CheckedConfig:
+    """Before `PreTrainedConfig` among the bases of a model's config."""
+
+    model_type: str
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)  # type: ignore[misc]
+        check_sizes(self)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """As transformers'. A damaged file, another model's, or sizes nobody means are a `ModelFolderError`."""
+        folder = local_folder(pretrained_model_name_or_path, kwargs.get("subfolder"))
+        with model_errors(pretrained_model_name_or_path, folder):
+            if folder is not None and not kwargs.get("gguf_file"):
+                check_config_file(folder, cls.model_type)
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers', with errors like `from_pretrained`; the Auto classes come here."""
+        name = kwargs.get("name_or_path") or "the config"
+        with model_errors(name, local_folder(name)):
+            refuse_code(config_dict)
+            return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
+
+
+class CheckedModel:
+    """Before `PreTrainedModel` among the bases of a model."""
+
+    config_class: Any
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
+        """As transformers', from safetensors alone. What is damaged, or not finite, is a `ModelFolderError`."""
+        if kwargs.setdefault("use_safetensors", True) is False:
+            raise ValueError("pickled weights can hold code and are not read: leave use_safetensors=False out.")
+        name, here = pretrained_model_name_or_path, kwargs.get("gguf_file") is None
+        folder = local_folder(name, kwargs.get("subfolder")) if here else None
+        with model_errors(name, folder):
+            if folder is not None:
+                if kwargs.get("config") is None and not (folder / "adapter_config.json").is_file():
+                    check_config_file(folder, cls.config_class.model_type)
+                check_weight_files(folder, variant=kwargs.get("variant"))
+            loaded = super().from_pretrained(name, *model_args, **kwargs)
+        if name is not None:
+            check_finite(loaded[0] if isinstance(loaded, tuple) else loaded, name)
+        return loaded
+
+    @classmethod
+    def _load_pretrained_model(
+        cls, model: Any, state_dict: Any, checkpoint_files: list[str] | None, *args: Any, **kwargs: Any
+    ) -> Any:
+        # The one moment when the model is there and costs nothing yet.
+        if checkpoint_files and state_dict is None and getattr(model, "hf_quantizer", None) is None:
+            check_weight_count(model, checkpoint_files)
+        return super()._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)
+
+    def save_pretrained(self, save_directory: Any, is_main_process: bool = True, **options: Any) -> None:
+        """As transformers', into a temporary folder first: a kill leaves what was there before, or the whole model."""
+        options.setdefault("repo_id", Path(save_directory).resolve().name)
+        if not is_main_process or Path(save_directory).is_file():
+            super().save_pretrained(save_directory, is_main_process=is_main_process, **options)
+            return
+        with saved_whole(Path(save_directory)) as folder:
+            super().save_pretrained(folder, is_main_process=is_main_process, **options)
