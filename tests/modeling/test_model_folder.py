@@ -35,7 +35,7 @@ def setting(file: str, path: str, value: Any) -> Damage:
         *parents, last = path.split(".")
         inner = content
         for parent in parents:
-            inner = inner[parent]
+            inner = inner[int(parent) if parent.isdigit() else parent]
         inner[last] = value
         (folder / file).write_text(json.dumps(content))
 
@@ -71,7 +71,9 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "a number as text": (setting("config.json", "point_loss_weight", "a"), "point_loss_weight"),
     "a negative weight": (setting("config.json", "point_loss_weight", -1.0), "point_loss_weight must not be negative"),
     "a rate above 1": (setting("config.json", "text_config.dropout_rate", 1.5), "text_config.dropout_rate"),
-    "NaN": (setting("config.json", "vision_config.eva02_config.rope_theta", float("nan")), "eva02_config.rope_theta"),
+    "NaN": (setting("config.json", "vision_config.towers.0.rope_theta", float("nan")), r"towers\[0\].rope_theta"),
+    "layers of a tower": (setting("config.json", "vision_config.towers.1.num_hidden_layers", 10**9), r"towers\[1\]"),
+    "a tower that brings code": (setting("config.json", "vision_config.towers.1._attn_implementation", "a/b"), "code"),
     "a billion layers": (setting("config.json", "text_config.num_layers", 10**9), "text_config.num_layers"),
     "a million prompt tokens": (setting("config.json", "prompt_config.num_tokens", 10**6), "prompt_config.num_tokens"),
     "no heads": (setting("config.json", "text_config.num_heads", 0), "text_config.num_heads must lie within 1"),

@@ -48,8 +48,12 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "a huge canvas": (
         setting("processor_config.json", "image_processor.size", {"height": 10**6, "width": 10**6}), "canvas",
     ),
-    "a canvas of text": (setting("processor_config.json", "image_processor.size", {"height": "a", "width": "a"}), ""),
-    "a class of another type": (setting("processor_config.json", "image_processor.image_processor_type", [1]), ""),
+    "a canvas of text": (
+        setting("processor_config.json", "image_processor.size", {"height": "a", "width": "a"}), "cannot be loaded",
+    ),
+    "a class of another type": (
+        setting("processor_config.json", "image_processor.image_processor_type", [1]), "cannot be loaded",
+    ),
     "normalised twice": (setting("processor_config.json", "image_processor.do_normalize", True), "do_normalize"),
     "antialias": (setting("processor_config.json", "image_processor.antialias", "x"), "antialias"),
     "max_points": (setting("processor_config.json", "max_points", -1), "max_points"),

@@ -64,8 +64,8 @@ class Captioner:
                 f"the model {found.name!r} lacks {len(missing)} weights, the first is {missing[0]}. "
                 "Is every file of the checkpoint there?"
             )
-        if (reason := _misfit(model.config, processor)) is not None:
-            raise ModelError(f"the model {found.name!r} and its processor do not fit: {reason}. Copy or save both again.")
+        if (reason := _misfit(model, processor)) is not None:
+            raise ModelError(f"the parts of the model {found.name!r} do not fit: {reason}. Copy or save them all again.")
         return cls(model.to(chosen).eval(), processor, generation)
 
     def require(self, task: str) -> None:
@@ -203,8 +203,11 @@ def _texts(request: Request, count: int = 1) -> dict[str, Any]:
     return {"text": [list(request.expressions)] * count if request.expressions else request.text}
 
 
-def _misfit(config: Any, processor: Any) -> str | None:
-    """Why a processor is not the model's; None if it may be."""
+def _misfit(model: Any, processor: Any) -> str | None:
+    """Why a processor is not the model's, or why the model cannot begin a text; None if all is well."""
+    config, decoding = model.config, model.generation_config
+    if decoding.decoder_start_token_id is None and decoding.bos_token_id is None:
+        return "generation_config.json says of no token that a text begins with it (decoder_start_token_id)"
     canvas, pieces = processor.image_processor.canvas, len(processor.tokenizer)
     vocabulary = config.get_text_config().vocab_size
     if canvas != config.image_size:

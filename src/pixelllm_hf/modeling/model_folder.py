@@ -129,8 +129,15 @@ def _is_weight_file(name: Any) -> bool:
     return isinstance(name, str) and name.endswith(".safetensors") and not any(sign in name for sign in "/\\:\0")
 
 
-_COUNTS = "max_length max_new_tokens min_length min_new_tokens num_beams num_return_sequences top_k".split()
-_FACTORS = "temperature top_p repetition_penalty length_penalty max_time".split()
+_COUNTS = """
+    max_length max_new_tokens min_length min_new_tokens num_beams num_beam_groups num_return_sequences top_k
+    no_repeat_ngram_size encoder_no_repeat_ngram_size prompt_lookup_num_tokens max_matching_ngram_size
+    num_assistant_tokens assistant_early_exit
+""".split()
+_FACTORS = """
+    temperature top_p min_p typical_p epsilon_cutoff eta_cutoff repetition_penalty encoder_repetition_penalty
+    length_penalty diversity_penalty penalty_alpha guidance_scale max_time
+""".split()
 _SWITCHES = "do_sample use_cache return_dict_in_generate output_attentions output_hidden_states output_scores".split()
 _TOKENS = "bos_token_id eos_token_id pad_token_id decoder_start_token_id".split()
 
@@ -161,8 +168,10 @@ def _check_tokens(settings: Mapping[str, Any], where: str) -> None:
 def check_sizes(config: Any, where: str = "") -> None:
     """Raise for sizes of a config and of its parts that nobody means; it names them like `vision_config.image_size`."""
     for name, value in vars(config).items():
-        if hasattr(value, "model_type") and not isinstance(value, type):
-            check_sizes(value, f"{where}{name}.")
+        parts = enumerate(value) if isinstance(value, (list, tuple)) else [(None, value)]
+        for place, part in parts:
+            if hasattr(part, "model_type") and not isinstance(part, type):
+                check_sizes(part, f"{where}{name}{'' if place is None else f'[{place}]'}.")
     _check_tokens(vars(config), where)
     _check_numbers(vars(config), where)
 
@@ -170,9 +179,10 @@ def check_sizes(config: Any, where: str = "") -> None:
 def refuse_code(settings: Mapping[str, Any]) -> None:
     """Raise if a config asks for attention or experts that are code of a repository."""
     for name, value in settings.items():
-        if isinstance(value, dict):
-            refuse_code(value)
-        elif name.endswith("_implementation") and "/" in str(value):
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, dict):
+                refuse_code(part)
+        if str(name).endswith("_implementation") and "/" in str(value):
             raise ModelFolderError(f"{name} is {_shown(value)}: code of a repository, which a config may not bring.")
 
 
