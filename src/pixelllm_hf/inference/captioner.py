@@ -65,7 +65,9 @@ class Captioner:
                 "Is every file of the checkpoint there?"
             )
         if (reason := _misfit(model, processor)) is not None:
-            raise ModelError(f"the parts of the model {found.name!r} do not fit: {reason}. Copy or save them all again.")
+            raise ModelError(
+                f"the parts of the model {found.name!r} do not fit: {reason}. Copy or save them all again."
+            )
         return cls(model.to(chosen).eval(), processor, generation)
 
     def require(self, task: str) -> None:
