@@ -20,13 +20,13 @@ from .codebook_decoder import CodebookDecoderOutput
 from .codebook_decoder import CodebookPixelDecoder
 from .codebook_losses import codebook_mask_losses
 from .codebook_targets import TargetProjection
-from .codebook_targets import TokenGroups
 from .codebook_targets import find_token_groups
 from .configuration_pixellm import PixelLMConfig
 from .feature_pyramid import map_neck
 from .mask_head import ChannelNorm
 from .prompt_encoder import FourierPositions
 from .prompt_encoder import UnitEmbedding
+from .reasoning_generation import ReasoningGenerationMixin
 from .trainer_signature import OneLabelArgument
 from .vision_clip import ClipVisionTower
 from .vision_clip import patch_mask
@@ -96,7 +96,7 @@ class PixelLMPreTrainedModel(CheckedModel, PreTrainedModel):
             init.constant_(module.level_scales, 1 / len(module.level_scales))
 
 
-class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel):
+class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel, ReasoningGenerationMixin):
     """Answers that point: each group of codebook tokens in the text is a target with a mask.
 
     Data flows one way: CLIP tower -> projected maps (once per image) -> language model over text with image tokens in
@@ -169,7 +169,7 @@ class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel):
         )
 
     def embed(
-        self, input_ids: Tensor, attention_mask: Tensor, features: PixelLMFeatures, image_of_row: Tensor
+        self, input_ids: Tensor, attention_mask: Tensor | None, features: PixelLMFeatures, image_of_row: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Text with the image's tokens in their placeholders: embeddings (R,T,H), mask (R,T) bool, positions (R,T).
 
@@ -183,17 +183,25 @@ class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel):
                 f"questions have it {placeholders.sum(1).tolist()} times. The processor puts them in; leave "
                 "truncation to it."
             )
+        assert features.image_tokens is not None and features.token_mask is not None
         embeddings = self.get_input_embeddings()(input_ids.masked_fill(placeholders, 0))
         tokens = features.image_tokens[image_of_row].to(embeddings.dtype)
         embeddings = embeddings.masked_scatter(placeholders[..., None], tokens)
-        text_mask = attention_mask.bool()
+        text_mask = torch.ones_like(placeholders) if attention_mask is None else attention_mask.bool()
         positions = (text_mask.cumsum(1) - 1).clamp(min=0)
         mask = text_mask.masked_scatter(placeholders, features.token_mask[image_of_row])
         return embeddings, mask, positions
 
-    def target_groups(self, input_ids: Tensor) -> TokenGroups:
-        """The targets written in input_ids (R,T), in order."""
-        return find_token_groups(input_ids, self.config.codebook_token_ids)
+    def image_of_row(self, prompt_mask: Tensor | None, images: int, rows: int) -> Tensor:
+        """(R,) the image of each row; without prompt_mask all images have as many."""
+        if prompt_mask is not None:
+            return prompt_mask.bool().nonzero()[:, 0]
+        if rows % max(images, 1):
+            raise ValueError(
+                f"{rows} questions cannot be shared evenly among {images} images. Say with prompt_mask (images, "
+                "questions) which image has which."
+            )
+        return torch.arange(rows, device=self.device) // (rows // images)
 
     def predict_masks(
         self, features: PixelLMFeatures, group_states: Tensor, image_of_target: Tensor
@@ -210,6 +218,7 @@ class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel):
         attention_mask: Tensor | None = None,
         prompt_mask: Tensor | None = None,
         image_features: PixelLMFeatures | None = None,
+        image_of_row: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
@@ -225,18 +234,18 @@ class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel):
             pixel_values: (B,3,S,S) RGB, 0..255, on the canvas; pixel_mask (B,S,S) True on real pixels.
             input_ids: (R,T) questions and answers, image placeholders in them; attention_mask (R,T).
             prompt_mask: (B,N) which questions exist; R rows are the valid ones, image-major. One an image by default.
-            image_features: of `get_image_features`, to use again.
+            image_features: of `get_image_features`, to use again; image_of_row (R,) says in the place of prompt_mask
+                which image each row is about.
             labels: (R,T) input_ids where they are to be learnt, -100 elsewhere; shifted here.
             mask_labels: (K,S,S) masks on the canvas, > 0 inside, of all targets in the order they are written.
             original_sizes: travels with the inputs for post-processing; not used here.
         """
         if image_features is None and pixel_values is not None:
             image_features = self.get_image_features(pixel_values, pixel_mask)
-        image_of_row = None
-        if image_features is not None and input_ids is not None and inputs_embeds is None:
-            image_of_row = rows_to_images(prompt_mask, len(image_features.level_maps[0]), len(input_ids))
-            if attention_mask is None:
-                attention_mask = torch.ones_like(input_ids)
+        asks = image_features is not None and input_ids is not None and inputs_embeds is None
+        if asks:
+            if image_of_row is None:
+                image_of_row = self.image_of_row(prompt_mask, len(image_features.image_tokens), len(input_ids))
             inputs_embeds, attention_mask, position_ids = self.embed(
                 input_ids, attention_mask, image_features, image_of_row
             )
@@ -252,8 +261,9 @@ class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel):
         states = body.last_hidden_state
         logits = self.get_output_embeddings()(states)
         output = PixelLMOutput(logits=logits, states=states, cache=body.cache)
-        if image_of_row is not None:
-            groups = self.target_groups(input_ids)
+        if asks:
+            assert image_of_row is not None
+            groups = find_token_groups(input_ids, self.config.codebook_token_ids)
             found = self.predict_masks(
                 image_features, states[groups.row[:, None], groups.positions - 1], image_of_row[groups.row]
             )
@@ -317,18 +327,6 @@ def resize_logits(logits: Tensor, size_hw: tuple[int, int]) -> Tensor:
     if not len(logits):
         return logits.new_zeros(0, *size_hw)
     return F.interpolate(logits[:, None].float(), size_hw, mode="bilinear", align_corners=False)[:, 0]
-
-
-def rows_to_images(prompt_mask: Tensor | None, images: int, rows: int) -> Tensor:
-    """(R,) the image of each row; without prompt_mask all images have as many."""
-    if prompt_mask is not None:
-        return prompt_mask.bool().nonzero()[:, 0]
-    if rows % max(images, 1):
-        raise ValueError(
-            f"{rows} questions cannot be shared evenly among {images} images. Say with prompt_mask (images, questions) "
-            "which image has which."
-        )
-    return torch.arange(rows) // (rows // images)
 
 
 __all__ = ["PixelLMFeatures", "PixelLMForReasoningSegmentation", "PixelLMOutput", "PixelLMPreTrainedModel"]

@@ -25,6 +25,7 @@ from ...modeling.configuration_pixellm import PixelLMCodebookConfig, PixelLMConf
 from ...modeling.feature_pyramid import map_neck
 from ...modeling.mask_head import MaskMLP
 from ...modeling.modeling_pixellm import PixelLMFeatures, PixelLMForReasoningSegmentation
+from ...modeling.reasoning_generation import mask_scores
 from ...modeling.vision_clip import patch_mask, resize_positions
 from ..pixellm import codebook_weights
 from .golden import Computed, Golden
@@ -304,12 +305,6 @@ def original_size_logits(logits: Tensor, canvas: int, valid_hw: Tensor, original
     return F.interpolate(full[..., :height, :width], tuple(original_hw.tolist()), mode="bilinear", align_corners=False)[
         :, 0
     ]
-
-
-def mask_scores(logits: Tensor) -> Tensor:
-    """Mean probability of the pixels inside, (K,H,W) -> (K,)."""
-    inside = (logits > 0).float()
-    return (logits.sigmoid() * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6)
 
 
 def _questions(golden: Golden, image: int) -> list[tuple[Tensor, Tensor]]:
