@@ -28,6 +28,7 @@ IMAGE = Image.new("RGB", (64, 48))
         ("\U0001f986\U0001f415 dog \u72d7", "dog", ("\U0001f986\U0001f415", "\u72d7")),
         ("\u9e2d\u5b50", "", ("\u9e2d\u5b50",)),
         ("d\u00f6g", "dg", ("\u00f6",)),
+        ("a \udcff dog", "a dog", ("\udcff",)),
         ("the <unk> dog", "the dog", ("<unk>",)),
     ],
 )
@@ -104,6 +105,22 @@ def test_a_prompt_is_read_as_far_as_it_can_be_written(processor):
     assert processor.prompt_sources(inputs, 1)[0].prompt == "a dog \U0001f986"
     with pytest.raises(PromptError, match="cannot write anything of .*\u9e2d\u5b50"):
         processor(IMAGE, "\u9e2d\u5b50")
+
+
+@pytest.mark.parametrize("text", ["x" * 10**7, "a " * 10**6, "\U0001f986 a " * 10**6])
+def test_endless_texts_are_refused_or_cut_before_they_are_read(processor, text, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        "pixelllm_hf.processing.processing_pixelllm.writable_text",
+        lambda tokenizer, text: read.append(len(text)) or writable_text(tokenizer, text),
+    )
+    for task in ("caption", "refer"):
+        with pytest.raises(PromptError, match="may have 128 tokens"):
+            processor(IMAGE, text, task=task)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnwritableTextWarning)
+        assert processor(IMAGE, text, truncation=True)["input_ids"].shape == (1, 128)
+    assert max(read) <= 64 * 128
 
 
 def test_texts_that_tokens_give_back_travel_as_tokens_alone(processor):

@@ -163,10 +163,10 @@ class PixelLLMProcessor(ProcessorMixin):
         data = self.encode_prompts(prompts, **text_kwargs)
         expressions = [wording.without_prefix(text) for text in texts if text is not None]
         for text in dict.fromkeys(expressions if wording.text_is_answer else prompts):
-            writable_text(self.tokenizer, text).warn()
+            writable_text(self.tokenizer, text[: self._max_characters]).warn()
         rows = dict(zip(prompts, data["input_ids"], strict=True))
         if any(self._read(row) != prompt.strip() for prompt, row in rows.items()):
-            data["prompt_characters"] = as_characters(prompts)
+            data["prompt_characters"] = as_characters([prompt[: self._max_characters] for prompt in prompts])
         if wording.text_is_answer:
             data["query_ids"] = self.encode_prompts(expressions, may_be_unwritable=True)["input_ids"]
             data["query_characters"] = as_characters(expressions)
@@ -190,8 +190,16 @@ class PixelLLMProcessor(ProcessorMixin):
         What the tokenizer cannot write is left out; may_be_unwritable: also where nothing else is there. Options: see
         `PixelLLMTextKwargs`.
         """
-        # Most calls ask many prompts the same thing.
-        encoded = {text: writable_text(self.tokenizer, text) for text in dict.fromkeys(texts)}
+        fixed, cut = padding == "max_length", truncation not in (None, False, "do_not_truncate")
+        most = self._max_characters
+        encoded = {}
+        for text in dict.fromkeys(texts):  # most calls ask many prompts the same thing
+            if len(text) > most and not cut:
+                raise PromptError(
+                    f"a text prompt may have {self.max_prompt_tokens} tokens (max_prompt_tokens), but {text[:60]!r}… "
+                    f"has {len(text)} characters. Shorten it, raise the setting, or pass truncation=True."
+                )
+            encoded[text] = writable_text(self.tokenizer, text[:most])
         rows = [[*encoded[text].ids, self.tokenizer.eos_token_id] for text in texts]
         reserved = {self.tokenizer.pad_token_id, self.tokenizer.eos_token_id}
         for text, row in zip(texts, rows, strict=True):
@@ -207,7 +215,6 @@ class PixelLLMProcessor(ProcessorMixin):
                     f"the text prompt {text[:60]!r} holds {self.tokenizer.pad_token!r} or "
                     f"{self.tokenizer.eos_token!r}, which mark where a text ends. Remove them."
                 )
-        fixed, cut = padding == "max_length", truncation not in (None, False, "do_not_truncate")
         limit = self.max_prompt_tokens
         if max_length is not None and (fixed or cut):
             limit = min(limit, max_length)
@@ -227,6 +234,11 @@ class PixelLLMProcessor(ProcessorMixin):
             input_ids[i, : len(row)] = row
             attention_mask[i, : len(row)] = 1
         return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+    @property
+    def _max_characters(self) -> int:
+        """More than any text of max_prompt_tokens has: a longer one would cost minutes before it is refused."""
+        return 64 * self.max_prompt_tokens
 
     def _place_prompts(
         self, prompts: Sequence[Sequence[Prompt]], transforms: Sequence[CanvasTransform]

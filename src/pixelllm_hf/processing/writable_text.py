@@ -42,7 +42,8 @@ class WritableText:
 
 def writable_text(tokenizer: Any, text: str) -> WritableText:
     """The text without what the tokenizer has no tokens for: emoji, other scripts, the name of the token itself."""
-    unknown, kept, lost = tokenizer.unk_token_id, list(range(len(text))), set()
+    lost = {i for i, character in enumerate(text) if unicodedata.category(character) == "Cs"}  # a byte, half a letter
+    unknown, kept = tokenizer.unk_token_id, [i for i in range(len(text)) if i not in lost]
     while True:
         given = "".join(text[i] for i in kept)
         encoded = tokenizer(given, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
