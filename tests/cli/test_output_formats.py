@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from pixelllm_hf.cli import OK, WRONG_USAGE
+from pixelllm_hf.cli import OK, SOME_FAILED, WRONG_USAGE
 
 
 def test_records_on_standard_output_are_alone_there(run, pictures: Path, capsys):
@@ -86,3 +86,23 @@ def test_voc_files_hold_the_boxes(run, pictures: Path, tmp_path: Path):
 def test_narratives_are_lines(run, pictures: Path, tmp_path: Path, records):
     assert run("caption", pictures, "--json", tmp_path / "out.jsonl", "--format", "narratives") == OK
     assert [record["image_id"] for record in records(tmp_path / "out.jsonl")] == ["a", "b", "c"]
+
+
+def test_a_record_that_cannot_be_written_fails_alone(run, pictures: Path, tmp_path: Path, capsys):
+    (tmp_path / "marks" / "b.json").mkdir(parents=True)
+    assert run("refer", pictures, "a dog", "--json", tmp_path / "marks", "--format", "labelme") == SOME_FAILED
+    assert sorted(p.name for p in (tmp_path / "marks").iterdir()) == ["a.json", "b.json", "c.json"]
+    assert "b.jpg" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["--json", "--draw"])
+def test_an_output_that_no_file_system_takes_is_wrong_usage(run, pictures: Path, tmp_path: Path, capsys, where: str):
+    (tmp_path / "circle.png").symlink_to("circle.png")
+    for path in (tmp_path / ("x" * 300 + ".png"), tmp_path / "circle.png"):
+        assert run("refer", pictures / "a.png", "a dog", where, path) in (WRONG_USAGE, SOME_FAILED)
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_long_expression_is_no_file_name(run, pictures: Path, tmp_path: Path, records):
+    assert run("refer", pictures / "a.png", "a dog " * 45, "--json", tmp_path / "out.jsonl") == OK
+    assert records(tmp_path / "out.jsonl")[0]["box"]

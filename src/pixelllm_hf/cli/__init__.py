@@ -44,15 +44,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"pixelllm: {error}", file=sys.stderr)
         return WRONG_USAGE
     except KeyboardInterrupt as stop:
-        if args.command in ("demo", "publish"):
-            print("pixelllm: interrupted", file=sys.stderr)
+        _tell_of_end(stop, "interrupted")
         return stop.exit_code if isinstance(stop, Terminated) else 130
     except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that flushing at exit does not complain
         return SOME_FAILED
     except OSError as error:  # a full disk while the records are written
-        print(f"pixelllm: {first_lines(error)}", file=sys.stderr)
+        _tell_of_end(error, first_lines(error))
         return SOME_FAILED
+
+
+def _tell_of_end(error: BaseException, otherwise: str) -> None:
+    """What the command has noted about how far it came."""
+    print(f"pixelllm: {' '.join(getattr(error, '__notes__', [])) or otherwise}", file=sys.stderr)
 
 
 __all__ = ["COMMANDS", "OK", "SOME_FAILED", "WRONG_USAGE", "UsageError", "main"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from pixelllm_hf.inference import ModelSource, Request, check_model_name, first_lines
 
 from .drawings import Drawings
-from .errors import OK, SOME_FAILED, Terminated, UsageError, ended_by_signals
+from .errors import OK, SOME_FAILED, UsageError, ended_by_signals
 from .images import ImageInput, Inputs, find_images
 from .printing import print_captions, print_objects
 from .record_lines import Records, is_stdout
@@ -27,8 +27,11 @@ def answer(args: argparse.Namespace, request: Request) -> int:
     checked before torch is imported."""
     check_model_name(args.model, args.revision)
     inputs = find_images(args.images, recursive=args.recursive)
-    drawings = Drawings.plan(args.draw, inputs.images)
-    check_records(args.json, args.format, inputs, resume=args.resume)
+    try:
+        drawings = Drawings.plan(args.draw, inputs.images)
+        check_records(args.json, args.format, inputs, resume=args.resume)
+    except OSError as error:  # a name that no file can have, links in a circle
+        raise UsageError(f"the answers cannot be written: {first_lines(error)}") from error
     source = ModelSource.find(args.model, args.revision) if inputs.usable else None
     for told in inputs.left_out:
         _tell(told)
@@ -37,7 +40,8 @@ def answer(args: argparse.Namespace, request: Request) -> int:
         warnings.catch_warnings(),
         open_records(args.json, args.format, inputs, resume=args.resume) as records,
     ):
-        captioner, refused = None, {}
+        captioner: Captioner | None = None
+        refused: dict[str, str] = {}
         if source is not None:
             captioner = _load(source, args, request)
             request, refused = _with_readable_expressions(captioner, request)
@@ -73,14 +77,19 @@ def _answer_all(
                     drawn = drawings.draw(image, outcome, together=request.about_objects) if drawings else []
                 except (OSError, ValueError) as error:
                     problem = f"the drawing cannot be written: {first_lines(error)}"
-                records.add(image, outcome)
-                done += 1
+                try:
+                    records.add(image, outcome)
+                    done += 1
+                except (OSError, ValueError) as error:
+                    if isinstance(error, OSError) and not records.files_stand_alone:
+                        raise
+                    problem = f"the record cannot be written: {first_lines(error)}"
                 show(image.name, outcome, drawn, people)
             if problem is not None:
                 failed += 1
                 _tell_failure(image.name, problem)
-    except KeyboardInterrupt as stop:
-        _tell(_interrupted(stop, done, args, inputs))
+    except (KeyboardInterrupt, OSError) as stop:
+        stop.add_note(_interrupted(stop, done, args, inputs))
         raise
     if failed:
         _tell(f"{failed} of {len(inputs.images)} inputs failed")
@@ -150,8 +159,8 @@ def _outcomes_of_batch(captioner: Captioner | None, images: Sequence[ImageInput]
         return [_outcomes_of_batch(captioner, [image], request)[0] for image in images]
 
 
-def _interrupted(stop: KeyboardInterrupt, done: int, args: argparse.Namespace, inputs: Inputs) -> str:
-    how = f"interrupted ({stop})" if isinstance(stop, Terminated) else "interrupted"
+def _interrupted(stop: BaseException, done: int, args: argparse.Namespace, inputs: Inputs) -> str:
+    how = "interrupted" if type(stop) is KeyboardInterrupt else f"interrupted ({first_lines(stop)})"
     where = ""
     if args.json is not None and not is_stdout(args.json):
         where = f"; their answers are in {args.json}"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from pixelllm_hf.inference import Request
 from pixelllm_hf.publishing import command as publishing
@@ -115,7 +115,7 @@ def _expressions(args: argparse.Namespace) -> tuple[str, ...]:
     for expression in expressions:
         if not expression.strip():
             raise UsageError('an expression is empty. Say what to find, e.g. "the red car".')
-    if Path(args.expression).exists():  # then it was meant as a image
+    if os.path.exists(args.expression):  # then it was meant as a image
         raise UsageError(
             f"after the images comes what to find in them, but {args.expression!r} is a file or folder. "
             f'Example: pixelllm {args.command} {args.expression} "the red car"'

@@ -67,6 +67,7 @@ class FilePerImage(Records):
     """A file for each image, in a folder where they are called after their images; or one file for the one image."""
 
     suffix = ""
+    files_stand_alone = True
 
     def __init__(self, path: Path, images: Sequence[ImageInput], is_folder: bool):
         self.path, self.is_folder = path, is_folder

@@ -26,7 +26,12 @@ def is_stdout(path: Path | None) -> bool:
 
 
 class Records:
-    """Where answers are written to. This one writes nowhere."""
+    """Where answers are written to. This one writes nowhere.
+
+    files_stand_alone: that one cannot be written says nothing about the next.
+    """
+
+    files_stand_alone = False
 
     def add(self, image: ImageInput, results: Sequence[Any]) -> None:
         """The answers about one image."""
@@ -80,7 +85,7 @@ class LineFile:
 
     def write(self, records: Sequence[Mapping[str, Any]]) -> None:
         """A line each, all in one piece; after an `OSError`, such as a full disk, the file ends before them."""
-        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        text = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
         if self._file is None:
             sys.stdout.write(text)
             sys.stdout.flush()
