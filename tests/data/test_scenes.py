@@ -109,7 +109,7 @@ def test_a_folder_that_cannot_be_used_is_refused_with_its_name(tmp_path):
     with pytest.raises(ObjectFolderError, match="transparent"):
         ObjectLibrary.from_folder(tmp_path)
     (tmp_path / "names.json").write_text("{")
-    with pytest.raises(ObjectFolderError, match="not valid JSON"):
+    with pytest.raises(ObjectFolderError, match="is not JSON"):
         ObjectLibrary.from_folder(tmp_path)
     (tmp_path / "names.json").write_text('[{"file": "gone.png", "name": "gone"}]')
     with pytest.raises(ObjectFolderError, match=r"gone\.png"):
@@ -374,3 +374,19 @@ def test_fifty_scenes_take_less_than_a_second_of_one_core(tmp_path):
         write_scenes(tmp_path / str(attempt), 50, 0)
         seconds.append(time.process_time() - start)
     assert min(seconds) < 1.0
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".bmp", ".tif", ".JPG"])
+def test_backgrounds_may_have_any_suffix_that_can_be_read(tmp_path, suffix):
+    Image.new("RGB", (40, 30), "red").save(tmp_path / f"photo{suffix}", format="PNG")
+    assert [image.size for image in load_photographs(tmp_path)] == [(40, 30)]
+
+
+@pytest.mark.parametrize(
+    "entry", [{"file": "a.png", "name": None}, {"file": "a.png", "name": 7}, {"file": "../a.png", "name": "cat"}, 5]
+)
+def test_an_entry_without_a_name_or_with_a_file_elsewhere_is_refused(tmp_path, entry):
+    Image.new("RGBA", (9, 9), "red").save(tmp_path / "a.png")
+    (tmp_path / "names.json").write_text(json.dumps([entry]))
+    with pytest.raises(ObjectFolderError, match=r"names\.json, entry 0"):
+        ObjectLibrary.from_folder(tmp_path)

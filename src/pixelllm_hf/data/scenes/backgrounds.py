@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pixelllm_hf.processing.image_reading import readable_formats
+from pixelllm_hf.processing.image_reading import ImageError, read_image, readable_suffixes
 
 PHOTO_SHARE = 0.5  # of the scenes, once photographs are given
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 PHOTO_SIDE = 640  # px; photographs are reduced to it once
 
 
@@ -26,18 +25,16 @@ def load_photographs(folder: str | Path) -> list[Image.Image]:
     if not folder.is_dir():
         raise BackgroundFolderError(f"the folder of backgrounds {folder} does not exist or is not a folder.")
     photographs = []
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES):
+    suffixes = readable_suffixes()
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes):
         try:
-            with Image.open(path, formats=readable_formats()) as opened:
-                image = opened.convert("RGB")
-        except (OSError, Image.DecompressionBombError) as error:
-            raise BackgroundFolderError(
-                f"the background {path} cannot be read ({error}); replace or remove it."
-            ) from error
+            image = read_image(path).pixels.copy()
+        except ImageError as error:
+            raise BackgroundFolderError(f"a background cannot be used: {error} Or remove it.") from error
         image.thumbnail((PHOTO_SIDE, PHOTO_SIDE))
         photographs.append(image)
     if not photographs:
-        raise BackgroundFolderError(f"the folder of backgrounds {folder} holds no {', '.join(PHOTO_SUFFIXES)} files.")
+        raise BackgroundFolderError(f"the folder of backgrounds {folder} holds no images that can be read.")
     return photographs
 
 

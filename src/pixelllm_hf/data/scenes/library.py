@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,11 +11,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pixelllm_hf.processing.image_reading import readable_formats
+from pixelllm_hf.data.annotation_text import load_json
+from pixelllm_hf.data.bad_records import AnnotationFileError, BadRecordError
+from pixelllm_hf.data.record_fields import checked_flag, checked_text, required
+from pixelllm_hf.processing.image_reading import readable_formats, readable_suffixes
 
 BUILTIN_FOLDER = Path(__file__).with_name("objects")
 SPRITE_SIDE = 112  # px; larger cut-outs are reduced once when read, so that composing stays fast
-IMAGE_SUFFIXES = (".webp", ".png")
+IMAGE_SUFFIXES = (".avif", ".gif", ".png", ".tif", ".tiff", ".webp")  # with transparency
 
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (222, 32, 42),
@@ -95,7 +97,7 @@ class ObjectLibrary:
 
     @classmethod
     def from_folder(cls, path: str | Path) -> ObjectLibrary:
-        """Cut-outs (.png, .webp with alpha) of a folder and below; the file's stem is the name.
+        """Cut-outs (.png, .webp and others with alpha) of a folder and below; the file's stem is the name.
 
         Underscores read as spaces and a trailing number is dropped: apple.png, apple_2.png and apple-3.png are all
         "apple". A names.json beside the files, a list of {"file", "name"[, "plural", "colourable"]}, goes first.
@@ -132,19 +134,27 @@ def pluralise(name: str) -> str:
 
 
 def _read_names(path: Path) -> list[dict]:
+    """The entries of a names.json, each with a file inside the folder and a name."""
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        records = load_json(path, list)
+        for index, record in enumerate(records):
+            where = f"{path}, entry {index}"
+            file, name = (checked_text(where, text, "file or name") for text in required(where, record, "file", "name"))
+            if Path(file).is_absolute() or ".." in Path(file).parts or "\0" in file:
+                raise BadRecordError("outside", where, f"the file {file!r:.80} is not in the folder.", "Move it there.")
+            if record.get("plural") is not None:
+                checked_text(where, record["plural"], "plural")
+            checked_flag(where, record.get("colourable"), "colourable")
+    except (AnnotationFileError, BadRecordError) as error:
         raise ObjectFolderError(
-            f"{path} is not valid JSON ({error}); repair it or remove it to use the file stems."
+            f'{error} It must be a list of {{"file": ..., "name": ...}} objects; remove it to use the file stems.'
         ) from error
-    if not isinstance(records, list) or not all(isinstance(r, dict) and "file" in r and "name" in r for r in records):
-        raise ObjectFolderError(f'{path} must be a list of {{"file": ..., "name": ...}} objects.')
     return records
 
 
 def _names_from_stems(folder: Path) -> list[dict]:
-    files = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    suffixes = readable_suffixes() & set(IMAGE_SUFFIXES)
+    files = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.suffix.lower() in suffixes)
     return [{"file": str(f), "name": _stem_to_name(f.stem)} for f in files]
 
 
@@ -155,11 +165,11 @@ def _stem_to_name(stem: str) -> str:
 
 def _read_sprite(folder: Path, record: dict) -> Sprite:
     path = folder / record["file"]
-    name = " ".join(str(record["name"]).lower().split())
+    name = " ".join(record["name"].lower().split())
     try:
         with Image.open(path, formats=readable_formats()) as opened:
             image = opened.convert("RGBA")
-    except (OSError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow raises nearly anything on broken data
         raise ObjectFolderError(
             f"the cut-out {path} cannot be read as a picture ({error}); replace or remove it."
         ) from error
