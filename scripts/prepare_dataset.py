@@ -18,6 +18,7 @@ import sys
 
 from pixelllm_hf.data.formats import FORMATS
 from pixelllm_hf.data.parquet_shards import prepare_format
+from pixelllm_hf.folders import FolderInUseError
 from pixelllm_hf.publishing import PublishError, push_dataset_folder
 
 
@@ -56,7 +57,7 @@ def main() -> None:
             rows_per_shard=args.rows_per_shard,
             progress=lambda line: print(line, flush=True),
         )
-    except (ValueError, OSError, pickle.UnpicklingError) as error:
+    except (ValueError, OSError, FolderInUseError, pickle.UnpicklingError) as error:
         sys.exit(f"error: {error}")
     print(prepared.table())
     if args.push_to_hub:

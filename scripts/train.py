@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from pixelllm_hf.modeling.model_folder import check_generation
 from pixelllm_hf.training.config import ConfigError
 from pixelllm_hf.training.dense_companion import WithDenseLabels, with_dense_labels
 from pixelllm_hf.training.export import export_dtype, save_folder
@@ -38,6 +39,7 @@ def main(recipe: TrainConfig) -> None:
         vision_weights=settings.vision_weights,
         weights=settings.weights,
     )
+    check_generation(settings.generation, "model.generation.")
     if unknown := model.generation_config.update(**settings.generation):
         raise ConfigError(f"model.generation has entries that no generation config knows: {sorted(unknown)}.")
     processor = load_processor(settings.processor or settings.init, image_size=model.config.image_size)

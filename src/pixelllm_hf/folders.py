@@ -21,6 +21,7 @@ try:
 except ImportError:  # Windows
     fcntl: Any = None  # type: ignore[no-redef]
 
+LOCK = ".lock"
 _NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _held: set[int] = set()
 
@@ -33,11 +34,11 @@ class FolderInUseError(RuntimeError):
 def folder_lock(folder: str | Path, doing: str) -> Iterator[None]:
     """Keep `folder`, made if need be, to this process; `FolderInUseError` names who has it already.
 
-    doing: what the others are told, e.g. "training". The lock is the file `.lock` in the folder, which stays.
+    doing: what the others are told, e.g. "training". The lock is the file `.lock` in the folder, which stays, empty.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with _opened(folder / ".lock", os.O_RDWR | os.O_CREAT) as descriptor:
+    with _opened(folder / LOCK, os.O_RDWR | os.O_CREAT) as descriptor:
         if not _take(descriptor):
             holder = os.read(descriptor, 300).decode("utf-8", "replace").strip() or "another process"
             raise FolderInUseError(
@@ -45,7 +46,10 @@ def folder_lock(folder: str | Path, doing: str) -> Iterator[None]:
             )
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{doing}, process {os.getpid()} on {socket.gethostname()}\n".encode())
-        yield
+        try:
+            yield
+        finally:
+            os.ftruncate(descriptor, 0)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES
 from pixelllm_hf.data.mixing import undecoded
 from pixelllm_hf.data.parquet_shards import prepare_format
 from pixelllm_hf.data.prepared_folder import PreparedFolder, PreparedFolderError, read_prepared
+from pixelllm_hf.folders import FolderInUseError, folder_lock
 
 
 def prepare(squares, out: Path, **options) -> PreparedFolder:
@@ -80,6 +81,15 @@ def test_a_second_run_writes_nothing(squares, tmp_path, monkeypatch):
     monkeypatch.setattr(parquet_shards, "_write_shard", None)
     prepare(squares, tmp_path / "out")
     assert content(tmp_path / "out") == before
+
+
+def test_a_second_preparation_of_the_same_folder_is_refused_while_the_first_runs(squares, tmp_path):
+    with (
+        folder_lock(tmp_path / "out", "a preparation"),
+        pytest.raises(FolderInUseError, match="a preparation, pro"),
+    ):
+        prepare(squares, tmp_path / "out")
+    prepare(squares, tmp_path / "out")
 
 
 @pytest.mark.parametrize("place", ["a row", "a finished file", "a finished shard"])

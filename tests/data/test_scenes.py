@@ -30,6 +30,7 @@ from pixelllm_hf.data.scenes import (
 from pixelllm_hf.data.scenes.__main__ import main
 from pixelllm_hf.data.scenes.library import BUILTIN_FOLDER
 from pixelllm_hf.data.scenes.narration import describe, relation_between
+from pixelllm_hf.folders import FolderInUseError, folder_lock
 from pixelllm_hf.processing.mask_codec import decode_rle
 
 
@@ -266,6 +267,17 @@ def test_the_files_do_not_depend_on_the_number_of_processes_or_of_scenes(folder,
     fewer = write_scenes(tmp_path / "fewer", 5, 4)
     pictures = sorted(p.name for p in (fewer / "images").iterdir())
     assert filecmp.cmpfiles(folder / "images", fewer / "images", pictures, shallow=False)[0] == pictures
+
+
+def test_a_second_series_for_the_same_folder_leaves_the_first_alone(tmp_path):
+    part = tmp_path / "out.part"
+    with folder_lock(part, "a series"):
+        (part / "images").mkdir()
+        with pytest.raises(FolderInUseError, match="a series, process"):
+            write_scenes(tmp_path / "out", 2, 0)
+        assert (part / "images").is_dir()
+    write_scenes(tmp_path / "out", 2, 0)  # over what a killed run left
+    assert not part.exists() and not (tmp_path / "out" / ".lock").exists()
 
 
 def test_the_narratives_have_the_official_fields_and_one_utterance_per_word(folder):

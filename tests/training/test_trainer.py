@@ -309,3 +309,22 @@ def test_a_full_disk_ends_the_run_and_keeps_the_checkpoint_before(
     assert [path.name for path in checkpointing.list_checkpoints(tmp_path)] == ["step-0000004"]
     trainer(tmp_path).run()
     assert len(losses(tmp_path)) == 12
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("state.json", "[]"), ("state.json", "{}"), ("state.json", '{"step": "x", "layout": {}, "window": 3}'),
+        ("state.json", "[" * 100_000), ("random-0.safetensors", ""), ("optimizer.safetensors", "cut"),
+        ("weight_average.safetensors", None),
+    ],
+)  # fmt: skip
+def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path: Path, file: str, content: str | None) -> None:
+    trainer(tmp_path, stop_at=4).run()
+    (checkpoint,) = checkpointing.list_checkpoints(tmp_path)
+    damaged = checkpoint / "training_state" / file
+    damaged.unlink()
+    if content is not None:
+        damaged.write_text(content)
+    with pytest.raises(checkpointing.CheckpointError, match=checkpoint.name):
+        trainer(tmp_path).run()

@@ -25,6 +25,7 @@ from pixelllm_hf.data.mixing import undecoded
 from pixelllm_hf.data.prepared_folder import SHARDS, PreparedFolder, PreparedFolderError
 from pixelllm_hf.data.prepared_objects import write_objects
 from pixelllm_hf.files import atomic_path, sha256_of_files
+from pixelllm_hf.folders import folder_lock
 from pixelllm_hf.processing.image_reading import ImageError, read_image
 
 _ROWS_PER_GROUP = 64  # a stream reads one group at a time
@@ -69,17 +70,18 @@ def prepare_format(
         options: dict[str, Any] = {"task": task, "split": split, "companion": companion, "on_error": on_error}
         return undecoded(read_format(name, annotations, images, streaming=True, report=report, **options))
 
-    return prepare_shards(
-        rows,
-        out,
-        settings=settings,
-        split=split or "train",
-        on_error=on_error,
-        rows_per_shard=rows_per_shard,
-        instances=instances,
-        places=[str(file.parent) for file in [*files, Path(images) / "_"]],
-        progress=progress,
-    )
+    with folder_lock(out, "a preparation of data"):
+        return prepare_shards(
+            rows,
+            out,
+            settings=settings,
+            split=split or "train",
+            on_error=on_error,
+            rows_per_shard=rows_per_shard,
+            instances=instances,
+            places=[str(file.parent) for file in [*files, Path(images) / "_"]],
+            progress=progress,
+        )
 
 
 def prepare_shards(

@@ -23,6 +23,7 @@ from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES
 from pixelllm_hf.data.record_fields import checked_record, checked_string, checked_whole, required, required_one, shown
 from pixelllm_hf.data.shard_reading import PreparedFolderError, check_shard, load_shards, stream_shards
 from pixelllm_hf.files import atomic_text
+from pixelllm_hf.folders import LOCK
 
 CARD, STATE, SHARDS = "README.md", "preparation.json", "data"
 VERSION = 1
@@ -68,7 +69,7 @@ class PreparedFolder:
         for left in folder.glob(f".{Path(STATE).stem}.*.tmp.json"):  # of a killed run
             left.unlink(missing_ok=True)
         if not (folder / STATE).is_file():
-            if folder.is_dir() and any(folder.iterdir()):
+            if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
                 raise PreparedFolderError(
                     f"{str(folder)!r} is not empty and holds no earlier preparation. Name another folder."
                 )

@@ -23,7 +23,11 @@ def model_config(name: str, overrides: dict[str, Any] | None = None) -> PixelLLM
         values = PixelLLMConfig.from_pretrained(name).to_dict()
     else:
         raise ConfigError(f"model must be one of {', '.join(PRESETS)} or a checkpoint folder, but is {name!r}.")
-    return PixelLLMConfig(**_merged(values, overrides or {}, "model"))
+    merged = _merged(values, overrides or {}, "model.overrides")
+    try:
+        return PixelLLMConfig(**merged)
+    except Exception as error:  # of a type that only the library of strict dataclasses has
+        raise ConfigError(f"model.overrides make no model: {' '.join(str(error).split())}") from error
 
 
 def initial_model(

@@ -438,6 +438,17 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _load(self, checkpoint: Path) -> None:
+        try:
+            self._load_state(checkpoint)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+            if isinstance(error, checkpointing.CheckpointError):
+                raise
+            raise checkpointing.CheckpointError(
+                f"{str(checkpoint)!r} is damaged ({type(error).__name__}: {error}). Delete that folder to continue "
+                "from the one before it."
+            ) from error
+
+    def _load_state(self, checkpoint: Path) -> None:
         state = checkpoint / checkpointing.STATE_FOLDER
         saved = checkpointing.load_json(state / "state.json")
         layout = self._layout() | {"loss_scale": saved["layout"]["loss_scale"]}

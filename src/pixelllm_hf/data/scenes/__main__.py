@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from pixelllm_hf.folders import FolderInUseError
+
 from .backgrounds import BackgroundFolderError
 from .library import ObjectFolderError
 from .writers import SceneOutputError, write_scenes
@@ -31,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
             args.out, args.num, args.seed, objects=args.objects, backgrounds=args.backgrounds,
             workers=args.workers, split=args.split, progress=sys.stderr.isatty(),
         )  # fmt: skip
-    except (ObjectFolderError, BackgroundFolderError, SceneOutputError) as error:
+    except (ObjectFolderError, BackgroundFolderError, SceneOutputError, FolderInUseError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -22,6 +22,8 @@ from typing import Any, TextIO
 
 from PIL import Image
 
+from pixelllm_hf.folders import LOCK, folder_lock
+
 from .backgrounds import load_photographs
 from .library import ObjectLibrary
 from .records import SceneRecords, scene_records
@@ -56,21 +58,28 @@ def write_scenes(
             "number and workers must be at least 1 and the seed at least 0, "
             f"but came as {number}, {workers} and {seed}."
         )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SceneOutputError(f"the output folder {out} is not empty; give a new one, series never mix in a folder.")
     library = ObjectLibrary.from_folder(objects) if objects else ObjectLibrary.builtin()
     part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    (part / "images").mkdir(parents=True)
-    try:
-        job = _Job(part / "images", seed, split, objects, backgrounds)
-        _write_files(part, library, _run(job, number, workers, progress))
-        if out.exists():
-            out.rmdir()
-        os.replace(part, out)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+    with folder_lock(part, "a program that composes scenes"):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            shutil.rmtree(part, ignore_errors=True)
+            raise SceneOutputError(
+                f"the output folder {out} is not empty; give a new one, series never mix in a folder."
+            )
+        for left in part.iterdir():  # of a killed run
+            if left.name != LOCK:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        try:
+            (part / "images").mkdir()
+            job = _Job(part / "images", seed, split, objects, backgrounds)
+            _write_files(part, library, _run(job, number, workers, progress))
+            if out.exists():
+                out.rmdir()
+            os.replace(part, out)
+            (out / LOCK).unlink()
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
     return out
 
 
