@@ -27,6 +27,7 @@ DEV = [
     "mypy>=2.0",
     "nbclient>=0.10",
     "nbformat>=5.10",
+    "onnxruntime>=1.20",  # the independent runtime that converted towers are held to
     "playwright>=1.60",
     "pycocotools>=2.0.8",
     "pytest>=9.0",
