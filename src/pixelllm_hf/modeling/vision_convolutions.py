@@ -9,7 +9,8 @@ from transformers import initialization as init
 
 
 class TowerConv2d(nn.Conv2d):
-    """Square convolution that starts with He's weights, so that a new tower passes on what it sees.
+    """Square convolution that starts with He's weights, so that a new tower passes on what it sees; divided by
+    `input_scale` where the input is not of unit size.
 
     Its padding is "same": half a kernel on each side, or with `tensorflow_padding` TensorFlow's, where a step of 2 puts
     the odd pixel at the bottom and the right.
@@ -25,14 +26,16 @@ class TowerConv2d(nn.Conv2d):
         groups: int = 1,
         bias: bool = True,
         tensorflow_padding: bool = False,
+        input_scale: float = 1.0,
     ):
         super().__init__(fan_in, fan_out, kernel_size, stride, kernel_size // 2, groups=groups, bias=bias)
-        self.tensorflow_padding = tensorflow_padding
+        self.tensorflow_padding, self.input_scale = tensorflow_padding, input_scale
         self.start()
 
     @torch.no_grad()
     def start(self) -> None:
-        init.kaiming_normal_(self.weight, nonlinearity="relu")
+        fan_in = self.weight[0].numel()
+        init.normal_(self.weight, std=(2 / fan_in) ** 0.5 / self.input_scale)
         if self.bias is not None:
             init.zeros_(self.bias)
 

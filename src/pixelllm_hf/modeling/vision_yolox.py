@@ -107,7 +107,7 @@ class YoloxTower(nn.Module):
         super().__init__()
         self.config = config
         width, depth, depthwise = config.base_channels, config.base_depth, config.depthwise
-        self.stem = YoloxConv(12, width, 3)
+        self.stem = nn.Sequential(TowerConv2d(12, width, 3, input_scale=128.0), nn.SiLU())  # it reads plain 0..255
         self.dark2 = _dark(width, depth, depthwise)
         self.dark3 = _dark(2 * width, 3 * depth, depthwise)
         self.dark4 = _dark(4 * width, 3 * depth, depthwise)
