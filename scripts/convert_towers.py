@@ -1,7 +1,7 @@
 """Published weights of vision towers -> one safetensors file with the names of a whole model.
 
 python scripts/convert_towers.py --model photo --out towers.safetensors \\
-    --weights semantic=efficientnet_lite0_imagenet.safetensors localising=yolox_nano.onnx
+    --weights efficientnet_lite=efficientnet_lite0_imagenet.safetensors yolox=yolox_nano.onnx
 
 A recipe starts from it with `model.weights: [towers.safetensors]`.
 """

@@ -184,6 +184,21 @@ def test_a_plain_t5_config_is_a_language_model(family):
     assert model(pixel_values=pixels, labels=torch.tensor([[5, 6, 1]])).loss.isfinite()
 
 
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"cache_implementation": "static"}])
+@pytest.mark.parametrize("depths", [(1, 3), (3, 1)])
+def test_encoder_and_decoder_may_differ_in_depth(depths, options):
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=99, d_model=32, d_kv=8, d_ff=48, num_heads=4, num_layers=depths[0])
+    text = T5Config(num_decoder_layers=depths[1], **sizes)
+    model = PixelLLMForGroundedGeneration(PixelLLMConfig.for_tests(text_config=text)).eval()
+    inputs = dict(pixel_values=torch.rand(1, 3, 64, 64) * 255, max_new_tokens=5, eos_token_id=None, **options)
+    cached = model.generate(**inputs)
+    plain = model.generate(**{**inputs, "cache_implementation": None}, use_cache=False)
+    assert torch.equal(cached.sequences, plain.sequences)
+    torch.testing.assert_close(cached.coordinates, plain.coordinates, atol=1e-5, rtol=1e-4, equal_nan=True)
+    assert model.config.text_config.num_layers == depths[0]
+
+
 @pytest.mark.parametrize("text", [BartConfig(), GPT2Config(), UMT5Config(), {"model_type": "llama"}])
 def test_a_language_model_of_a_foreign_family_is_refused_with_what_is_supported(text):
     with pytest.raises(ValueError, match="no language model.*t5, mt5, pixelllm_prefix_decoder"):

@@ -266,6 +266,15 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
         super().__post_init__(**kwargs)
         self._check_language_model()
 
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """The language model's config; for its decoder, of which caches are made, with the decoder's own depth."""
+        text = super().get_text_config(decoder=decoder, encoder=encoder)
+        depth = getattr(text, "num_decoder_layers", None)
+        if decoder and depth is not None and depth != text.num_hidden_layers:
+            text = copy.deepcopy(text)
+            text.num_hidden_layers = depth
+        return text
+
     def _check_language_model(self) -> None:
         text = self.text_config
         if text.model_type not in LANGUAGE_MODELS:

@@ -88,51 +88,51 @@ def tiny_sizes() -> dict[str, Any]:
 
 
 def photo_sizes() -> dict[str, Any]:
-    """Semantic maps, localising maps and what a detector names, on a grid of stride 16."""
+    """Semantic maps, localising maps and what a detector names, on a grid of stride 32; masks on one of stride 16."""
     return dict(
         vision_config={
             "image_size": 320,
             "towers": [
                 {
                     "model_type": "pixelllm_efficientnet_lite_tower",
-                    "name": "semantic",
                     "frozen": True,
                     "output_maps": ["stage5", "head"],
                 },
                 {
                     "model_type": "pixelllm_yolox_tower",
-                    "name": "localising",
                     "frozen": True,
                     "output_maps": ["p3", "p4", "p5", "classes", "detections3", "detections4", "detections5"],
                 },
             ],
-            "fused_maps": [
-                "semantic",
-                "localising.p3",
-                "localising.p4",
-                "localising.p5",
-                "localising.classes",
-            ],
-            "fused_grid_size": 20,
-            "mask_map": "fused",
+            "fused_maps": ["efficientnet_lite", "yolox.p3", "yolox.p4", "yolox.p5", "yolox.classes"],
+            "fused_grid_size": 10,
+            "mask_map": "yolox.p4",
         },
         prompt_config=dict(
-            embed_dim=128,
+            embed_dim=256,
             position_scale=0.5,
             hidden_size=256,
-            num_hidden_layers=2,
+            num_hidden_layers=3,
             num_attention_heads=8,
-            intermediate_size=512,
+            intermediate_size=1024,
             output_dim=256,
         ),
-        text_config=_t5(vocab_size=5120, d_model=256, d_kv=32, d_ff=512, num_layers=3, num_heads=8, dropout_rate=0.0),
-        point_head_config=dict(hidden_size=512),
+        text_config=_t5(
+            vocab_size=5120,
+            d_model=256,
+            d_kv=32,
+            d_ff=1024,
+            num_layers=2,
+            num_decoder_layers=4,
+            num_heads=8,
+            dropout_rate=0.0,
+        ),
         mask_head_config=dict(
-            hidden_size=128,
-            intermediate_size=256,
-            head_hidden_size=128,
-            text_length=24,
-            prompt_length=24,
+            adapter_layers=1,
+            intermediate_size=512,
+            num_multimask_outputs=1,
+            text_length=12,
+            prompt_length=12,
         ),
         proposal_head_config=dict(
             pyramid_channels=64,
