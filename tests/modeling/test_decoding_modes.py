@@ -8,6 +8,9 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from pixelllm_hf import default_checkpoint
+from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
+
 
 def longest(model, inputs, **options) -> int:
     """Tokens of the answer, BOS among them, where nothing ends it but a limit."""
@@ -104,3 +107,80 @@ def test_a_max_length_counts_the_beginning_that_is_given(bounded_model, small_in
     beginning = torch.tensor([[0, 5, 6]] * 3)
     assert longest(bounded_model, small_inputs, decoder_input_ids=beginning, max_length=5) == 5
     assert longest(bounded_model, small_inputs, decoder_input_ids=beginning, max_new_tokens=5) == 8
+
+
+@pytest.mark.parametrize("mode", [{}, {"use_cache": False}, {"num_beams": 2, "num_return_sequences": 2}], ids=str)
+@pytest.mark.parametrize("period", [1, 3])
+@torch.no_grad()
+def test_an_answer_that_goes_round_in_circles_ends(small_model, small_inputs, period, mode):
+    def circle(ids, scores):
+        scores = torch.full_like(scores, -20.0)
+        scores[:, 7 + (ids.shape[1] - 1) % period] = 0.0
+        return scores
+
+    options = {"max_new_tokens": 30, "logits_processor": [circle], **mode}
+    assert small_model.generate(**small_inputs, **options).sequences.shape[1] == 31
+    out = small_model.generate(**small_inputs, **options, max_repeated_tokens=6).sequences
+    first = out[:: mode.get("num_return_sequences", 1)] if not mode.get("num_beams") else out[:1]
+    if not mode.get("num_beams"):  # beams prefer what does not repeat itself
+        assert (first[:, 1 + period + 6] == 1).all()
+    for row in out.tolist():
+        words = row[1 : row.index(1)] if 1 in row else row[1:]
+        assert not any(
+            words[i : i + 6] == words[i + p : i + p + 6]
+            for i in range(20)
+            for p in range(1, 7)
+            if i + p + 7 <= len(words)
+        )
+
+
+@torch.no_grad()
+def test_what_repeats_itself_less_or_not_directly_goes_on(small_model, small_inputs):
+    told = [5, 6, 7, 8, 9, 5, 6, 7, 8, 10, 11, 12, 5, 6, 7, 8, 9, 13, 14]
+
+    def recite(ids, scores):
+        scores = torch.full_like(scores, -20.0)
+        scores[:, told[ids.shape[1] - 1]] = 0.0
+        return scores
+
+    out = small_model.generate(
+        **small_inputs, max_new_tokens=len(told), logits_processor=[recite], max_repeated_tokens=5
+    )
+    assert out.sequences[0, 1:].tolist() == told
+
+
+@torch.no_grad()
+def test_a_shortest_length_is_kept_by_an_answer_in_circles(small_model, small_inputs):
+    push = [lambda ids, scores: scores.index_add(1, torch.tensor([7]), torch.full((len(scores), 1), 1e3))]
+    options = {"logits_processor": push, "max_new_tokens": 15, "max_repeated_tokens": 4}
+    assert small_model.generate(**small_inputs, **options).sequences.shape[1] == 7
+    assert small_model.generate(**small_inputs, **options, min_new_tokens=10).sequences.shape[1] == 12
+
+
+@torch.no_grad()
+def test_options_of_our_own_stay_in_the_generation_config_of_a_saved_model(small_model, small_inputs, tmp_path):
+    push = [lambda ids, scores: scores.index_add(1, torch.tensor([7]), torch.full((len(scores), 1), 1e3))]
+    small_model.generation_config.max_repeated_tokens = 4
+    small_model.save_pretrained(tmp_path)
+    loaded = type(small_model).from_pretrained(tmp_path).eval()
+    assert loaded.generate(**small_inputs, max_new_tokens=15, logits_processor=push).sequences.shape[1] == 7
+    plain = loaded.generate(**small_inputs, max_new_tokens=15, logits_processor=push, max_repeated_tokens=0)
+    assert plain.sequences.shape[1] == 16
+
+
+@torch.no_grad()
+def test_answers_of_the_embedded_checkpoint_on_unknown_images_do_not_go_round_in_circles():
+    model = PixelLLMForGroundedGeneration.from_pretrained(default_checkpoint()).eval()
+    # Noise, of which the model knows nothing.
+    pixels = torch.rand(6, 3, 160, 160, generator=torch.Generator().manual_seed(5)) * 255
+    repeats = []
+    for options in ({"max_repeated_tokens": 0}, {}):
+        rows = model.generate(pixel_values=pixels, max_new_tokens=96, **options).sequences.tolist()
+        words = [[token for token in row if token > 1] for row in rows]
+        repeats.append(
+            [
+                any(w[i : i + 11] == w[i + p : i + p + 11] for p in range(1, 11) for i in range(len(w) - p - 10))
+                for w in words
+            ]
+        )
+    assert any(repeats[0]) and not any(repeats[1])

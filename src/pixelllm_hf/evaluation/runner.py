@@ -44,7 +44,8 @@ class Asking:
         """For `generate`."""
         if task.answer_is_given:
             return {}
-        return {"max_new_tokens": self.max_new_tokens, "num_beams": self.num_beams}
+        # Plain decoding, as in the paper, also of answers that go round in circles.
+        return {"max_new_tokens": self.max_new_tokens, "num_beams": self.num_beams, "max_repeated_tokens": 0}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from transformers.utils import ModelOutput
 from .box_ops import is_one_of
 from .cache_name import CACHE_NAME
 from .decoding_modes import prefer_callers_length
+from .generation import EndOfLoop
 from .generation import GroundedBeamGenerateOutput
 from .generation import GroundedGenerateOutput
 from .generation import HeldEndStreamer
@@ -80,6 +81,8 @@ class GroundedDecodingMixin(GenerationMixin):
         processors = LogitsProcessorList(call.logits_processor or [])
         if own["no_immediate_repetition"]:
             processors.append(NoImmediateRepetition())
+        if own["max_repeated_tokens"] and end_ids(call.config):
+            processors.append(EndOfLoop(int(own["max_repeated_tokens"]), end_ids(call.config)))
         if own["reference_beam_search"]:
             if not end_ids(call.config):
                 raise ValueError("reference_beam_search needs an end token: set eos_token_id or leave it out.")

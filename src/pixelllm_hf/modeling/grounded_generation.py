@@ -39,6 +39,7 @@ _OWN_OPTIONS: dict[str, Any] = {
     "detect_objects": False,
     "prompts_at_once": 64,
     "no_immediate_repetition": False,
+    "max_repeated_tokens": 0,
     "reference_beam_search": False,
     "reference_beam_alpha": 0.6,
     "reference_per_node_beam": 2,
@@ -108,6 +109,8 @@ class GroundedGenerationMixin(GroundedDecodingMixin):
             detect_objects: no prompt is given; the model finds the objects and captions each. input_ids (B,L).
             prompts_at_once: more prompts are encoded and decoded in portions of this many (64), for bounded memory.
             no_immediate_repetition: the reference's greedy rule.
+            max_repeated_tokens: an answer ends once so many tokens in a row repeat those directly before them; 0 is
+                never.
             reference_beam_search: the reference's beam search instead of transformers' (see its module), with
                 reference_beam_alpha (0.6) and reference_per_node_beam (candidates a beam: 2, or 1 when referring).
         A streamer that has `put_location(points (rows,P,2))` is told each token's place as soon as it is known.

@@ -93,6 +93,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         self.post_init()
         if self.generation_config is not None:
             self.generation_config.return_dict_in_generate = True
+            self.generation_config._from_model_config = False  # else options of our own would get lost when saved
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
         # T5's encoder and decoder share their words whatever `tie_word_embeddings` says, which is about an output

@@ -30,7 +30,7 @@ _ANSWERS = (
 _HEAVY_INPUTS = ("pixel_values", "pixel_mask")
 _OWN_GENERATION_OPTIONS = (
     "no_immediate_repetition", "reference_beam_search", "reference_beam_alpha", "reference_per_node_beam",
-    "prompts_at_once", "streamer",
+    "max_repeated_tokens", "prompts_at_once", "streamer",
 )  # fmt: skip
 
 
