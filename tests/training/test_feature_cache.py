@@ -79,6 +79,20 @@ def test_features_are_kept_for_the_same_weights_and_made_anew_for_others(
     assert len(list(tmp_path.glob("features-*"))) == len(first) + 1 == 2
 
 
+def test_other_maps_of_the_same_weights_are_other_features(
+    model: PixelLLMForGroundedGeneration, squares: SimpleNamespace, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    both = batches(model, squares, tokenizer_folder, tmp_path).batch_at(0)["image_features"]
+    values = model.config.to_dict()
+    values["vision_config"] |= {"fused_maps": ["sam"], "mask_map": "fused"}
+    other = PixelLLMForGroundedGeneration(PixelLLMConfig(**values))
+    other.vision_towers.load_state_dict(model.vision_towers.state_dict())
+    freeze(other, ["vision_towers"])
+    one = batches(other, squares, tokenizer_folder, tmp_path).batch_at(0)["image_features"]
+    assert both.fused.shape[-1] == 40 and set(both.maps) == {"sam"}
+    assert one.fused.shape[-1] == 16 and not one.maps
+
+
 def test_a_build_that_was_killed_is_done_again(
     model: PixelLLMForGroundedGeneration, squares: SimpleNamespace, tokenizer_folder: Path, tmp_path: Path
 ) -> None:

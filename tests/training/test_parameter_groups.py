@@ -79,6 +79,16 @@ def test_freezing_all_but_some_blocks_does_not_shift_their_scales() -> None:
             assert not name.startswith("language_model")
 
 
+def test_layer_decay_goes_over_the_blocks_of_the_tower_that_is_named() -> None:
+    names = [f"vision_towers.{tower}.blocks.{i}.norm1.weight" for tower in ("sam", "eva02") for i in range(3)]
+    scales = layer_scales(names, 0.5, "sam")
+    assert [scales[name] for name in names] == [0.125, 0.25, 0.5, 1, 1, 1]
+    model = PixelLLMForGroundedGeneration(PixelLLMConfig.for_tests())
+    with pytest.raises(ValueError, match="no vision tower 'yolox' has blocks"):
+        parameter_groups(model, learning_rate=1.0, layer_decay=0.5, layer_decay_tower="yolox")
+    assert parameter_groups(model, learning_rate=1.0, layer_decay_tower="yolox")
+
+
 def test_a_model_with_nothing_to_train_is_refused() -> None:
     with pytest.raises(ValueError, match="every part of the model is frozen"):
         parameter_groups(nn.Linear(2, 2).requires_grad_(False), learning_rate=1.0)

@@ -36,7 +36,8 @@ class OptimizerConfig(RecipePart):
     """AdamW as in the reference (spec section 12) unless said otherwise: no decay on 1-D parameters, no clipping.
 
     Args:
-        layer_decay: factor per EVA02 block, counted from the last; 1 means one learning rate for all.
+        layer_decay: factor per block of one vision tower, counted from the last; 1 means one learning rate for all.
+        layer_decay_tower: that tower's name.
         lr_multipliers: part of a parameter's name -> factor on its learning rate, e.g. `{mask_adapter: 10}`.
         muon: leave the weights of linear layers to Muon and only the rest to AdamW; the reference has AdamW alone.
         max_grad_norm: clips the global gradient norm; None is the reference.
@@ -48,6 +49,7 @@ class OptimizerConfig(RecipePart):
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: Positive = 1e-8
     layer_decay: Annotated[float, Within(1e-6, 1)] = 1.0
+    layer_decay_tower: str = "eva02"
     lr_multipliers: dict[str, NotNegative] = field(default_factory=dict)
     muon: bool = False
     max_grad_norm: Positive | None = None

@@ -77,8 +77,13 @@ def _merged(values: dict[str, Any], overrides: dict[str, Any], where: str) -> di
     for key, value in overrides.items():
         if key not in values:
             raise ConfigError(f"{where} has no setting {key!r}; it has {', '.join(sorted(map(str, values)))}.")
-        nested = isinstance(value, dict) and isinstance(values[key], dict)
-        merged[key] = _merged(values[key], value, f"{where}.{key}") if nested else value
+        old = values[key]
+        if isinstance(value, dict) and isinstance(old, dict):
+            value = _merged(old, value, f"{where}.{key}")
+        elif isinstance(value, dict) and key == "towers":  # a list whose entries have names
+            parts = _merged({part["name"]: part for part in old}, value, f"{where}.{key}")
+            value = list(parts.values())
+        merged[key] = value
     return merged
 
 

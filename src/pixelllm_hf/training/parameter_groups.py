@@ -8,8 +8,6 @@ from typing import Any
 
 from torch import nn
 
-EVA02_BLOCK = re.compile(r"(?:^|\.)eva02\.blocks\.(\d+)\.")
-
 
 def freeze(model: nn.Module, parts: Sequence[str]) -> list[str]:
     """Take the modules or parameters named in `parts` out of training; returns the names of what froze.
@@ -30,17 +28,23 @@ def freeze(model: nn.Module, parts: Sequence[str]) -> list[str]:
     return frozen
 
 
-def layer_scales(names: Sequence[str], layer_decay: float) -> dict[str, float]:
-    """The learning-rate factor of every parameter name under layer decay over the EVA02 blocks.
+def layer_scales(names: Sequence[str], layer_decay: float, tower: str = "eva02") -> dict[str, float]:
+    """The learning-rate factor of every parameter name under layer decay over the blocks of one vision tower.
 
     With n blocks the ids are 0..n+1 and the factor is `layer_decay ** (n + 1 - id)`: patch and position embeddings
     (of any tower, as in the reference) have id 0, block i has id i + 1, everything else id n + 1.
     """
-    blocks = [int(match.group(1)) for name in names if (match := EVA02_BLOCK.search(name))]
+    block = re.compile(rf"(?:^|\.){re.escape(tower)}\.(?:\w+\.)*?(?:blocks|layers?)\.(\d+)\.")
+    blocks = [int(match.group(1)) for name in names if (match := block.search(name))]
+    if layer_decay != 1 and not blocks:
+        raise ValueError(
+            f"layer_decay is {layer_decay}, but no vision tower {tower!r} has blocks that it could go over. Set "
+            "layer_decay_tower to one that has, or leave layer_decay out."
+        )
     last = max(blocks, default=-1) + 2
     scales = {}
     for name in names:
-        match = EVA02_BLOCK.search(name)
+        match = block.search(name)
         if "patch_embed.proj" in name or "pos_embed" in name:
             layer_id = 0
         else:
@@ -55,6 +59,7 @@ def parameter_groups(
     learning_rate: float,
     weight_decay: float = 0.0,
     layer_decay: float = 1.0,
+    layer_decay_tower: str = "eva02",
     lr_multipliers: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Groups for the optimizer; each has `params`, `names`, `lr`, `base_lr`, `weight_decay`.
@@ -70,7 +75,7 @@ def parameter_groups(
         if not any(part in name for name in parameters):
             raise ValueError(f"lr_multipliers names {part!r}, but no trainable parameter has that in its name.")
     # Ids count the blocks of the whole tower, so that freezing some blocks does not shift the others.
-    scales = layer_scales([name for name, _ in model.named_parameters()], layer_decay)
+    scales = layer_scales([name for name, _ in model.named_parameters()], layer_decay, layer_decay_tower)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in parameters.items():
         scale = scales[name]

@@ -128,6 +128,7 @@ class Trainer:
             learning_rate=optimizer.learning_rate,
             weight_decay=optimizer.weight_decay,
             layer_decay=optimizer.layer_decay,
+            layer_decay_tower=optimizer.layer_decay_tower,
             lr_multipliers=optimizer.lr_multipliers,
         )
         self.bare_optimizers = build_optimizers(model, groups, optimizer)
