@@ -106,7 +106,7 @@ def test_a_foreign_config_in_the_place_of_a_tower_builds_no_other_tower(key):
 
 @pytest.mark.parametrize("side", [64, 65, 97])
 def test_channels_and_cells_are_known_without_running(side):
-    detections = {**YOLOX, "output_maps": ["p3", "p5", "classes", "detections4"]}
+    detections = {**YOLOX, "output_maps": ["p3", "p5", "classes", "boxes", "detections4"]}
     eva02, sam = PixelLLMConfig.for_tests().to_dict()["vision_config"]["towers"]
     whole = {**LITE, "output_maps": [*(f"stage{number}" for number in range(1, 8)), "head"]}
     config = vision(image_size=side, towers=[eva02, sam, whole, {**detections, "input_size": 40}])

@@ -15,7 +15,7 @@ from pixelllm_hf.modeling.configuration_vision import (
 from pixelllm_hf.modeling.vision_convolutions import ConvNorm, TowerConv2d
 from pixelllm_hf.modeling.vision_efficientnet_lite import EfficientNetLiteTower
 from pixelllm_hf.modeling.vision_towers import VisionTowers
-from pixelllm_hf.modeling.vision_yolox import YoloxTower, class_map, decode_boxes, quarters
+from pixelllm_hf.modeling.vision_yolox import YoloxTower, box_map, class_map, decode_boxes, quarters
 
 
 def lite(**overrides) -> PixelLLMEfficientNetLiteTowerConfig:
@@ -124,12 +124,12 @@ def test_maps_do_not_depend_on_neighbours_in_the_batch():
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 def test_half_precision_sees_nearly_the_same(half):
-    seen = towers(lite()).eval()
+    seen = towers(lite(), yolox(output_maps=["p4", "classes", "boxes"])).eval()
     with torch.no_grad():
-        exact = seen(pixels())["what.head"]
-        rough = seen.to(half)(pixels())["what.head"]
-    assert rough.dtype == half
-    assert (rough.float() - exact).abs().max() < 0.1 * exact.abs().max()
+        exact, rough = seen(pixels()), seen.to(half)(pixels())
+    assert rough.fused.dtype == half
+    for name in ("what.head", "where.p4", "where.classes"):
+        assert (rough[name].float() - exact[name]).abs().max() < 0.1 * exact[name].abs().max()
 
 
 def test_gradient_checkpointing_changes_nothing():
@@ -187,6 +187,19 @@ def test_the_class_map_takes_the_surest_level():
     found = class_map([fine, middle, coarse], (2, 2))[0]
     torch.testing.assert_close(found[0], torch.tensor([[1e-6, 0.5], [0.4, 1e-6]]))
     torch.testing.assert_close(found[1], torch.full((2, 2), 0.1))
+
+
+def test_a_cell_tells_of_its_surest_box_alone():
+    fine, coarse = torch.zeros(1, 5 + 2, 2, 2), torch.zeros(1, 5 + 2, 1, 1)
+    fine[0, :, 0, 0] = torch.tensor([0.1, 0.1, 0.3, 0.3, 0.5, 0.0, 0.5])  # centre in the upper left cell
+    fine[0, :, 0, 1] = torch.tensor([-0.2, 0.0, 0.6, 0.4, 0.8, 0.8, 0.0])  # there too, and surer
+    fine[0, :, 1, 0] = torch.tensor([0.6, 0.6, 1.0, 1.2, 0.1, 0.1, 0.2])  # too unsure
+    coarse[0, :, 0, 0] = torch.tensor([0.4, 0.7, 0.8, 0.9, 1.0, 0.25, 0.0])
+    found = box_map([fine, coarse], (2, 2))[0]
+    torch.testing.assert_close(found[:, 0, 0], torch.tensor([-2.0, -2.0, 0.4, -0.4, 1.6, 1.0]))
+    torch.testing.assert_close(found[:, 1, 1], torch.tensor([-0.4, 0.8, 1.2, 1.6, 1.0, 1.0]))
+    assert not found[:, 0, 1].any() and not found[:, 1, 0].any()
+    assert not box_map([fine, coarse], (2, 2), most=1)[0, :, 1, 1].any()
 
 
 def test_the_detectors_head_is_built_only_if_it_is_asked_for():

@@ -101,10 +101,10 @@ def photo_sizes() -> dict[str, Any]:
                 {
                     "model_type": "pixelllm_yolox_tower",
                     "frozen": True,
-                    "output_maps": ["p3", "p4", "p5", "classes", "detections3", "detections4", "detections5"],
+                    "output_maps": ["p3", "p4", "p5", "classes", "boxes", "detections3", "detections4", "detections5"],
                 },
             ],
-            "fused_maps": ["efficientnet_lite", "yolox.p3", "yolox.p4", "yolox.p5", "yolox.classes"],
+            "fused_maps": ["efficientnet_lite", "yolox.p3", "yolox.p4", "yolox.p5", "yolox.classes", "yolox.boxes"],
             "fused_grid_size": 10,
             "mask_map": "yolox.p4",
         },

@@ -148,8 +148,10 @@ class YoloxTower(nn.Module):
         if self.head is not None:
             found = [branch(level) for branch, level in zip(self.head, (p3, p4, p5), strict=True)]
             seen["classes"] = class_map(found, (p4.shape[-2], p4.shape[-1]))
-            for number, answers in enumerate(found, 3):
-                seen[f"detections{number}"] = decode_boxes(answers, 2**number, (pixels.shape[-2], pixels.shape[-1]))
+            size_hw = pixels.shape[-2], pixels.shape[-1]
+            detections = [decode_boxes(answers, 2**number, size_hw) for number, answers in enumerate(found, 3)]
+            seen["boxes"] = box_map(detections, (p5.shape[-2], p5.shape[-1])).to(p5.dtype)
+            seen |= {f"detections{number}": level for number, level in enumerate(detections, 3)}
         return {name: seen[name].permute(0, 2, 3, 1).contiguous() for name in self.config.output_maps}
 
 
@@ -182,6 +184,30 @@ def class_map(answers: Sequence[Tensor], size_hw: tuple[int, int]) -> Tensor:
     return scores.clamp(min=1e-12).sqrt()
 
 
+def box_map(detections: Sequence[Tensor], size_hw: tuple[int, int], *, most: int = 100, least: float = 0.03) -> Tensor:
+    """Detections of the levels (B, 5 + K, h, w), boxes in shares of the canvas -> (B, 6, h, w) on one grid.
+
+    A cell tells of the surest box whose centre lies in it, among the `most` surest of the image whose score is above
+    `least`: 4 * (xyxy - 0.5), cut to the canvas, twice the root of the score, and 1. A cell without one has zeros.
+    """
+    (height, width), found = size_hw, torch.cat([level.flatten(2) for level in detections], dim=2).transpose(1, 2)
+    scores = found[..., 4] * found[..., 5:].amax(-1)
+    scores, surest = scores.topk(min(most, scores.shape[1]), dim=1)
+    boxes = found[..., :4].gather(1, surest[..., None].expand(-1, -1, 4))
+    centres = (boxes[..., :2] + boxes[..., 2:]) / 2
+    columns = (centres[..., 0] * width).long().clamp(0, width - 1)
+    cells = (centres[..., 1] * height).long().clamp(0, height - 1) * width + columns
+    # They come best first: the first of a cell is its surest.
+    earlier = torch.ones(cells.shape[1], cells.shape[1], dtype=torch.bool, device=cells.device).tril(-1)
+    first = ~((cells[:, :, None] == cells[:, None, :]) & earlier).any(-1)
+    told = torch.cat(
+        [4 * (boxes.clamp(0, 1) - 0.5), 2 * scores.sqrt()[..., None], torch.ones_like(scores)[..., None]], -1
+    )
+    told = torch.where((first & (scores > least))[..., None], told, 0.0)
+    told = told.new_zeros(len(told), height * width, 6).scatter_add(1, cells[..., None].expand(-1, -1, 6), told)
+    return told.transpose(1, 2).unflatten(2, size_hw)
+
+
 def _dark(width: int, depth: int, depthwise: bool, *, pooling: bool = False) -> nn.Sequential:
     parts: list[nn.Module] = [YoloxConv(width, 2 * width, 3, stride=2, depthwise=depthwise)]
     if pooling:
@@ -194,4 +220,4 @@ def _enlarged(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, size=like.shape[-2:], mode="nearest")
 
 
-__all__ = ["YoloxBranch", "YoloxConv", "YoloxTower", "class_map", "decode_boxes", "quarters"]
+__all__ = ["YoloxBranch", "YoloxConv", "YoloxTower", "box_map", "class_map", "decode_boxes", "quarters"]
