@@ -1,4 +1,4 @@
-"""mkdocs: files of the repository as pages, and links to them that also work where the repository is read as it is."""
+"""mkdocs: files of the repository as pages, links to them that also work in the repository, titles that break well."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ PAGES = {
     "src/pixelllm_hf/checkpoints/tiny/README.md": "model-card.md",
 }
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.S)
+_TITLE_NAME = re.compile(r'(<span class="doc doc-object-name[^"]*">)([^<]+)')
 _LINK = re.compile(r"(\]\()([^)#\s]+\.md)(#[^)\s]*)?(?=\))")
 
 
@@ -42,6 +43,11 @@ def on_page_markdown(markdown: str, page: Any, **kwargs: Any) -> str:
         return f"{link[1]}{_relative(to, own)}{link[3] or ''}"
 
     return _LINK.sub(moved, markdown)
+
+
+def on_page_content(html: str, **kwargs: Any) -> str:
+    """Long names in titles may break between their parts: after a dot or an underline, not within a word."""
+    return _TITLE_NAME.sub(lambda found: found[1] + re.sub(r"(?<=\w)[._](?=\w)", r"\g<0><wbr>", found[2]), html)
 
 
 def _relative(to: str, page: str) -> str:

@@ -226,6 +226,17 @@ def check_pip(arguments: list[str], run: bool) -> str:
     return "parsed"
 
 
+def check_docker(arguments: list[str], run: bool) -> str:
+    """What is built has a Dockerfile, and the ports that are published are its own."""
+    dockerfile = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
+    if arguments[:1] not in (["build"], ["run"]):
+        raise CommandError(f"docker {shlex.join(arguments)}: only build and run have a check")
+    for option, value in zip(arguments, arguments[1:], strict=False):
+        if option == "--publish" and f"EXPOSE {value.partition(':')[2]}" not in dockerfile:
+            raise CommandError(f"docker run --publish {value}: the Dockerfile has no such port")
+    return "parsed"
+
+
 def _extras() -> list[str]:
     tree = ast.parse((REPOSITORY / "setup.py").read_text(encoding="utf-8"))
     given = [k.value for k in ast.walk(tree) if isinstance(k, ast.keyword) and k.arg == "extras_require"]
@@ -248,6 +259,7 @@ def _check_repository_paths(arguments: list[str]) -> None:
 
 CHECKS: dict[str, Callable[[list[str], bool], str]] = {
     "accelerate": check_accelerate,
+    "docker": check_docker,
     "make": check_make,
     "pip": check_pip,
     "python": check_python,

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import re
-import subprocess
-import sys
+import runpy
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -20,9 +17,6 @@ FETCHED = {
     "video": ("src", "poster"), "audio": ("src",), "object": ("data",), "embed": ("src",), "use": ("href",),
 }  # fmt: skip
 NOT_FETCHED = {"canonical", "prev", "next", "alternate"}  # relations of <link> that only name something
-
-if missing := [name for name in ("mkdocs", "material", "mkdocstrings") if importlib.util.find_spec(name) is None]:
-    pytest.skip(f"the documentation is not built: {', '.join(missing)} not installed", allow_module_level=True)
 
 
 class Page(HTMLParser):
@@ -44,24 +38,6 @@ class Page(HTMLParser):
         self.fetched += [known[name] for name in FETCHED.get(tag, ()) if name in known]
         if tag == "a" and "href" in known:
             self.links.append(known["href"])
-
-
-@pytest.fixture(scope="module")
-def build(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The built pages, and what the builder said."""
-    site = tmp_path_factory.mktemp("docs") / "site"
-    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    return site, said
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +63,41 @@ def test_the_reference_has_the_docstrings_and_their_examples_as_code(build: tupl
     assert "on both sides of the model" in page
     assert '<span class="gp">' in page, "a prompt of an example"
     assert "<blockquote>" not in page
+
+
+def test_parameters_stand_in_tables_with_types_and_defaults(build: tuple[Path, str]):
+    page = (build[0] / "reference" / "publishing.html").read_text(encoding="utf-8")
+    of_publish_model = page.partition('id="pixelllm_hf.publishing.repository.publish_model"')[2].partition("<h")[0]
+    rows = [re.sub(r"<[^>]+>|\s+", " ", row).split() for row in re.findall(r"<tr.*?</tr>", of_publish_model, re.S)]
+    assert ["Name", "Type", "Description", "Default"] in rows
+    assert next(row for row in rows if row[0] == "rehearse")[1] == "bool"
+    assert rows.index(next(r for r in rows if r[0] == "folder")) < rows.index(
+        next(r for r in rows if r[0] == "rehearse")
+    )
+    without = [
+        file.name for file in (build[0] / "reference").glob("*.html") if "Parameters:" not in file.read_text("utf-8")
+    ]
+    assert not without
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Writes it. b: the second; a: the first.", "Writes it.\n\nArgs:\n    a: the first.\n    b: the second"),
+        (
+            "Reads.\n\na, b: numbers,\nin pixels.",
+            "Reads.\n\nArgs:\n    a: numbers, in pixels.\n    b: numbers, in pixels.",
+        ),
+        ("Reads.\n\nb: a number.", "Reads.\n\nArgs:\n    a: —\n    b: a number."),
+        ("Reads a: what is there. c: not one of them.", "Reads a: what is there. c: not one of them."),
+        ("Reads.\n\na: a file.\n\n>>> f(1)\n2", "Reads.\n\nArgs:\n    a: a file.\n    b: —\n\n>>> f(1)\n2"),
+        ("Reads.\n\n    a: code stays", "Reads.\n\n    a: code stays"),
+    ],
+)
+def test_prose_about_parameters_becomes_a_section_and_other_prose_stays(text, expected):
+    assert (
+        runpy.run_path(str(REPOSITORY / "docs/hooks/parameter_tables.py"))["with_section"](text, ["a", "b"]) == expected
+    )
 
 
 def test_every_public_name_is_in_the_reference(build: tuple[Path, str], pages: dict[Path, Page]):

@@ -68,7 +68,11 @@ def visit(chromium: Any) -> Iterator[Callable[..., Visit]]:
         one = Visit(context.new_page()).listen()
 
         def gate(route: Any) -> None:
-            if urlsplit(route.request.url).hostname in _HERE or urlsplit(route.request.url).scheme in ("data", "blob"):
+            if urlsplit(route.request.url).hostname in _HERE or urlsplit(route.request.url).scheme in (
+                "data",
+                "blob",
+                "file",
+            ):
                 route.continue_()
             else:
                 one.outside.append(route.request.url)
