@@ -49,6 +49,7 @@ from pixelllm_hf.evaluation.trained_names import TrainedNames
 from pixelllm_hf.extras import require
 from pixelllm_hf.files import atomic_text
 from pixelllm_hf.inference import EMBEDDED, Captioner, ModelError
+from pixelllm_hf.processing.mask_codec import MaskCodecError
 from pixelllm_hf.processing.prompt_places import PromptError
 
 SCENES = 500
@@ -194,6 +195,7 @@ if __name__ == "__main__":
         AnnotationFileError,
         BadRecordError,
         UnpicklingError,
+        MaskCodecError,
         PromptError,
         ObjectFolderError,
         BackgroundFolderError,

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gzip
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 
 from pixelllm_hf.data.bad_records import BadRecordError
 from pixelllm_hf.data.scenes import ObjectLibrary, compose_scene
-from pixelllm_hf.evaluation.annotations import read_captioned, read_described, read_referred
+from pixelllm_hf.evaluation.annotations import read_captioned, read_described, read_referred, read_scenes
 from pixelllm_hf.evaluation.scene_folder import DataFolder, EvaluationDataError
 
 
@@ -83,3 +85,45 @@ def test_a_folder_without_the_files_of_a_task_is_named(tmp_path: Path):
     for read in (read_referred, read_described, read_captioned):
         with pytest.raises(FileNotFoundError, match="has no"):
             read(DataFolder(tmp_path))  # type: ignore[operator]
+
+
+def test_files_are_opened_as_in_training(scene_folder: Path, tmp_path: Path):
+    copy = tmp_path / "scenes"
+    shutil.copytree(scene_folder, copy)
+    readers: list[Any] = [read_referred, read_captioned, read_described]
+    expected = [list(map(vars, read(DataFolder(scene_folder)))) for read in readers]
+    for path in copy.rglob("*.json"):
+        path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + path.read_bytes()))
+    about = json.loads(gzip.decompress((copy / "visual_genome" / "image_data.json").read_bytes()).decode("utf-8-sig"))
+    for image in about:
+        image["id"] = image.pop("image_id")  # as version 1.0 has it
+    (copy / "visual_genome" / "image_data.json").write_text("\n".join(map(json.dumps, about)))
+    for read, pictures in zip(readers, expected, strict=True):
+        for picture, other in zip(map(vars, read(DataFolder(copy))), pictures, strict=True):
+            assert {**picture, "file": picture["file"].name} == {**other, "file": other["file"].name}
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("instances.json", lambda content: content["annotations"][0].pop("category_id")),
+        ("instances.json", lambda content: content["annotations"][0].update(category_id=[1])),
+        ("instances.json", lambda content: content["categories"][0].update(name=None)),
+        ("captions.json", lambda content: content["annotations"][0].update(caption=None)),
+        ("captions.json", lambda content: content["images"].insert(0, 7)),
+        ("visual_genome/region_descriptions.json", lambda content: content[0]["regions"][0].update(x="1")),
+        ("visual_genome/region_descriptions.json", lambda content: content[0].update(regions=None)),
+        ("visual_genome/image_data.json", lambda content: content[0].update(width=float("nan"))),
+        ("refcoco/refs.json", lambda content: content[0].update(sentences=[7])),
+        ("refcoco/instances.json", lambda content: content["annotations"].insert(0, None)),
+    ],
+)
+def test_a_bad_value_is_named_with_its_file(scene_folder: Path, tmp_path: Path, file: str, change: Any):
+    copy = tmp_path / "scenes"
+    shutil.copytree(scene_folder, copy)
+    content = json.loads((copy / file).read_text())
+    change(content)
+    (copy / file).write_text(json.dumps(content))
+    with pytest.raises(BadRecordError, match=Path(file).name):
+        for read in (read_referred, read_captioned, read_described, read_scenes):
+            read(DataFolder(copy))  # type: ignore[operator]

@@ -132,13 +132,19 @@ def checked_flag(where: str, value: object, name: str) -> bool:
     raise BadRecordError("malformed record", where, f"{name} must be 0 or 1, but it is {shown(value)}.", "Fix it.")
 
 
-def checked_xywh(where: str, xywh: object, size_wh: tuple[int, int]) -> list[float]:
-    """COCO-style x, y, w, h -> xyxy clipped to the image; refuses what is not a box or has no area inside."""
+def annotated_xywh(where: str, xywh: object) -> tuple[float, float, float, float]:
+    """COCO-style x, y, w, h as the file has them: four finite numbers, of which nothing else is asked."""
     if not isinstance(xywh, list | tuple) or len(xywh) != 4:
         raise BadRecordError(
             "malformed box", where, f"a box must be four numbers x, y, w, h, but it is {shown(xywh)}.", "Fix it."
         )
     x, y, w, h = (checked_number(where, value, "a side of a box x, y, w, h", "malformed box") for value in xywh)
+    return x, y, w, h
+
+
+def checked_xywh(where: str, xywh: object, size_wh: tuple[int, int]) -> list[float]:
+    """COCO-style x, y, w, h -> xyxy clipped to the image; refuses what is not a box or has no area inside."""
+    x, y, w, h = annotated_xywh(where, xywh)
     width, height = size_wh
     box = [min(max(x, 0.0), width), min(max(y, 0.0), height), min(max(x + w, 0.0), width), min(max(y + h, 0.0), height)]
     if not (box[2] > box[0] and box[3] > box[1]):

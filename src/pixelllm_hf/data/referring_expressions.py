@@ -69,8 +69,8 @@ def read_referring_expressions(
         coco = CocoFile.read(instances)
         for error in coco.bad_categories:
             report.drop(error, on_error)
-        image_records = _by_id(f"{instances}, image", coco.images, report, on_error)
-        objects = _by_id(f"{instances}, annotation", coco.annotations, report, on_error)
+        image_records = records_by_id(f"{instances}, image", coco.images, report, on_error)
+        objects = records_by_id(f"{instances}, annotation", coco.annotations, report, on_error)
         by_image: dict[Any, list[tuple[str, dict[str, Any]]]] = {}
         for where, ref in of_split(read_refs(refs, report, on_error), split, refs, report, on_error):
             report.read["references"] += 1
@@ -115,7 +115,8 @@ def read_referring_expressions(
 
 def read_refs(path: str | Path, report: ReadReport, on_error: OnError) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where it is and what it is, for every record of a refs file: JSON, JSONL or a pickle of plain containers."""
-    if first_character(path) in ("[", "{"):
+    named_json = {".json", ".jsonl", ".ndjson"} & {suffix.lower() for suffix in Path(path).suffixes[-2:]}
+    if named_json or first_character(path) in ("[", "{"):
         records = read_records(path, report, on_error, noun="ref")
     else:
         content = load_plain_pickle(path)
@@ -163,7 +164,9 @@ def of_split(
     return kept
 
 
-def _by_id(name: str, records: list[Any], report: ReadReport, on_error: OnError) -> dict[int | str, dict[str, Any]]:
+def records_by_id(
+    name: str, records: list[Any], report: ReadReport, on_error: OnError
+) -> dict[int | str, dict[str, Any]]:
     """The records that have an id. Those that no reference asks for may be wrong in all other ways."""
     found: dict[int | str, dict[str, Any]] = {}
     for index, record in enumerate(records):

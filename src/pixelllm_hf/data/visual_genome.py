@@ -51,12 +51,7 @@ def read_visual_genome(
     folder = ImageFolder(images, check=check_images)
 
     def rows(report: ReadReport) -> Iterator[dict[str, Any]]:
-        known = {}
-        for where, about in read_records(image_data, report, on_error):
-            try:
-                known[checked_id(where, required_one(where, about, "image_id", "id"))] = about  # "id" in version 1.0
-            except BadRecordError as error:
-                report.drop(error, on_error)
+        known = read_image_data(image_data, report, on_error)
         for where, record in read_records(regions, report, on_error):
             report.read["images"] += 1
             try:
@@ -67,25 +62,44 @@ def read_visual_genome(
     return build_dataset(rows, streaming=streaming, report=report)
 
 
+ImageData = dict[int | str, tuple[str, dict[str, Any]]]
+
+
+def read_image_data(path: str | Path, report: ReadReport, on_error: OnError) -> ImageData:
+    """Where and what it is, for every record of image_data.json, by its image's id (in version 1.0 the key "id")."""
+    known = {}
+    for where, about in read_records(path, report, on_error):
+        try:
+            known[checked_id(where, required_one(where, about, "image_id", "id"))] = where, about
+        except BadRecordError as error:
+            report.drop(error, on_error)
+    return known
+
+
+def find_image(
+    folder: ImageFolder, where: str, image_id: int | str, image_data: ImageData
+) -> tuple[Path, tuple[int, int]]:
+    """An image's file and its width and height; the URL in image_data.json says which of the two folders holds it."""
+    if image_id not in image_data:
+        problem = f"image {shown(image_id)} is not in the image data."
+        raise BadRecordError("missing image", where, problem, "Pass the matching file.")
+    where, about = image_data[image_id]
+    size_wh, url = image_size_wh(where, about), about.get("url")
+    names = [None if url == "" else url, *(f"{part}/{image_id}.jpg" for part in _FOLDERS)]
+    return folder.find(where, image_id, *names, size_wh=size_wh), size_wh
+
+
 def _row(
     where: str,
     record: dict[str, Any],
-    image_data: dict[Any, dict[str, Any]],
+    image_data: ImageData,
     folder: ImageFolder,
     task: str,
     on_error: OnError,
     report: ReadReport,
 ) -> dict[str, Any]:
     image_id, regions = required_one(where, record, "id", "image_id"), required_one(where, record, "regions")
-    if checked_id(where, image_id) not in image_data:
-        raise BadRecordError(
-            "missing image", where, f"image {shown(image_id)} is not in the image data.", "Pass the matching file."
-        )
-    about = image_data[image_id]
-    width, height = image_size_wh(where, about)
-    url = about.get("url")
-    names = [None if url == "" else url, *(f"{part}/{image_id}.jpg" for part in _FOLDERS)]
-    path = folder.find(where, image_id, *names, size_wh=(width, height))
+    path, (width, height) = find_image(folder, where, checked_id(where, image_id), image_data)
     context = task_prompt("region").prompt(None, "region")
     prompts = []
     for index, region in enumerate(checked_list(where, regions, "regions")):

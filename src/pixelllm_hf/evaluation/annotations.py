@@ -10,17 +10,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 
-from pixelllm_hf.data import read_coco_instances, read_localized_narratives, read_prepared
-from pixelllm_hf.data.annotation_text import load_json
-from pixelllm_hf.data.bad_records import BadRecordError
+from pixelllm_hf.data import read_localized_narratives, read_prepared
+from pixelllm_hf.data.annotation_text import read_records
+from pixelllm_hf.data.bad_records import BadRecordError, ReadReport
+from pixelllm_hf.data.coco_files import CocoFile
 from pixelllm_hf.data.image_folder import ImageFolder
-from pixelllm_hf.data.record_fields import required
-from pixelllm_hf.data.referring_expressions import load_refs
+from pixelllm_hf.data.record_fields import (
+    annotated_xywh,
+    checked_flag,
+    checked_id,
+    checked_list,
+    checked_string,
+    checked_xywh,
+    image_size_wh,
+    required,
+    required_one,
+    shown,
+)
+from pixelllm_hf.data.referring_expressions import read_refs, records_by_id
+from pixelllm_hf.data.visual_genome import find_image, read_image_data
 from pixelllm_hf.evaluation.pictures import (
-    Box,
     CaptionedPicture,
     DescribedPicture,
     EvaluationDataError,
@@ -43,17 +54,15 @@ def read_scenes(data: DataFolder) -> list[EvaluationScene]:
     if data.is_prepared:
         return list(PreparedAnnotations(data, "trace").scenes())
     instances = data.need(INSTANCES)
-    dataset = read_coco_instances(instances, data.pictures, streaming=True)
-    categories = dataset.features["objects"].feature["category"].names
-    scenes = [
-        EvaluationScene(
-            image_id=row["image_id"],
-            file=Path(row["image"]["path"]),
-            names=tuple(data.counted_as(categories[obj["category"]]) for obj in row["objects"]),
-            boxes=np.array([obj["box"] for obj in row["objects"]], np.float64).reshape(-1, 4),
-        )
-        for row in dataset.cast_column("image", datasets.Image(decode=False))
-    ]
+    coco, folder, scenes = CocoFile.read(instances), ImageFolder(data.pictures), []
+    for image in coco.by_image(ReadReport(), "raise"):
+        names, boxes = [], []
+        for where, record in image.annotations:
+            box, number = required(where, record, "bbox", "category_id")
+            names.append(data.counted_as(coco.category(where, number)))
+            boxes.append(checked_xywh(where, box, image.size_wh))
+        known = np.array(boxes, np.float64).reshape(-1, 4)
+        scenes.append(EvaluationScene(str(image.id), image.find_in(folder), tuple(names), known))
     return _some(scenes, instances)
 
 
@@ -70,49 +79,57 @@ def read_referred(data: DataFolder) -> list[ReferredPicture]:
     if data.is_prepared:
         return list(PreparedAnnotations(data, "refer").referred())
     refs_file = data.need(*(f"{folder}{name}" for folder in ("refcoco/", "") for name in REFS))
-    coco = load_json(data.need("refcoco/instances.json", "instances.json"), dict)
-    images = {image["id"]: image for image in coco["images"]}
-    annotations = {annotation["id"]: annotation for annotation in coco["annotations"]}
-    names = {category.get("id"): category.get("name") for category in coco.get("categories", [])}
+    instances = data.need("refcoco/instances.json", "instances.json")
+    coco = CocoFile.read(instances)
+    images = records_by_id(f"{instances}, image", coco.images, ReadReport(), "raise")
+    annotations = records_by_id(f"{instances}, annotation", coco.annotations, ReadReport(), "raise")
     alike: dict[tuple[Any, Any], int] = defaultdict(int)
-    for annotation in coco["annotations"]:
-        alike[annotation["image_id"], annotation.get("category_id")] += not annotation.get("iscrowd")
-    refs = _of_split(load_refs(refs_file), refs_file, data.split)
-    by_image: dict[Any, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
-    for index, ref in refs:
-        by_image[required(f"{refs_file}, ref {index}", ref, "image_id")[0]].append((index, ref))
+    for number, annotation in annotations.items():
+        where = f"{instances}, annotation of id {shown(number)}"
+        image_id = checked_id(where, required_one(where, annotation, "image_id"))
+        crowd = checked_flag(where, annotation.get("iscrowd"), "iscrowd")
+        alike[image_id, _category(where, annotation)] += not crowd
+    by_image: dict[Any, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
+    for where, ref in _of_split(list(read_refs(refs_file, ReadReport(), "raise")), refs_file, data.split):
+        by_image[checked_id(where, required_one(where, ref, "image_id"))].append((where, ref))
     folder, pictures, number = ImageFolder(data.pictures), [], 0
     for image_id, members in by_image.items():
-        where = f"{refs_file}, image {image_id}"
-        image = _known(where, "image", images, image_id)
-        width, height = required(where, image, "width", "height")
+        image = _known(members[0][0], "image", images, image_id)
+        width, height = image_size_wh(members[0][0], image)
         expressions = []
-        for index, ref in members:
-            where = f"{refs_file}, ref {index}"
+        for where, ref in members:
             annotation_id, sentences = required(where, ref, "ann_id", "sentences")
-            annotation = _known(where, "annotation", annotations, annotation_id)
-            box = _box(where, annotation.get("bbox"))
-            trained = data.is_trained(str(names.get(annotation.get("category_id"))))
-            distractor = alike[image_id, annotation.get("category_id")] > 1
-            for sentence in sentences:
-                text = str(sentence.get("sent") or sentence.get("raw") or "").strip()
+            annotation = _known(where, "annotation", annotations, checked_id(where, annotation_id))
+            box = annotated_xywh(where, required_one(where, annotation, "bbox"))
+            category = _category(where, annotation)
+            trained = data.is_trained(coco.categories.get(category, "") if category is not None else "")
+            for sentence in checked_list(where, sentences, "sentences"):
+                said = (sentence.get("sent") or sentence.get("raw") or "") if isinstance(sentence, dict) else sentence
+                text = checked_string(where, said, "an expression").strip()
                 if text:
                     number += 1
-                    mask = annotation.get("segmentation")
+                    mask, distractor = annotation.get("segmentation"), alike[image_id, category] > 1
                     expressions.append(Expression(number, text, box, mask, distractor, trained))
         if expressions:
-            path = folder.find(where, image_id, image.get("file_name"))
+            path = folder.find(members[0][0], image_id, image.get("file_name"))
             pictures.append(ReferredPicture(str(image_id), path, (height, width), tuple(expressions)))
     return _some(pictures, refs_file)
 
 
-def _of_split(refs: list[dict[str, Any]], file: Path, split: str | None) -> list[tuple[int, dict[str, Any]]]:
-    known = sorted({str(ref.get("split")) for ref in refs})
+def _category(where: str, annotation: dict[str, Any]) -> int | str | None:
+    number = annotation.get("category_id")
+    return None if number is None else checked_id(where, number)
+
+
+def _of_split(
+    refs: list[tuple[str, dict[str, Any]]], file: Path, split: str | None
+) -> list[tuple[str, dict[str, Any]]]:
+    known = sorted({shown(ref.get("split")).strip("'") for _, ref in refs})
     if (split is None and len(known) > 1) or (split is not None and split not in known):
         raise EvaluationDataError(
             f"{file} has the splits {', '.join(known)}, but --split is {split!r}; name one of them."
         )
-    return [(index, ref) for index, ref in enumerate(refs) if split in (None, ref.get("split"))]
+    return [(where, ref) for where, ref in refs if split in (None, ref.get("split"))]
 
 
 def read_described(data: DataFolder) -> list[DescribedPicture]:
@@ -123,34 +140,38 @@ def read_described(data: DataFolder) -> list[DescribedPicture]:
     if grit is not None:
         return _some(list(_grit(grit, ImageFolder(data.pictures))), grit)
     regions_file = data.need(f"visual_genome/{REGIONS}", REGIONS)
-    about = {image["image_id"]: image for image in load_json(regions_file.parent / IMAGE_DATA, list)}
+    about = read_image_data(regions_file.parent / IMAGE_DATA, ReadReport(), "raise")
     folder, pictures = ImageFolder(data.pictures), []
-    for index, record in enumerate(load_json(regions_file, list)):
-        where = f"{regions_file}, record {index}"
-        image_id, listed = required(where, record, "id", "regions")
-        image = _known(where, "image", about, image_id)
-        path = folder.find(where, image_id, Path(image.get("url") or "").name)
+    for where, record in read_records(regions_file, ReadReport(), "raise"):
+        image_id = checked_id(where, required_one(where, record, "id", "image_id"))
+        path, size_wh = find_image(folder, where, image_id, about)
         regions = []
-        for k, region in enumerate(listed):
-            phrase, *box = required(f"{where}, region {k}", region, "phrase", "x", "y", "width", "height")
-            regions.append(Region(_box(f"{where}, region {k}", box), phrase.strip()))
-        size = required(where, image, "width", "height")
-        pictures.append(DescribedPicture(str(image_id), path, size, tuple(regions)))
+        for k, region in enumerate(checked_list(where, required_one(where, record, "regions"), "regions")):
+            place = f"{where}, region {k}"
+            phrase, *box = required(place, region, "phrase", "x", "y", "width", "height")
+            regions.append(Region(annotated_xywh(place, box), checked_string(place, phrase, "phrase").strip()))
+        pictures.append(DescribedPicture(str(image_id), path, size_wh, tuple(regions)))
     return _some(pictures, regions_file)
 
 
 def _grit(file: Path, folder: ImageFolder) -> Iterator[DescribedPicture]:
-    coco = load_json(file, dict)
+    coco = CocoFile.read(file)
     by_image: dict[Any, list[Region]] = defaultdict(list)
-    for index, annotation in enumerate(coco.get("annotations", [])):
+    for index, annotation in enumerate(coco.annotations):
         where = f"{file}, annotation {index}"
         image_id, box, phrase = required(where, annotation, "image_id", "bbox", "caption")
-        by_image[image_id].append(Region(_box(where, box), str(phrase).strip()))
-    for index, image in enumerate(coco.get("images", [])):
-        where = f"{file}, image {index}"
-        image_id, width, height = required(where, image, "id", "width", "height")
+        region = Region(annotated_xywh(where, box), checked_string(where, phrase, "caption").strip())
+        by_image[checked_id(where, image_id)].append(region)
+    for where, image_id, image in _ids(file, coco):
         path = folder.find(where, image_id, image.get("file_name"))
-        yield DescribedPicture(str(image_id), path, (width, height), tuple(by_image[image_id]))
+        yield DescribedPicture(str(image_id), path, image_size_wh(where, image), tuple(by_image[image_id]))
+
+
+def _ids(file: Path, coco: CocoFile) -> Iterator[tuple[str, int | str, dict[str, Any]]]:
+    """Where it is, id and record of every image. As in the official evaluations, annotations may be of others."""
+    for index, image in enumerate(coco.images):
+        where = f"{file}, image {index}"
+        yield where, checked_id(where, required_one(where, image, "id")), image
 
 
 def read_captioned(data: DataFolder) -> list[CaptionedPicture]:
@@ -158,17 +179,15 @@ def read_captioned(data: DataFolder) -> list[CaptionedPicture]:
     if data.is_prepared:
         return list(PreparedAnnotations(data, "caption").captioned())
     file = data.need("captions.json")
-    coco = load_json(file, dict)
+    coco = CocoFile.read(file)
     captions: dict[Any, list[str]] = defaultdict(list)
-    for index, annotation in enumerate(coco.get("annotations", [])):
-        image_id, caption = required(f"{file}, annotation {index}", annotation, "image_id", "caption")
-        if str(caption).strip():
-            captions[image_id].append(str(caption).strip())
-    names = _names_of_images(data)
-    folder, pictures = ImageFolder(data.pictures), []
-    for index, image in enumerate(coco.get("images", [])):
-        where = f"{file}, image {index}"
-        (image_id,) = required(where, image, "id")
+    for index, annotation in enumerate(coco.annotations):
+        where = f"{file}, annotation {index}"
+        image_id, caption = required(where, annotation, "image_id", "caption")
+        if text := checked_string(where, caption, "the caption").strip():
+            captions[checked_id(where, image_id)].append(text)
+    names, folder, pictures = _names_of_images(data), ImageFolder(data.pictures), []
+    for where, image_id, image in _ids(file, coco):
         if captions[image_id]:
             path = folder.find(where, image_id, image.get("file_name"))
             pictures.append(CaptionedPicture(str(image_id), path, tuple(captions[image_id]), names.get(image_id)))
@@ -180,28 +199,19 @@ def _names_of_images(data: DataFolder) -> dict[Any, frozenset[str]]:
     instances = data.find(INSTANCES)
     if instances is None:
         return {}
-    coco = load_json(instances, dict)
-    categories = {category["id"]: category["name"] for category in coco.get("categories", [])}
-    names: dict[Any, set[str]] = {image["id"]: set() for image in coco.get("images", [])}
-    for annotation in coco["annotations"]:
-        names.setdefault(annotation["image_id"], set()).add(data.counted_as(categories[annotation["category_id"]]))
+    coco = CocoFile.read(instances)
+    names: dict[Any, set[str]] = {image_id: set() for _, image_id, _ in _ids(instances, coco)}
+    for index, annotation in enumerate(coco.annotations):
+        where = f"{instances}, annotation {index}"
+        image_id, number = required(where, annotation, "image_id", "category_id")
+        names.setdefault(checked_id(where, image_id), set()).add(data.counted_as(coco.category(where, number)))
     return {image_id: frozenset(present) for image_id, present in names.items()}
 
 
 def _known(where: str, what: str, records: dict[Any, dict[str, Any]], key: Any) -> dict[str, Any]:
     if key not in records:
-        raise BadRecordError(f"missing {what}", where, f"{what} {key!r} is unknown.", "Pass the matching files.")
+        raise BadRecordError(f"missing {what}", where, f"{what} {shown(key)} is unknown.", "Pass the matching files.")
     return records[key]
-
-
-def _box(where: str, box: Any) -> Box:
-    try:
-        x, y, width, height = (float(value) for value in box)
-    except (TypeError, ValueError) as error:
-        raise BadRecordError(
-            "malformed box", where, f"a box must be four numbers x, y, w, h, but it is {box!r}.", "Correct the record."
-        ) from error
-    return x, y, width, height
 
 
 def _some(pictures: list[Any], file: Path) -> list[Any]:

@@ -16,7 +16,7 @@ from pixelllm_hf.data.bad_records import ReadReport
 from pixelllm_hf.data.coco_files import CocoFile
 from pixelllm_hf.data.mixing import undecoded
 from pixelllm_hf.data.prepared_folder import read_prepared
-from pixelllm_hf.data.record_fields import checked_xywh, required
+from pixelllm_hf.data.record_fields import checked_flag, checked_xywh, required
 from pixelllm_hf.evaluation.pictures import (
     Box,
     CaptionedPicture,
@@ -102,7 +102,7 @@ class PreparedAnnotations:
             for where, record in image.annotations:
                 number, box = required(where, record, "category_id", "bbox")
                 xyxy = np.array(checked_xywh(where, box, image.size_wh), np.float32)
-                crowd = bool(record.get("iscrowd"))
+                crowd = checked_flag(where, record.get("iscrowd"), "iscrowd")
                 listed.append({"name": coco.category(where, number), "box": xyxy, "crowd": crowd})
             objects[str(image.id)] = listed
         return objects

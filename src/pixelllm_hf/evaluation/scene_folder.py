@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from pixelllm_hf.data.annotation_text import load_json
+from pixelllm_hf.data.coco_files import CocoFile
 from pixelllm_hf.data.prepared_folder import STATE
 from pixelllm_hf.data.scenes import ObjectLibrary, write_scenes
 from pixelllm_hf.data.scenes.library import pluralise
@@ -73,7 +73,10 @@ class DataFolder:
         instances = self.find(INSTANCES)
         if instances is None:
             return None
-        return tuple(category["name"] for category in load_json(instances, dict).get("categories", []))
+        coco = CocoFile.read(instances)
+        if coco.bad_categories:
+            raise coco.bad_categories[0]
+        return tuple(coco.categories.values())
 
     @cached_property
     def object_names(self) -> ObjectNames | None:
