@@ -167,7 +167,7 @@ def _run_module(name: str) -> None:
 def _check_program(program: Callable[[], Any], argv: list[str], run: bool) -> str:
     parsed = parse_only(program, argv)
     if hasattr(parsed, "config"):
-        check_recipe(argv[0], parsed.config, parsed.overrides)
+        check_recipe(parsed.config, parsed.overrides)
     if not run:
         return "parsed"
     printed = io.StringIO()
@@ -180,20 +180,12 @@ def _check_program(program: Callable[[], Any], argv: list[str], run: bool) -> st
     return printed.getvalue()
 
 
-def check_recipe(script: str, path: str, overrides: list[str]) -> None:
+def check_recipe(path: str, overrides: list[str]) -> None:
     """Every key of the recipe and of the overrides is one that the script knows."""
     from pixelllm_hf.training.config import load_config
-    from pixelllm_hf.training.mask_pretraining import MaskPretrainConfig
-    from pixelllm_hf.training.prompt_pretraining import PromptPretrainConfig
     from pixelllm_hf.training.recipe import TrainConfig
-    from pixelllm_hf.training.vision_pretraining import VisionPretrainConfig
 
-    recipes = {
-        "pretrain_vision": VisionPretrainConfig,
-        "pretrain_prompt": PromptPretrainConfig,
-        "pretrain_masks": MaskPretrainConfig,
-    }
-    load_config(recipes.get(Path(script).stem, TrainConfig), path, overrides)
+    load_config(TrainConfig, path, overrides)
 
 
 def check_accelerate(arguments: list[str], run: bool) -> str:

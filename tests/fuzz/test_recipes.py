@@ -23,7 +23,7 @@ RECIPE: dict[str, Any] = {
     "model": {"init": "tiny", "lora": {"rank": 4, "targets": ["q", "v"]}, "generation": {"max_new_tokens": 64}},
     "optimizer": {"learning_rate": 1e-4, "betas": [0.9, 0.99], "lr_multipliers": {"mask": 2}, "ema_decay": 0.99},
     "run": {"output_dir": "runs/x", "total_steps": 100, "warmup_steps": 10, "eval_every": 10, "num_threads": 1},
-    "dense": {"instances": "i.json", "weight": 0.5, "tokens": {"rows": 4, "columns": 4}},
+    "auxiliary": {"instances": "i.json", "cells_weight": 0.5, "tokens": {"rows": 4, "columns": 4}},
     "evaluate": "module:function",
     "evaluate_options": {"tasks": ["trace"]},
 }
@@ -55,7 +55,7 @@ def test_overrides_of_any_content_are_refused_or_whole(fuzz: Any, fuzz_inputs: i
     keys += [
         "model.lora",
         "model",
-        "dense.tokens.rows",
+        "auxiliary.tokens.rows",
         "evaluate_options.a.b",
         "",
         ".",

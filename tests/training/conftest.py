@@ -156,34 +156,30 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def squares_recipe(squares: SimpleNamespace, tmp_path: Path) -> dict[str, Any]:
-    """`data` and `run` of a recipe that learns dense labels of the squares for three steps."""
-    data = {
-        "instances": str(squares.instances),
-        "images": str(squares.images),
-        "batch_size": 4,
-        "cache_dir": str(tmp_path / "cache"),
-        "eval_fraction": 0.2,
-    }
+    """`data`, `auxiliary` and `run` of a recipe that learns labels of the squares for three steps."""
+    data = {"batch_size": 4, "cache_dir": str(tmp_path / "cache")}
+    auxiliary = {"instances": str(squares.instances), "images": str(squares.images), "eval_fraction": 0.2}
     run = {"output_dir": str(tmp_path / "run"), "total_steps": 3, "cpu": True, "eval_every": 3, "progress": False}
-    return {"data": data, "run": run}
+    return {"data": data, "auxiliary": auxiliary, "run": run}
 
 
 @pytest.fixture
 def train_a_part(
     squares_recipe: dict[str, Any], tokenizer_folder: Path, tmp_path: Path, launch: Callable[..., Launched]
 ) -> Callable[..., tuple[str, set[str]]]:
-    """train_a_part(script, **recipe) -> what the script printed, and the parts of a whole model that it changed."""
+    """train_a_part(objective, **auxiliary) -> what was printed, and the parts of a whole model that changed."""
 
-    def train(script: str, **recipe: Any) -> tuple[str, set[str]]:
+    def train(objective: str, **auxiliary: Any) -> tuple[str, set[str]]:
         from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
         from pixelllm_hf.training.export import save_folder
         from pixelllm_hf.training.initial_model import initial_model, load_processor
 
         begin = initial_model("for_tests")
         save_folder(begin, tmp_path / "begin", processor=load_processor(str(tokenizer_folder), image_size=64))
-        whole = {"model": str(tmp_path / "begin"), "optimizer": {"learning_rate": 1e-2}, **squares_recipe, **recipe}
+        whole = {"objective": objective, "model": {"init": str(tmp_path / "begin")}, **squares_recipe}
+        whole |= {"optimizer": {"learning_rate": 1e-2}, "auxiliary": squares_recipe["auxiliary"] | auxiliary}
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(whole))
-        printed = launch(script, tmp_path / "recipe.yaml").finish()
+        printed = launch("train.py", tmp_path / "recipe.yaml").finish()
         result = PixelLLMForGroundedGeneration.from_pretrained(tmp_path / "run" / "model").state_dict()
         tensors = begin.state_dict().items()
         return printed, {name.split(".")[0] for name, tensor in tensors if not tensor.equal(result[name])}

@@ -7,26 +7,63 @@ from typing import Any
 
 import pytest
 
+from pixelllm_hf import default_checkpoint
 from pixelllm_hf.training.config import ConfigError, RunConfig, from_dict, load_config, to_dict
-from pixelllm_hf.training.mask_pretraining import MaskPretrainConfig
-from pixelllm_hf.training.prompt_pretraining import PromptPretrainConfig
 from pixelllm_hf.training.recipe import TrainConfig
-from pixelllm_hf.training.vision_pretraining import VisionPretrainConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+RECIPES = sorted([*CONFIGS.rglob("*.yaml"), *(default_checkpoint() / "provenance").glob("*.yaml")])
 SOURCE = {"format": "coco_captions", "annotations": "a.json", "images": "i"}
 
 
-@pytest.mark.parametrize("file", sorted(path.name for path in CONFIGS.glob("*.yaml")))
-def test_every_committed_recipe_is_valid(file: str) -> None:
-    of_stage: dict[str, type[Any]] = {
-        "vision": VisionPretrainConfig,
-        "prompt": PromptPretrainConfig,
-        "masks": MaskPretrainConfig,
-    }
-    cls = next((recipe for stage, recipe in of_stage.items() if stage in file), TrainConfig)
-    recipe = load_config(cls, CONFIGS / file)
-    assert from_dict(cls, to_dict(recipe)) == recipe
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.name)
+def test_every_committed_recipe_is_valid(file: Path) -> None:
+    recipe = load_config(TrainConfig, file)
+    assert from_dict(TrainConfig, to_dict(recipe)) == recipe
+
+
+# The official configs: images of a step, steps, warm-up, rate, decay, layer decay, tokens of text and context, weights.
+OFFICIAL: dict[str, tuple[Any, ...]] = {
+    "trace": (256, 10_000, 250, 5e-5, 0, 1, 128, 8, [2, 1]),
+    "refer": (64, 120_000, 1000, 5e-5, 0, 1, 40, 40, [1, 5, 1]),
+    "segment": (64, 60_000, 500, 5e-5, 0, 1, 40, 40, [1]),
+    "dense": (64, 40_000, 1000, 1e-4, 0.05, 0.8, 40, 8, [1]),
+    "joint": (128, 240_000, 2000, 1e-4, 0.05, 0.8, 128, 32, [3, 1, 1, 5, 1, 5, 5]),
+    "joint_segment": (128, 30_000, 250, 1e-4, 0, 1, 128, 32, [1]),
+}
+
+
+@pytest.mark.parametrize("stage", OFFICIAL)
+def test_the_recipes_of_the_paper_have_its_numbers(stage: str) -> None:
+    recipe = load_config(TrainConfig, CONFIGS / "pixelllm" / f"{stage}.yaml")
+    data, optimizer, run = recipe.data, recipe.optimizer, recipe.run
+    assert OFFICIAL[stage] == (
+        8 * data.batch_size * run.gradient_accumulation, run.total_steps, run.warmup_steps,
+        optimizer.learning_rate, optimizer.weight_decay, optimizer.layer_decay,
+        data.max_text_tokens, data.max_context_tokens, [source.weight for source in data.sources],
+    )  # fmt: skip
+    assert optimizer.max_grad_norm is None and optimizer.betas == (0.9, 0.999)
+    assert optimizer.lr_multipliers == ({"mask_adapter": 10} if stage == "segment" else {})
+    assert (recipe.model.lora is None) == ("segment" in stage)
+
+
+def test_a_recipe_begins_from_another(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(
+        "model: {init: tiny, lora: {rank: 4}, freeze: [a]}\ndata: {batch_size: 8, max_text_tokens: 9}\n"
+    )
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "middle.yaml").write_text("extends: ../base.yaml\ndata: {batch_size: 4}\n")
+    (tmp_path / "mine.yaml").write_text("extends: below/middle.yaml\nmodel: {freeze: [b, c], lora: null}\n")
+    recipe = load_config(TrainConfig, tmp_path / "mine.yaml", ["data.max_text_tokens=7"])
+    assert (recipe.model.init, recipe.model.freeze, recipe.model.lora) == ("tiny", ["b", "c"], None)
+    assert (recipe.data.batch_size, recipe.data.max_text_tokens) == (4, 7)
+
+
+@pytest.mark.parametrize("base", ["mine.yaml", "nowhere.yaml", "[a]", "''", "."])
+def test_a_beginning_that_leads_nowhere_is_refused(base: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"extends: {base}")
+    with pytest.raises(ConfigError, match="mine.yaml|cannot be read"):
+        load_config(TrainConfig, tmp_path / "mine.yaml")
 
 
 def test_an_unknown_key_is_an_error_that_guesses() -> None:
@@ -64,8 +101,8 @@ def test_a_wrong_value_is_an_error_that_names_it(key: str, value: object, proble
         "learning_rate=.inf", "learning_rate=-1", "learning_rate=.nan", "weight_decay=-0.1", "ema_decay=5",
         "ema_decay=1", "eps=0", "betas=[0.9, 1.0]", "layer_decay=0", "max_grad_norm=0", "batch_size=-3", "batch_size=0",
         "max_text_tokens=0", "model.lora.rank=0", "model.lora.dropout=1.5", "model.lora.targets=[x]",
-        "model.export_dtype=float8", "data.sources.0.name=x", "run.seed.low=1", "dense.token_weight=-1",
-        "dense.task.sub_cells=100000", "optimizer.lr_multipliers={mask: -1}",
+        "model.export_dtype=float8", "data.sources.0.name=x", "run.seed.low=1", "auxiliary.tokens_weight=-1",
+        "auxiliary.cells.sub_cells=100000", "optimizer.lr_multipliers={mask: -1}",
     ],
 )  # fmt: skip
 def test_an_impossible_number_or_choice_is_refused(override: str) -> None:

@@ -110,16 +110,42 @@ class RunConfig(RecipePart):
 def load_config(cls: type[RecipeT], path: str | Path | None, overrides: Sequence[str] = ()) -> RecipeT:
     """The recipe in `path`, with `key=value` overrides laid over it.
 
+    A recipe may begin from another: `extends: other.yaml`, beside it, is read first; mappings are merged key by key,
+    lists and values are replaced.
     A key is dotted (`optimizer.learning_rate=1e-3`), or the last part alone where only one field has that name
     (`resume=auto`). Values are YAML, so `[a, b]` and `null` work.
     """
-    values: dict[str, Any] = {} if path is None else _mapping(_read(path), f"The recipe {str(path)!r}")
+    values: dict[str, Any] = {} if path is None else _recipe(Path(path))
     for word in overrides:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise ConfigError(f"An override must read key=value, but one is {word!r}; write e.g. run.total_steps=100.")
         _put(values, _resolve_key(cls, key), _parsed(value, f"The value of the override {word[:200]!r}"))
     return from_dict(cls, values)
+
+
+def _recipe(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    values = _mapping(_read(path), f"The recipe {str(path)!r}")
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    if not isinstance(base, str) or "\0" in base or not base:
+        raise ConfigError(
+            f"extends of the recipe {str(path)!r} must name a recipe beside it, but is {str(base)[:100]!r}."
+        )
+    below = (*below, path.resolve())
+    file = path.parent / base
+    if file.resolve() in below or len(below) > 8:
+        raise ConfigError(f"The recipe {str(path)!r} extends {base!r}, which comes back to itself or goes on too long.")
+    return _merged(_recipe(file, below), values)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merged(base[key], value) if both else value
+    return merged
 
 
 def _read(path: str | Path) -> str:

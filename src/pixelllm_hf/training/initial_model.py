@@ -39,7 +39,7 @@ def initial_model(
 ) -> PixelLLMForGroundedGeneration:
     """The model a run starts from, in float32.
 
-    init: preset (random weights) or checkpoint folder. vision_weights: a file of `scripts/pretrain_vision.py`.
+    init: preset (random weights) or checkpoint folder. vision_weights: a file of a recipe of objective `towers`.
     weights: further safetensors files with names of the whole model, e.g. converted backbones; laid over in order.
     """
     config = model_config(init, overrides)

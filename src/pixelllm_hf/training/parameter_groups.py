@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from pixelllm_hf.training.recipe_values import ConfigError
+
 
 def freeze(model: nn.Module, parts: Sequence[str]) -> list[str]:
     """Take the modules or parameters named in `parts` out of training; returns the names of what froze.
@@ -20,7 +22,7 @@ def freeze(model: nn.Module, parts: Sequence[str]) -> list[str]:
         names = [name for name, _ in model.named_parameters() if name == part or name.startswith(f"{part}.")]
         if not names:
             children = ", ".join(name for name, _ in model.named_children())
-            raise ValueError(f"freeze names {part!r}, but the model has no such part. Its parts are: {children}.")
+            raise ConfigError(f"freeze names {part!r}, but the model has no such part. Its parts are: {children}.")
         frozen += names
     for name, parameter in model.named_parameters():
         if name in set(frozen):
@@ -70,10 +72,10 @@ def parameter_groups(
     multipliers = dict(lr_multipliers or {})
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not parameters:
-        raise ValueError("No parameter is left to train: every part of the model is frozen. Shorten `freeze`.")
+        raise ConfigError("No parameter is left to train: every part of the model is frozen. Shorten `freeze`.")
     for part in multipliers:
         if not any(part in name for name in parameters):
-            raise ValueError(f"lr_multipliers names {part!r}, but no trainable parameter has that in its name.")
+            raise ConfigError(f"lr_multipliers names {part!r}, but no trainable parameter has that in its name.")
     # Ids count the blocks of the whole tower, so that freezing some blocks does not shift the others.
     scales = layer_scales([name for name, _ in model.named_parameters()], layer_decay, layer_decay_tower)
     groups: dict[tuple[float, float], dict[str, Any]] = {}

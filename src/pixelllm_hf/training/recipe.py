@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pixelllm_hf.training.auxiliary.config import AuxiliaryConfig
 from pixelllm_hf.training.config import ConfigError, OptimizerConfig, RunConfig
-from pixelllm_hf.training.dense_companion import DenseCompanionConfig
 from pixelllm_hf.training.lora import LoraSettings
 from pixelllm_hf.training.recipe_values import RecipePart
 from pixelllm_hf.training.sources import DataConfig
@@ -20,7 +20,7 @@ class ModelSettings(RecipePart):
         init: preset (`tiny`, `for_tests`, `t5_xl`: random weights) or a checkpoint folder.
         overrides: settings laid over its config, nested like the config.
         processor: folder with the tokenizer (and processor); by default the checkpoint folder.
-        vision_weights: towers from `scripts/pretrain_vision.py`.
+        vision_weights: towers of a recipe of objective `towers`.
         weights: further safetensors files named like the whole model, laid over in order.
         freeze: dotted names of parts that do not train. The prompt encoder never does in the reference.
         lora: adapters on the language model, whose own weights then freeze; None trains it in full.
@@ -44,23 +44,27 @@ class TrainConfig(RecipePart):
     """The whole recipe.
 
     Args:
-        dense: dense labels that the towers go on learning while language trains; None leaves them out.
+        objective: what is learnt. `language` from `data.sources`; the others from `auxiliary` alone: `towers` gives
+            vision towers that name what they see, `prompt_tokens` a model whose prompt tokens know what is where,
+            `masks` one that makes masks of boxes.
+        auxiliary: labels of COCO instances that teach beside language, or by themselves.
         evaluate: `module:function` called during training as `function(model, processor) -> {name: value}`.
         evaluate_options: keywords of that function. `pixelllm_hf.evaluation.runner:validate` takes `tasks`, by default
             all that the model has the heads for, and `scenes`: `{tasks: [trace, refer], scenes: 64}`.
     """
 
-    data: DataConfig
+    objective: Literal["language", "towers", "prompt_tokens", "masks"] = "language"
+    data: DataConfig = field(default_factory=DataConfig)
     model: ModelSettings = field(default_factory=ModelSettings)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     run: RunConfig = field(default_factory=RunConfig)
-    dense: DenseCompanionConfig | None = None
+    auxiliary: AuxiliaryConfig | None = None
     evaluate: str | None = None
     evaluate_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dense is not None and self.data.cache_features:
+        if self.auxiliary is not None and self.data.cache_features:
             raise ConfigError(
-                "dense teaches the towers, but with cache_features they never run. Leave one of them out."
+                "auxiliary teaches the towers, but with cache_features they never run. Leave one of them out."
             )

@@ -109,7 +109,7 @@ class DataConfig(RecipePart):
         cache_features: keep there what frozen towers see of every image too, and never run them while training.
     """
 
-    sources: list[SourceConfig]
+    sources: list[SourceConfig] = field(default_factory=list)
     held_out: list[SourceConfig] = field(default_factory=list)
     batch_size: Few = 16
     max_text_tokens: Few = 128

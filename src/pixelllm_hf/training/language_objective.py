@@ -1,0 +1,107 @@
+"""Learning grounded language from data sources, with auxiliary labels beside it where a recipe has them."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelerate import Accelerator
+from torch import nn
+
+from pixelllm_hf.modeling.model_folder import check_generation
+from pixelllm_hf.training.auxiliary.beside_language import WithAuxiliary, with_auxiliary
+from pixelllm_hf.training.export import export_dtype, save_folder
+from pixelllm_hf.training.feature_cache import CachedFeatureBatches
+from pixelllm_hf.training.initial_model import initial_model, load_processor
+from pixelllm_hf.training.lora import add_lora
+from pixelllm_hf.training.objective import Objective
+from pixelllm_hf.training.parameter_groups import freeze
+from pixelllm_hf.training.recipe_values import ConfigError
+from pixelllm_hf.training.sources import grounded_batches
+
+if TYPE_CHECKING:
+    from pixelllm_hf.training.recipe import TrainConfig
+
+
+def language_objective(recipe: TrainConfig, accelerator: Accelerator) -> Objective:
+    """Captions, regions, expressions, masks and detections, as the sources have them."""
+    settings, data = recipe.model, recipe.data
+    if not data.sources:
+        raise ConfigError("objective language learns from data.sources. Name one at least.")
+    final_dtype = export_dtype(settings.export_dtype)
+    model = initial_model(
+        settings.init,
+        overrides=settings.overrides,
+        vision_weights=settings.vision_weights,
+        weights=settings.weights,
+    )
+    check_generation(settings.generation, "model.generation.")
+    if unknown := model.generation_config.update(**settings.generation):
+        raise ConfigError(f"model.generation has entries that no generation config knows: {sorted(unknown)}.")
+    processor = load_processor(settings.processor or settings.init, image_size=model.config.image_size)
+    if len(processor.tokenizer) > model.config.get_text_config().vocab_size:
+        raise ConfigError(
+            f"The tokenizer has {len(processor.tokenizer)} pieces, the model's vocabulary only "
+            f"{model.config.get_text_config().vocab_size}. Make a smaller tokenizer, or set "
+            "model.overrides.text_config.vocab_size."
+        )
+    freeze(model, settings.freeze)
+    if settings.lora is not None:
+        add_lora(model, settings.lora)
+
+    notes: list[str] = []
+    common: dict[str, Any] = {
+        "processor": processor,
+        "seed": recipe.run.seed,
+        "processes": accelerator.num_processes,
+        "notes": notes,
+    }
+    with accelerator.main_process_first():
+        batches = grounded_batches(data.sources, data, **common)
+        held_out = grounded_batches(data.held_out, data, **common) if data.held_out else None
+    source: Any = batches
+    module: nn.Module = model
+    if recipe.auxiliary is not None:
+        module, source = with_auxiliary(model, batches, recipe.auxiliary, data.cache_dir)
+    elif data.cache_features:
+        source = CachedFeatureBatches(batches, model.vision_towers, data.cache_dir, accelerator)
+
+    def save(folder: Path, final: bool) -> None:
+        if final or settings.lora is None:  # a checkpoint of an adapter run is its training state
+            dtype = final_dtype if final else export_dtype("float32")
+            save_folder(model, folder, processor=processor, dtype=dtype, lora=settings.lora)
+            if isinstance(module, WithAuxiliary):
+                module.heads.save(folder)
+
+    return Objective(
+        module,
+        source,
+        held_out,
+        save,
+        evaluate=evaluation(recipe.evaluate, recipe.evaluate_options, model, processor),
+        trained_only=settings.lora is not None,
+        notes=tuple(notes),
+    )
+
+
+def evaluation(
+    name: str | None, options: Mapping[str, Any], model: nn.Module, processor: Any
+) -> Callable[[nn.Module, int], Mapping[str, float]] | None:
+    """The function that `evaluate: module:function` names, with the processor and its options filled in."""
+    if name is None:
+        if options:
+            raise ConfigError(f"evaluate_options {dict(options)} need evaluate: the function that takes them.")
+        return None
+    module, _, attribute = name.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"evaluate names {name!r}, which cannot be imported ({error}).") from error
+    try:
+        inspect.signature(function).bind(model, processor, **options)
+    except TypeError as error:
+        raise ConfigError(f"evaluate_options {dict(options)} are no options of {name!r}: {error}.") from error
+    return lambda _, step: function(model, processor, **options)
