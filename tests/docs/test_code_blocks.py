@@ -60,6 +60,8 @@ def entries() -> set[str]:
 
 
 BEFORE = entries()
+PROVENANCE = "src/pixelllm_hf/checkpoints/tiny/provenance"
+RECIPES = [file for folder in ("configs", PROVENANCE) for file in (REPOSITORY / folder).rglob("*.yaml")]
 
 
 def missing_heads() -> frozenset[str]:
@@ -78,7 +80,8 @@ class Reader:
         self.todo = [block for block in BLOCKS if block.page == page]
         self.failed: str | None = None
         shutil.copytree(REPOSITORY / "demo" / "examples", folder / "demo" / "examples")
-        shutil.copytree(REPOSITORY / "configs", folder / "configs")
+        for recipes in ("configs", PROVENANCE):
+            shutil.copytree(REPOSITORY / recipes, folder / recipes)
         scene, coffee = (folder / "demo" / "examples" / name for name in ("scene.jpg", "coffee.jpg"))
         shutil.copy(scene, folder / "photo.jpg")
         (folder / "photos").mkdir()
@@ -182,13 +185,14 @@ def test_a_block_works_as_it_stands(
 
 @pytest.mark.parametrize(
     "file",
-    sorted([*(REPOSITORY / "scripts").glob("*.py"), *(REPOSITORY / "configs").glob("*.yaml")]),
+    sorted([*(REPOSITORY / "scripts").glob("*.py"), *RECIPES]),
     ids=lambda f: f.name,
 )
 def test_the_commands_at_the_top_of_a_script_or_recipe_are_understood(file: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(REPOSITORY)
     text = file.read_text(encoding="utf-8")
     head = ast.get_docstring(ast.parse(text)) or "" if file.suffix == ".py" else re.sub(r"(?m)^#\s*", "", text)
+    head = head.replace("$R/", f"{PROVENANCE}/")
     starts = ("python ", "accelerate ", "ACCELERATE_USE_CPU=")
     lines = head.replace("\\\n", " ").splitlines()
     for line in [line for line in lines if line.startswith(starts)]:

@@ -39,7 +39,7 @@ def layer_scales(names: Sequence[str], layer_decay: float, tower: str = "eva02")
     block = re.compile(rf"(?:^|\.){re.escape(tower)}\.(?:\w+\.)*?(?:blocks|layers?)\.(\d+)\.")
     blocks = [int(match.group(1)) for name in names if (match := block.search(name))]
     if layer_decay != 1 and not blocks:
-        raise ValueError(
+        raise ConfigError(
             f"layer_decay is {layer_decay}, but no vision tower {tower!r} has blocks that it could go over. Set "
             "layer_decay_tower to one that has, or leave layer_decay out."
         )
