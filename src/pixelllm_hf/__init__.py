@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from .processing.grounded_results import (
         GroundedCaption as GroundedCaption,
+        GroundedTarget as GroundedTarget,
         GroundedWord as GroundedWord,
         draw_results as draw_results,
     )
@@ -54,6 +55,7 @@ _HOMES = {
     "GroundedCaption": ".processing.grounded_results",
     "GroundedCaptioningPipeline": ".processing.pipeline_grounded_captioning",
     "GroundedStreamer": ".processing.grounded_streamer",
+    "GroundedTarget": ".processing.grounded_results",
     "GroundedWord": ".processing.grounded_results",
     "ImageError": ".processing.image_reading",
     "PromptError": ".processing.prompt_places",

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 from pixelllm_hf import GroundedCaptioningPipeline, PromptError
+from pixelllm_hf.processing.grounded_results import GroundedCaption
 from pixelllm_hf.processing.mask_codec import decode_rle
 
 TASK = "grounded-captioning"
-WORD_KEYS = {"word", "start", "end", "point", "box", "score"}
+WORD_KEYS = {"text", "start", "end", "point", "box", "score"}
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +45,14 @@ def same(one: Any, other: Any) -> bool:
 
 def test_a_picture_gives_one_record_that_can_be_written_as_json(pipe, pictures):
     (record,) = pipe(pictures[0])
-    assert set(record) == {"generated_text", "score", "prompt", "words"}
+    beside = {name: value for name, value in record.items() if name != "generated_text"}
+    assert GroundedCaption.from_dict(beside).to_dict() == beside
+    assert record["generated_text"] == record["text"] and record["image_size"] == [64, 48]
     assert json.loads(json.dumps(record)) == record
     assert record["words"]
     for word in record["words"]:
         assert set(word) == WORD_KEYS
-        assert record["generated_text"][word["start"] : word["end"]] == word["word"]
+        assert record["generated_text"][word["start"] : word["end"]] == word["text"]
         x, y = word["point"]
         assert 0 <= x <= 64 and 0 <= y <= 48  # pixels of the original picture
         assert len(word["box"]) == 4
@@ -169,7 +172,7 @@ def test_referring_gives_the_box_of_each_expression(pipe, pictures):
     for record in records:
         assert len(record["box"]) == 4
         assert 0 <= record["score"] <= 1  # how likely the expression is; a detection has a box_score
-        assert "mask" not in record
+        assert record["mask"] is None
 
 
 def test_segmenting_gives_a_mask_of_the_whole_picture(pipe, pictures):
@@ -205,14 +208,14 @@ def test_generation_options_come_by_name_or_together_and_at_any_time(small_check
 def test_words_are_streamed_as_they_are_in_the_record(pipe, pictures):
     streamed = list(pipe.stream(pictures[0]))
     (record,) = pipe(pictures[0])
-    assert [word["word"] for word in streamed] == [word["word"] for word in record["words"]]
+    assert [word["text"] for word in streamed] == [word["text"] for word in record["words"]]
     assert [word["point"] for word in streamed] == [pytest.approx(word["point"]) for word in record["words"]]
 
 
 def test_words_about_a_place_are_streamed_too(pipe, pictures):
     streamed = list(pipe.stream(pictures[0], boxes=[[4, 6, 40, 30]]))
     (record,) = pipe(pictures[0], boxes=[[4, 6, 40, 30]])
-    assert [word["word"] for word in streamed] == [word["word"] for word in record["words"]]
+    assert [word["text"] for word in streamed] == [word["text"] for word in record["words"]]
 
 
 @pytest.mark.parametrize(

@@ -30,14 +30,17 @@ def print_objects(name: str, results: Sequence[GroundedCaption], drawings: Seque
     """A line for each object: its box in pixels of the image, how sure that is, and what it is called."""
     lines = [name]
     for result in results:
-        facts = ["no place"] if result.box is None else [f"box {_numbers(result.box)}"]
-        if result.box_score is not None:
-            facts.append(f"score {result.box_score:.2f}")
-        if result.mask is not None:
-            facts.append(f"mask {int(result.mask.sum())} pixels")
-        if result.mask_score is not None:
-            facts.append(f"fit {result.mask_score:.2f}")
-        lines.append(f"  {'  '.join(facts)}  {result.text}")
+        if not result.targets:
+            lines.append(f"  no place  {result.text}")
+        for target in result.targets:
+            facts = ["no place"] if target.box is None else [f"box {_numbers(target.box)}"]
+            if target.box_score is not None:
+                facts.append(f"score {target.box_score:.2f}")
+            if target.mask is not None:
+                facts.append(f"mask {int(target.mask.sum())} pixels")
+            if target.mask_score is not None:
+                facts.append(f"fit {target.mask_score:.2f}")
+            lines.append(f"  {'  '.join(facts)}  {result.text[target.start : target.end]}")
     if not results:
         lines.append("  nothing found")
     lines += [f"  drawn to {drawing}" for drawing in drawings]

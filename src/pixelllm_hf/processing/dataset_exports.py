@@ -1,7 +1,7 @@
 """Results in the files of object-detection data sets, and as `supervision.Detections`.
 
-An object is a result with a location or a mask, under its text; of a caption of the whole image each word with a box,
-as in LabelMe files. Functions read results by their fields (see `GroundedCaption`).
+An object is what a result is about if it has a box or a mask, under the text that names it; of a caption of the whole
+image each word with a box, as in LabelMe files. Functions read results by their fields (see `GroundedCaption`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from .grounded_targets import objects_of
 from .mask_codec import mask_to_polygons
-from .result_exports import box_of
-from .result_exports import score_of
 
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -35,9 +34,9 @@ class _Thing:
 
 def _things(results: Sequence[Any]) -> Iterator[_Thing]:
     for result in results:
-        if result.location is not None or result.mask is not None:
-            yield _Thing(result.text, box_of(result), result.mask, score_of(result))
-        elif not result.prompt_points:
+        placed = [thing for thing in objects_of(result) if thing.is_placed]
+        yield from (_Thing(thing.text, thing.bounds, thing.mask, thing.score) for thing in placed)
+        if not placed and not result.prompt_points:
             yield from (_Thing(word.text, word.box, None, word.score) for word in result.words if word.box is not None)
 
 

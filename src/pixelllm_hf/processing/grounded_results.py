@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,9 @@ from .dataset_exports import to_supervision
 from .dataset_exports import yolo_labels
 from .draw_caption import draw_caption
 from .draw_objects import draw_objects
+from .grounded_targets import GroundedTarget
+from .grounded_targets import objects_of
 from .image_reading import read_image
-from .mask_codec import decode_rle
-from .mask_codec import encode_rle
 from .result_exports import coco_result
 from .result_exports import labelme_record
 from .result_exports import narrative_record
@@ -26,6 +26,8 @@ from .word_spans import SpannedText
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
+
+_OF_TARGET = ("box", "box_score", "mask", "mask_score")
 
 
 @dataclass(frozen=True)
@@ -55,48 +57,85 @@ class GroundedWord:
         return cls(**_known(cls, record, tuples=("point", "box")))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class GroundedCaption:
     """The answer to one prompt, or one object that was found.
 
-    words: in reading order; score: geometric mean of the probabilities of all tokens, 0..1.
+    words: in reading order; score: geometric mean of the probabilities of all tokens, 0..1; of a given expression that
+    is how likely its words are.
     image_size: (width, height) of the original picture in pixels.
     prompt: the text prompt; prompt_box / prompt_points: where it pointed, original pixels, None = the whole picture;
     points are (x, y, label), label 1 for inside and 0 for outside. prompt_index: which of the picture's prompts.
-    box: xyxy of what the text is about, pixels of the original picture: the referred or the found object; None if the
-    task has none. box_score, 0..1: the detector's of an object that it found; of a referred box, how well it agrees
-    with what the detector finds, None without one. `score` of a given expression is how likely its words are.
-    mask: (H, W) bool, the same object in the original picture; mask_score: how well it fits by the model's own guess.
+    targets: what the answer is about, in the order of its text (see `GroundedTarget`); none in a plain caption.
+
+    `box`, `box_score`, `mask` and `mask_score` are those of the only target, None where there are none or several.
+    Given in place of targets they make one for the whole text.
     """
 
     text: str
     words: tuple[GroundedWord, ...]
     image_size: tuple[int, int]
-    score: float | None = None
-    prompt: str | None = None
-    prompt_box: Box | None = None
-    prompt_points: tuple[tuple[float, float, int], ...] | None = None
-    prompt_index: int = 0
-    box: Box | None = None
-    box_score: float | None = None
-    mask: np.ndarray | None = field(default=None, repr=False, compare=False)  # compared below
-    mask_score: float | None = None
+    score: float | None
+    prompt: str | None
+    prompt_box: Box | None
+    prompt_points: tuple[tuple[float, float, int], ...] | None
+    prompt_index: int
+    targets: tuple[GroundedTarget, ...]
 
-    def __post_init__(self) -> None:
-        if self.mask is not None and self.mask.shape != (self.image_size[1], self.image_size[0]):
-            raise ValueError(
-                f"a mask must have the picture's height and width {self.image_size[::-1]}, but its shape is "
-                f"{self.mask.shape}. Bring it there with masks_on_image."
-            )
+    def __init__(
+        self,
+        text: str,
+        words: tuple[GroundedWord, ...],
+        image_size: tuple[int, int],
+        score: float | None = None,
+        prompt: str | None = None,
+        prompt_box: Box | None = None,
+        prompt_points: tuple[tuple[float, float, int], ...] | None = None,
+        prompt_index: int = 0,
+        targets: tuple[GroundedTarget, ...] = (),
+        *,
+        box: Box | None = None,
+        box_score: float | None = None,
+        mask: np.ndarray | None = None,
+        mask_score: float | None = None,
+    ):
+        if box is not None or mask is not None:
+            if targets:
+                raise ValueError("box and mask make the only target, but targets came too. Leave out either.")
+            targets = (GroundedTarget(0, len(text), box, box_score, mask, mask_score),)
+        for target in targets:
+            if target.mask is not None and target.mask.shape != (image_size[1], image_size[0]):
+                raise ValueError(
+                    f"a mask must have the picture's height and width {image_size[::-1]}, but its shape is "
+                    f"{target.mask.shape}. Bring it there with masks_on_image."
+                )
+        values = (text, words, image_size, score, prompt, prompt_box, prompt_points, prompt_index, tuple(targets))
+        for known, value in zip(fields(self), values, strict=True):
+            object.__setattr__(self, known.name, value)
 
-    def __eq__(self, other: object) -> bool:
-        if other.__class__ is not self.__class__:
-            return NotImplemented
-        assert isinstance(other, GroundedCaption)
-        mine, theirs = ([getattr(one, f.name) for f in fields(one) if f.compare] for one in (self, other))
-        if mine != theirs or (self.mask is None) != (other.mask is None):
-            return False
-        return self.mask is None or np.array_equal(self.mask, np.asarray(other.mask))
+    @property
+    def _only(self) -> GroundedTarget | None:
+        return self.targets[0] if len(self.targets) == 1 else None
+
+    @property
+    def box(self) -> Box | None:
+        """xyxy of the only target, pixels of the original picture."""
+        return None if self._only is None else self._only.box
+
+    @property
+    def box_score(self) -> float | None:
+        """Of the only target."""
+        return None if self._only is None else self._only.box_score
+
+    @property
+    def mask(self) -> np.ndarray | None:
+        """(H, W) bool of the only target, in the original picture."""
+        return None if self._only is None else self._only.mask
+
+    @property
+    def mask_score(self) -> float | None:
+        """Of the only target."""
+        return None if self._only is None else self._only.mask_score
 
     @property
     def trace(self) -> list[Point]:
@@ -109,26 +148,35 @@ class GroundedCaption:
         return self.prompt_box if self.box is None else self.box
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, numbers and strings for JSON; the trace is added for readers that want nothing else.
+        """Plain lists, numbers and strings for JSON: the fields, with the words and targets as their own `to_dict`.
 
-        A mask is a compressed COCO run-length record {"size": [h, w], "counts": str}.
+        For readers that want nothing else it also has what the only target has, and the trace.
         """
-        record = _plain(asdict(replace(self, mask=None)))
-        record["mask"] = None if self.mask is None else encode_rle(self.mask)
-        return record | {"trace": [list(point) for point in self.trace]}
+        record = {known.name: _plain(getattr(self, known.name)) for known in fields(self)}
+        record["words"] = [word.to_dict() for word in self.words]
+        record["targets"] = [target.to_dict() for target in self.targets]
+        only = record["targets"][0] if len(self.targets) == 1 else {}
+        return record | {name: only.get(name) for name in _OF_TARGET} | {"trace": _plain(self.trace)}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> GroundedCaption:
-        """The inverse of `to_dict`; the trace is recomputed."""
+        """The inverse of `to_dict`. A record without targets, as older versions wrote it, has at most one."""
         known = _known(
-            cls, {k: v for k, v in record.items() if k != "trace"}, tuples=("image_size", "prompt_box", "box")
+            cls, {k: v for k, v in record.items() if k not in (*_OF_TARGET, "trace")}, ("image_size", "prompt_box")
         )
         known["words"] = tuple(GroundedWord.from_dict(word) for word in known["words"])
         if known.get("prompt_points") is not None:
             known["prompt_points"] = tuple((x, y, int(label)) for x, y, label in known["prompt_points"])
-        if known.get("mask") is not None:
-            width, height = known["image_size"]
-            known["mask"] = decode_rle(known["mask"], (height, width))
+        targets = record.get("targets")
+        beside = {name: record[name] for name in _OF_TARGET if record.get(name) is not None}
+        if targets is None:
+            targets = [{"start": 0, "end": len(known["text"]), **beside}] if {"box", "mask"} & set(beside) else []
+        elif beside and (len(targets) != 1 or any(targets[0].get(name) != value for name, value in beside.items())):
+            raise ValueError(
+                f"{', '.join(beside)} of a record must be those of its only target, but they are others. Change them "
+                "under targets, or leave targets out."
+            )
+        known["targets"] = tuple(GroundedTarget.from_dict(target, known["image_size"]) for target in targets)
         return cls(**known)
 
     def to_coco(self, image_id: Any = 0, **options: Any) -> dict[str, Any]:
@@ -160,12 +208,12 @@ class GroundedCaption:
         return result_html(self)
 
     def draw(self, image: Any, **options: Any) -> Image.Image:
-        """The picture with the answer in it: the object if there is one (`draw_objects`), else every word joined to
+        """The picture with the answer in it: its objects if there are any (`draw_objects`), else every word joined to
         its place and the caption below (`draw_caption`).
 
         image: the original picture, as the processor takes it.
         """
-        if self.box is not None or self.mask is not None:
+        if self.targets:
             return draw_results(image, [self], **options)
         picture = _picture_of(image, self.image_size)
         return draw_caption(
@@ -179,7 +227,7 @@ def draw_results(image: Any, results: Sequence[GroundedCaption], **options: Any)
     image: the original picture, as the processor takes it. Results without a place of their own are only listed.
     """
     picture = read_image(image).pixels if not results else _picture_of(image, results[0].image_size)
-    return draw_objects(picture, results, **options)
+    return draw_objects(picture, [thing for result in results for thing in objects_of(result)], **options)
 
 
 def _picture_of(image: Any, size_wh: tuple[int, int]) -> Image.Image:
@@ -256,6 +304,7 @@ def _plain(value: Any) -> Any:
 
 __all__ = [
     "GroundedCaption",
+    "GroundedTarget",
     "GroundedWord",
     "box_on_image",
     "draw_results",

@@ -18,7 +18,6 @@ from .code_export import PIPELINE_TASK
 from .code_export import export_code
 from .image_reading import is_open_file
 from .image_reading import is_tensor
-from .mask_codec import encode_rle
 from .prompt_places import PromptError
 from .task_prompts import task_prompt
 
@@ -54,11 +53,11 @@ class GroundedCaptioningPipeline(Pipeline):
     `pipe(picture)` gives a list with a record for each prompt (one, if nothing else is asked for); `pipe([a, b])` a
     list of these lists; a generator, a data set or its column is read as the answers are taken. A record is
 
-        {"generated_text": str, "score": float, "prompt": str,
-         "words": [{"word", "start", "end", "point": [x, y], "box": [x0, y0, x1, y1], "score"}, …]}
+        {"generated_text": str, **GroundedCaption.to_dict()}
 
-    and, where the task has them, "prompt_box", "prompt_points", "box", "box_score", "mask" (compressed COCO run
-    lengths) and "mask_score". It can be written as JSON as it is.
+    with "words": [{"text", "start", "end", "point": [x, y], "box": [x0, y0, x1, y1], "score"}, …], "score", "prompt",
+    "prompt_box" and "prompt_points", "targets" with "box", "mask" (compressed COCO run lengths) and their scores, and
+    those of the only target beside them; what a task has not is None. It can be written as JSON as it is.
     """
 
     _load_processor = True
@@ -173,7 +172,7 @@ class GroundedCaptioningPipeline(Pipeline):
         """Per picture of a batch its records."""
         own = getattr(self.processor, f"post_process_{task}", self.processor.post_process_grounded_generation)
         results = own(model_outputs["outputs"], model_outputs["inputs"], **limits)
-        return [[as_record(result) for result in of_image] for of_image in results]
+        return [[{"generated_text": result.text, **result.to_dict()} for result in of_image] for of_image in results]
 
     def stream(
         self, image: Any, *, boxes: Any = None, points: Any = None, prompt: Any = None, **options: Any
@@ -195,7 +194,7 @@ class GroundedCaptioningPipeline(Pipeline):
         generate_kwargs = {**self._forward_params, **forward}.get("generate_kwargs", {})
         words = self.processor.streamer(inputs)
         for word in words.stream(self.model.generate, **self._prepare_generate_kwargs(dict(generate_kwargs))):
-            yield word_record(word)
+            yield word.to_dict()
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Model, processor and the code of both and of this pipeline: loads with `trust_remote_code` anywhere."""
@@ -325,39 +324,4 @@ def _or_none(values: list[Any]) -> list[Any] | None:
     return None if all(value is None for value in values) else values
 
 
-def as_record(result: Any) -> dict[str, Any]:
-    """A `GroundedCaption` as plain lists, numbers and strings."""
-    record = {
-        "generated_text": result.text,
-        "score": result.score,
-        "prompt": result.prompt,
-        "words": [word_record(word) for word in result.words],
-    }
-    extras = {
-        "prompt_box": _plain(result.prompt_box),
-        "prompt_points": _plain(result.prompt_points),
-        "box": _plain(result.box),
-        "box_score": result.box_score,
-        "mask": None if result.mask is None else encode_rle(result.mask),
-        "mask_score": result.mask_score,
-    }
-    return record | {name: value for name, value in extras.items() if value is not None}
-
-
-def word_record(word: Any) -> dict[str, Any]:
-    """A `GroundedWord` likewise."""
-    return {
-        "word": word.text,
-        "start": word.start,
-        "end": word.end,
-        "point": _plain(word.point),
-        "box": _plain(word.box),
-        "score": word.score,
-    }
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
-
-
-__all__ = ["PIPELINE_TASK", "Answers", "GroundedCaptioningPipeline", "Question", "as_record", "word_record"]
+__all__ = ["PIPELINE_TASK", "Answers", "GroundedCaptioningPipeline", "Question"]

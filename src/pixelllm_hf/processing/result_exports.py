@@ -6,10 +6,12 @@ everything they return is plain lists, numbers and strings for `json`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .grounded_targets import PlacedObject
+from .grounded_targets import objects_of
 from .mask_codec import encode_rle
 from .mask_codec import mask_to_polygons
 from .mask_codec import rle_area
@@ -28,20 +30,35 @@ def coco_result(result: Any, image_id: Any, *, category_id: int = 1) -> dict[str
     run lengths. A caption of the whole picture gives {"image_id", "caption"}. The words of an object are in "text",
     because pycocotools takes records with "caption" for captions.
     """
-    if result.location is None and result.mask is None:
-        return {"image_id": image_id, "caption": result.text}
-    record = {"image_id": image_id, "category_id": category_id, "bbox": _xywh(box_of(result))}
-    score = score_of(result)
-    record["score"] = 1.0 if score is None else float(score)  # evaluators need a number
-    if result.mask is not None:
-        record["segmentation"] = encode_rle(result.mask)
-    return record | {"text": result.text}
+    lines = list(_coco_lines(result, image_id, category_id))
+    if len(lines) > 1:
+        raise ValueError(
+            f"one COCO result has one object, but the answer {result.text[:60]!r} has {len(lines)}. Take "
+            "coco_results([[result]], [image_id]), which gives a result for each."
+        )
+    return lines[0]
+
+
+def _coco_lines(result: Any, image_id: Any, category_id: int = 1) -> Iterator[dict[str, Any]]:
+    for thing in objects_of(result):
+        if not thing.is_placed:
+            yield {"image_id": image_id, "caption": result.text}
+            continue
+        record = {"image_id": image_id, "category_id": category_id, "bbox": _xywh(thing.bounds)}
+        record["score"] = 1.0 if thing.score is None else float(thing.score)  # evaluators need a number
+        if thing.mask is not None:
+            record["segmentation"] = encode_rle(thing.mask)
+        yield record | {"text": thing.text}
 
 
 def coco_results(results: Sequence[Sequence[Any]], image_ids: Sequence[Any]) -> list[dict[str, Any]]:
-    """A COCO results file: the `coco_result` of every result. results: per picture a list, as post-processing gives."""
+    """A COCO results file: a line, as of `coco_result`, for every object of every result.
+
+    results: per picture a list, as post-processing gives.
+    """
     _check_lengths(results, image_ids=image_ids)
-    return [coco_result(result, image_id) for image_id, row in zip(image_ids, results, strict=True) for result in row]
+    rows = zip(image_ids, results, strict=True)
+    return [line for image_id, row in rows for result in row for line in _coco_lines(result, image_id)]
 
 
 def coco_annotations(
@@ -69,29 +86,28 @@ def coco_annotations(
             )
         width, height = row[0].image_size if row else sizes_wh[i]  # type: ignore[index]
         images.append({"id": image_id, "file_name": str(name), "width": int(width), "height": int(height)})
-        for result in row:
-            annotation = {"id": len(annotations) + 1, "image_id": image_id, "caption": result.text}
-            if result.location is not None or result.mask is not None:
-                annotation |= _coco_object(result, polygons)
+        for thing in (thing for result in row for thing in objects_of(result)):
+            annotation = {"id": len(annotations) + 1, "image_id": image_id, "caption": thing.text}
+            if thing.is_placed:
+                annotation |= _coco_object(thing, polygons)
             annotations.append(annotation)
     return {"images": images, "annotations": annotations, "categories": [dict(c) for c in COCO_CATEGORIES]}
 
 
-def _coco_object(result: Any, polygons: bool) -> dict[str, Any]:
-    x, y, width, height = _xywh(box_of(result))
+def _coco_object(thing: PlacedObject, polygons: bool) -> dict[str, Any]:
+    x, y, width, height = _xywh(thing.bounds)
     record = {
         "category_id": COCO_CATEGORIES[0]["id"],
         "bbox": [x, y, width, height],
         "area": width * height,
         "iscrowd": 0,
     }
-    score = score_of(result)
-    if score is not None:
-        record["score"] = float(score)
-    if result.mask is not None:
-        rle = encode_rle(result.mask)
+    if thing.score is not None:
+        record["score"] = float(thing.score)
+    if thing.mask is not None:
+        rle = encode_rle(thing.mask)
         # An empty mask has no outline, and readers stumble over an empty list.
-        outlines = mask_to_polygons(result.mask) if polygons else []
+        outlines = mask_to_polygons(thing.mask) if polygons else []
         record |= {"segmentation": outlines or rle, "area": float(rle_area(rle))}
     return record
 
@@ -105,13 +121,14 @@ def labelme_record(results: Sequence[Any], image_path: str, *, image_size: tuple
     """
     width, height = image_size
     shapes: list[dict[str, Any]] = []
-    for number, result in enumerate(results):
-        outlines = [] if result.mask is None else mask_to_polygons(result.mask)
+    things = [(result, thing) for result in results for thing in objects_of(result)]
+    for number, (result, thing) in enumerate(things):
+        outlines = [] if thing.mask is None else mask_to_polygons(thing.mask)
         if outlines:
             group = number if len(outlines) > 1 else None
-            shapes += [_shape("polygon", result.text, _pairs(outline), result, group) for outline in outlines]
-        elif result.location is not None:
-            shapes.append(_shape("rectangle", result.text, _pairs(result.location), result))
+            shapes += [_shape("polygon", thing.text, _pairs(outline), result, group) for outline in outlines]
+        elif thing.location is not None:
+            shapes.append(_shape("rectangle", thing.text, _pairs(thing.location), result))
         elif result.prompt_points:
             inside = [(x, y) for x, y, label in result.prompt_points if label] or [result.prompt_points[0][:2]]
             group = number if len(inside) > 1 else None
@@ -214,27 +231,6 @@ def image_id_of(path: str | Path) -> int | str:
     return int(stem) if stem.isdecimal() else stem
 
 
-def box_of(result: Any) -> Sequence[float]:
-    """The object's box; of a mask alone the smallest one around it."""
-    if result.location is not None:
-        return result.location
-    rows, columns = result.mask.any(axis=1).nonzero()[0], result.mask.any(axis=0).nonzero()[0]
-    if not len(rows):
-        return (0.0, 0.0, 0.0, 0.0)
-    return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
-
-
-def score_of(result: Any) -> float | None:
-    """How sure the model is of an object: the score of its box, else of its mask; None if neither is known.
-
-    Where the user named the place and the model wrote about it, how likely the text is; but never how likely the
-    words of the user are.
-    """
-    if result.box is None and result.mask is None:
-        return result.score
-    return result.mask_score if result.box_score is None else result.box_score
-
-
 def _xywh(box: Sequence[float]) -> list[float]:
     x0, y0, x1, y1 = (float(value) for value in box)
     return [x0, y0, x1 - x0, y1 - y0]
@@ -261,7 +257,6 @@ def _check_lengths(results: Sequence[Any], **others: Sequence[Any] | None) -> No
 
 __all__ = [
     "COCO_CATEGORIES",
-    "box_of",
     "coco_annotations",
     "coco_result",
     "coco_results",
@@ -269,5 +264,4 @@ __all__ = [
     "labelme_record",
     "narrative_record",
     "narrative_records",
-    "score_of",
 ]

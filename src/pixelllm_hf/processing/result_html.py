@@ -22,13 +22,16 @@ def result_html(result: Any) -> str:
         for word in located
     )
     table = "<tr><th></th><th>word</th><th>point</th><th>box</th><th>score</th></tr>" + rows if rows else ""
-    facts = [
-        f"{name} {_numbers(value)}" for name, value in (("asked", result.prompt_box), ("box", result.box)) if value
-    ]
-    if result.mask is not None:
-        facts.append(f"mask {int(result.mask.sum())} pixels")
-    scores = {"box score": result.box_score, "mask score": result.mask_score}
-    facts += [f"{name} {_score(value)}" for name, value in scores.items() if value is not None]
+    facts = [] if result.prompt_box is None else [f"asked {_numbers(result.prompt_box)}"]
+    for target in result.targets:
+        if len(result.targets) > 1:
+            facts.append(result.text[target.start : target.end])
+        if target.box is not None:
+            facts.append(f"box {_numbers(target.box)}")
+        if target.mask is not None:
+            facts.append(f"mask {int(target.mask.sum())} pixels")
+        scores = {"box score": target.box_score, "mask score": target.mask_score}
+        facts += [f"{name} {_score(value)}" for name, value in scores.items() if value is not None]
     width, height = result.image_size
     return (
         f"<div><p>{_text(result, colours)}</p>{_frame(result, located, colours)}"
@@ -52,10 +55,12 @@ def _frame(result: Any, located: Sequence[Any], colours: dict[int, str]) -> str:
     width, height = result.image_size
     unit = max(width, height) / _LONGER_SIDE
     marks = []
-    for outline in [] if result.mask is None else mask_to_polygons(result.mask):
-        corners = " ".join(f"{x:g},{y:g}" for x, y in zip(outline[::2], outline[1::2], strict=True))
-        marks.append(f"<polygon points='{corners}' fill='{_hex(0)}' fill-opacity='0.4'/>")
-    marks += [_rectangle(box, unit) for box in (result.prompt_box, result.box) if box is not None]
+    for number, target in enumerate(result.targets):
+        for outline in [] if target.mask is None else mask_to_polygons(target.mask):
+            corners = " ".join(f"{x:g},{y:g}" for x, y in zip(outline[::2], outline[1::2], strict=True))
+            marks.append(f"<polygon points='{corners}' fill='{_hex(number)}' fill-opacity='0.4'/>")
+    boxes = [result.prompt_box, *(target.box for target in result.targets)]
+    marks += [_rectangle(box, unit) for box in boxes if box is not None]
     for word in located:
         x, y = word.point
         marks.append(

@@ -36,6 +36,17 @@ class Mask(TypedDict):
     counts: str
 
 
+class Target(TypedDict):
+    """What an answer is about: text[start:end] names it."""
+
+    start: int
+    end: int
+    box: list[float] | None
+    box_score: float | None
+    mask: Mask | None
+    mask_score: float | None
+
+
 class Answer(TypedDict):
     """The record of a `GroundedCaption`."""
 
@@ -47,6 +58,7 @@ class Answer(TypedDict):
     prompt_box: list[float] | None
     prompt_points: list[list[float]] | None
     prompt_index: int
+    targets: list[Target]
     box: list[float] | None
     box_score: float | None
     mask: Mask | None
