@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pixelllm_hf import GroundedCaption, PixelLLMForGroundedGeneration, PixelLLMProcessor, default_checkpoint
 from pixelllm_hf.processing.grounded_results import draw_results
+from pixelllm_hf.processing.tasks import task_spec
 
 SCENE = Path(__file__).parent / "examples" / "scene.jpg"
-HEADS = {"segment": "mask_head_config", "dense": "proposal_head_config"}  # without them a model lacks these tasks
 MOST_OBJECTS = 8  # the best ones; a drawing of more is hard to read
 COLUMNS, TILE, TITLE, PAPER, INK = 3, 720, 56, (18, 20, 26), (214, 217, 224)
 
@@ -32,24 +32,22 @@ class Demo:
     def ask(self, task: str, question: str = "", **prompts: Any) -> list[GroundedCaption]:
         """The answers about the picture, printed and drawn; none if the model lacks what the task needs."""
         title = f"{task} {question}".strip()
-        if task in HEADS and getattr(self.model.config, HEADS[task], None) is None:
-            print(f"{title}: skipped, this checkpoint has no {HEADS[task].removesuffix('_config').replace('_', ' ')}")
+        spec = task_spec(task)
+        if (head := spec.missing_head(self.model.config)) is not None:
+            print(f"{title}: skipped, this checkpoint has no {head}")
             return []
         inputs = self.processor(images=self.picture, task=task, **prompts)
         writing = {} if "query_ids" in inputs else {"max_new_tokens": 64}
         with torch.inference_mode():
             output = self.model.generate(**inputs, **writing)
-        if task == "dense":
-            results = self.processor.post_process_dense(output, inputs, max_results=MOST_OBJECTS)[0]
-        else:
-            results = self.processor.post_process_grounded_generation(output, inputs)[0]
+        limits = {"max_results": MOST_OBJECTS} if spec.finds_objects else {}
+        results = spec.results(self.processor, output, inputs, **limits)[0]
         print(title)
         for result in results:
             print("  " + describe(result))
         if not results:
             print("  nothing found")
-        objects = task in ("refer", "segment", "dense")
-        drawing = draw_results(self.picture, results) if objects else results[0].draw(self.picture)
+        drawing = draw_results(self.picture, results) if spec.about_objects else results[0].draw(self.picture)
         self.drawings.append((title, drawing))
         return results
 

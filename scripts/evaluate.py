@@ -110,7 +110,7 @@ def heading(args: argparse.Namespace, model: Any, seed: int, folder: DataFolder)
     if folder.trained is not None and folder.categories is not None:
         data["names"] = folder.trained.report(folder.categories)
     decoding: dict[str, Any] = {"dtype": str(model.dtype).removeprefix("torch.")}
-    if not TASKS[args.task].answer_is_given:
+    if not TASKS[args.task].spec.text_is_answer:
         decoding |= {"num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens}
     source = Path(model.name_or_path)
     return {

@@ -29,10 +29,10 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from pixelllm_hf import PixelLLMConfig, PixelLLMForGroundedGeneration, PixelLLMImageProcessor, PixelLLMProcessor
     from pixelllm_hf.data import train_tokenizer
-    from pixelllm_hf.processing.task_prompts import TASK_PROMPTS
+    from pixelllm_hf.processing.tasks import TASK_SPECS
 
     folder = tmp_path_factory.mktemp("small") / "checkpoint"
-    prompts = [f"{prompt.prefix} {prompt.default or ''}" for prompt in TASK_PROMPTS.values()]
+    prompts = [f"{prompt.prefix} {prompt.default or ''}" for prompt in TASK_SPECS.values()]
     tokenizer = train_tokenizer(["a dog and two red cats on the left", *prompts], max_pieces=99)
     torch.manual_seed(3)
     model = PixelLLMForGroundedGeneration(PixelLLMConfig.for_tests())

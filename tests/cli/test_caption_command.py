@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pixelllm_hf.cli import COMMANDS, OK, SOME_FAILED, WRONG_USAGE, main
+from pixelllm_hf.cli import OK, SOME_FAILED, WRONG_USAGE, all_commands, main
 
 
 def test_one_picture_prints_its_caption_and_its_words_with_coordinates(
@@ -137,4 +137,4 @@ def test_help_names_every_command():
         [sys.executable, "-m", "pixelllm_hf.cli", "--help"], capture_output=True, text=True, timeout=60
     )
     assert result.returncode == OK
-    assert all(name in result.stdout for name in COMMANDS)
+    assert all(name in result.stdout for name in all_commands())

@@ -18,9 +18,9 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from pixelllm_hf.processing.tasks import TASK_SPECS
+
 REPOSITORY = Path(__file__).parents[2]
-HEADS = {"segment": "mask_head_config", "dense": "proposal_head_config"}
-ABOUT_PICTURES = ("caption", "region", "refer", "segment", "dense")
 EMBEDDED = "tiny"
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 
@@ -87,9 +87,10 @@ def check_pixelllm(arguments: list[str], missing_heads: frozenset[str], hub: boo
     task = parsed.command
     if task == "publish" and (hub or parsed.rehearse) and parsed.folder.is_dir():
         return _expect(0, main, arguments)
-    if task not in ABOUT_PICTURES or parsed.model != EMBEDDED:
+    if task not in TASK_SPECS or parsed.model != EMBEDDED:
         return "parsed"
-    if HEADS.get(task) in missing_heads:
+    head = TASK_SPECS[task].head
+    if head is not None and head.config in missing_heads:
         printed = _expect(2, main, arguments)
         if "head" not in printed and "detector" not in printed:
             raise CommandError(f"pixelllm {task} must say that the model lacks a head, but it says {printed!r}")

@@ -116,12 +116,12 @@ def rendered(tmp_path: Path, *evaluations: dict[str, Any]) -> str:
 
 def test_every_task_that_was_measured_has_a_section_and_no_other(tmp_path: Path):
     card = rendered(tmp_path, EVALUATION, REFER, {**REFER, "data": {"seed": 9, "objects": "stamps"}})
-    trace, _, refer = card.partition(f"### {report.TITLES['refer']}")
-    assert f"### {report.TITLES['trace']}" in trace and "greedy decoding" in trace
+    trace, _, refer = card.partition(f"### {report.title_of('refer')}")
+    assert f"### {report.title_of('trace')}" in trace and "greedy decoding" in trace
     assert refer.count("(`P@0.5`)") == 2 and "objects: stamps" in refer and "the text is given" in refer
     assert "one box per expression" in refer and "7 scenes, 30 expressions" in refer
     alone = rendered(tmp_path, EVALUATION)
-    assert report.TITLES["refer"] not in alone and "old" not in alone
+    assert report.title_of("refer") not in alone and "old" not in alone
 
 
 def test_evaluations_on_other_pictures_stand_apart_under_their_titles(tmp_path: Path):
@@ -129,8 +129,8 @@ def test_evaluations_on_other_pictures_stand_apart_under_their_titles(tmp_path: 
     data = {"seed": 9, "title": "Cut-outs", "description": "Of photographs, by A. N. Other.", "names": names}
     card = rendered(tmp_path, EVALUATION, {**REFER, "data": data}, {**EVALUATION, "data": data})
     main, _, others = card.partition("## Other pictures")
-    assert report.TITLES["trace"] in main and f"### {report.TITLES['refer']}" not in main
-    assert others.index("### Cut-outs") < others.index(f"#### {report.TITLES['trace']}")
+    assert report.title_of("trace") in main and f"### {report.title_of('refer')}" not in main
+    assert others.index("### Cut-outs") < others.index(f"#### {report.title_of('trace')}")
     assert others.count("by A. N. Other.") == others.count("2 count under one") == 1, "said once for all tasks"
     assert "Of 3 names of objects 2" in others and "car (car, race car)" in others and "Not counted: badger." in others
     assert 'Measured on 7 pictures of "Cut-outs"' in others and "No target was set" in others
@@ -143,7 +143,7 @@ def test_the_metadata_of_a_card_holds_what_was_measured(tmp_path: Path):
     results = ModelCard(card).data.eval_results  # type: ignore[attr-defined]
     found = {(result.task_name, result.metric_type): result.metric_value for result in results}
     assert len({result.unique_identifier for result in results}) == 2
-    assert found == {(report.TITLES["trace"], "object_f1"): 0.5, (report.TITLES["refer"], "P@0.5"): 0.9}
+    assert found == {(report.title_of("trace"), "object_f1"): 0.5, (report.title_of("refer"), "P@0.5"): 0.9}
     assert results[0].dataset_name == "7 composed scenes (seed 9)"
     assert report.with_model_index(card, [EVALUATION, REFER]) == card
     assert "object_f1" not in report.with_model_index(card, [REFER]).split("---")[1]
@@ -166,5 +166,5 @@ def test_a_file_that_is_no_evaluation_is_named(tmp_path: Path, capsys):
 
 def test_the_card_template_has_the_slots_that_are_filled():
     template = (Path(__file__).parents[2] / "model_card.md").read_text(encoding="utf-8")
-    render_card(template, dict.fromkeys(["learning-curve", *report.OPTIONAL], ""))
-    assert set(report.TITLES) == set(TASKS)
+    render_card(template, dict.fromkeys(["learning-curve", *report.optional_slots()], ""))
+    assert set(report.tasks_of_a_card()) == set(TASKS)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pixelllm_hf import __version__
 from pixelllm_hf.inference import ModelError, first_lines
 
-from .commands import COMMANDS
+from .commands import all_commands
 from .errors import OK, SOME_FAILED, WRONG_USAGE, Terminated, UsageError
 from .parser import Parser
 
@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="pixelllm", description="Captions, expressions and objects with their locations in images.")
     parser.add_argument("--version", action="version", version=f"pixelllm {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for name, command in COMMANDS.items():
+    commands = all_commands()
+    for name, command in commands.items():
         subparser = subparsers.add_parser(name, help=command.help, description=command.help)
         command.add_arguments(subparser)
     try:
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse has printed help or the mistake
         return stop.code if isinstance(stop.code, int) else WRONG_USAGE
     try:
-        return COMMANDS[args.command].run(args)
+        return commands[args.command].run(args)
     except (UsageError, ModelError) as error:
         print(f"pixelllm: {error}", file=sys.stderr)
         return WRONG_USAGE
@@ -59,4 +60,4 @@ def _tell_of_end(error: BaseException, otherwise: str) -> None:
     print(f"pixelllm: {' '.join(getattr(error, '__notes__', [])) or otherwise}", file=sys.stderr)
 
 
-__all__ = ["COMMANDS", "OK", "SOME_FAILED", "WRONG_USAGE", "UsageError", "main"]
+__all__ = ["OK", "SOME_FAILED", "WRONG_USAGE", "UsageError", "all_commands", "main"]

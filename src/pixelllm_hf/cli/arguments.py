@@ -119,8 +119,8 @@ def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", help="what to say to the model instead of the task's own words")
 
 
-def add_box_argument(parser: argparse.ArgumentParser, default: str = "") -> None:
-    """--box, any number of times."""
+def add_place_arguments(parser: argparse.ArgumentParser, default: str) -> None:
+    """--box and --point, any number of times."""
     parser.add_argument(
         "--box",
         metavar="x0,y0,x1,y1",
@@ -128,12 +128,27 @@ def add_box_argument(parser: argparse.ArgumentParser, default: str = "") -> None
         action="append",
         type=parse_box,
         default=[],
-        help=f"describe this place, in pixels of the image; may be repeated{default}",
+        help=f"describe what is in this box, in pixels of the image; may be repeated{default}",
+    )
+    parser.add_argument(
+        "--point",
+        metavar="x,y[,x,y...]",
+        dest="points",
+        action="append",
+        type=parse_points,
+        default=[],
+        help="describe what is at this point (or these points of one object); may be repeated",
     )
 
 
+def add_object_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which of the objects that are found are answers."""
+    parser.add_argument("--max-results", type=positive, help="at most so many objects an image (default: all)")
+    parser.add_argument("--min-score", type=fraction, help="leave out objects with a lower score (default: none)")
+
+
 def add_expression_arguments(parser: argparse.ArgumentParser) -> None:
-    """The expressions of `refer` and `segment`."""
+    """What to find, of tasks whose answer is given."""
     parser.add_argument("expression", help='what to find, e.g. "the red car"; comes after the images')
     parser.add_argument(
         "--also",

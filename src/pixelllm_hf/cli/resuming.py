@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pixelllm_hf.files import atomic_path
 from pixelllm_hf.inference import Request
+from pixelllm_hf.processing.tasks import task_spec
 
 from .errors import UsageError
 
@@ -53,7 +54,8 @@ def read_earlier(path: Path, request: Request) -> Earlier:
             )
         of_image[name].append(number)
         asked[name].add(result.prompt_index)
-    done = {name for name in of_image if request.task == "dense" or asked[name] == set(range(len(prompts)))}
+    finds = task_spec(request.task).finds_objects  # any number of answers
+    done = {name for name in of_image if finds or asked[name] == set(range(len(prompts)))}
     kept = sorted(number for name in done for number in of_image[name])
     return Earlier(done, [lines[i] for i in kept], is_whole=not half and len(kept) == len(lines))
 
@@ -84,14 +86,15 @@ def _record(line: bytes, path: Path, number: int) -> dict[str, Any]:
 
 def _same_question(result: GroundedCaption, request: Request, prompts: Sequence[str]) -> bool:
     index = result.prompt_index
-    if request.task == "dense":
+    spec = task_spec(request.task)
+    if spec.finds_objects:
         return result.box is not None and result.prompt_box is None and _letters(result.prompt) == _letters(prompts[0])
     if not 0 <= index < len(prompts) or _letters(result.prompt) != _letters(prompts[index]):
         return False
     has_mask = result.mask is not None
-    if has_mask != (request.task == "segment" and result.box is not None):
+    if has_mask != (spec.wants_masks and result.box is not None):
         return False
-    if result.box is not None and not request.about_objects:
+    if result.box is not None and not spec.about_objects:
         return False
     boxes = [*request.boxes, *[None] * len(request.points)] or [None] * len(prompts)
     points = [*[None] * len(request.boxes), *request.points] or [None] * len(prompts)
@@ -125,8 +128,5 @@ def _letters(text: str | None) -> str:
 
 def _prompts(request: Request) -> list[str]:
     """What the model is told for each prompt of the request."""
-    from pixelllm_hf.processing.task_prompts import task_prompt
-
-    wording, texts = task_prompt(request.task), request.expressions or (request.text,)
-    told = [wording.prompt(text, request.task) for text in texts]
+    told = [task_spec(request.task).prompt(text) for text in request.expressions or (request.text,)]
     return told * max(len(request.boxes) + len(request.points), 1)

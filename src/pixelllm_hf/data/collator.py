@@ -21,7 +21,7 @@ from pixelllm_hf.data.trace_alignment import (
 from pixelllm_hf.modeling.modeling_pixelllm import IGNORED_LABEL
 from pixelllm_hf.processing.image_reading import read_image
 from pixelllm_hf.processing.mask_codec import decode_rle
-from pixelllm_hf.processing.task_prompts import TASK_PROMPTS
+from pixelllm_hf.processing.tasks import TASK_SPECS
 
 _CROP_ATTEMPTS = 3
 
@@ -94,7 +94,7 @@ class GroundedCollator:
         self.align = align
         self.augmentation = dict(augmentation or {})
         self.contexts: dict[str, Sequence[str]] = {
-            task: prompt.training or (prompt.default,) for task, prompt in TASK_PROMPTS.items() if prompt.default
+            task: prompt.training or (prompt.default,) for task, prompt in TASK_SPECS.items() if prompt.default
         }
         self.contexts.update(contexts or {})
         self.prompt_choice = prompt_choice

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pixelllm_hf.processing.canvas_transform import CanvasTransform, fitted_size
 from pixelllm_hf.processing.image_processing_pixelllm import resize_pixels
+from pixelllm_hf.processing.tasks import TASK_SPECS
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,9 @@ class Augmentation:
             )
 
 
-# Spec section 11: the released recipes.
+# The released recipes.
 REFERENCE_AUGMENTATION = {
-    "trace": Augmentation(),
-    "caption": Augmentation(scale=(0.75, 1.25)),
-    "refer": Augmentation(scale=(0.75, 1.25)),
-    "segment": Augmentation(scale=(0.75, 1.25)),
-    "region": Augmentation(scale=(0.1, 2.0), flip=0.5),
-    "dense": Augmentation(scale=(0.1, 2.0), flip=0.5),
+    name: Augmentation(spec.training_scale, spec.training_flip) for name, spec in TASK_SPECS.items()
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pixelllm_hf.data.bad_records import BadRecordError, OnError, ReadReport
 from pixelllm_hf.data.grounded_examples import grounded_prompt
-from pixelllm_hf.processing.task_prompts import task_prompt
+from pixelllm_hf.processing.tasks import task_spec
 
 ObjectTask = Literal["region", "dense", "refer", "segment"]
 OBJECT_TASKS = ("region", "dense", "refer", "segment")
@@ -42,7 +42,7 @@ def object_prompts(
 
     Crowds are left out and counted. So is a text that fits several objects of the image: it asks for none of them.
     """
-    context = task_prompt("region").prompt(None, "region")
+    context = task_spec("region").prompt(None)
     often = Counter(thing.text for thing in objects)
     prompts = []
     for thing in objects:
@@ -66,7 +66,7 @@ def expression_prompt(text: str, box: list[float], mask: dict[str, Any] | None) 
     """A referring expression is question and decoder text in one; its object's box is learned, not its words."""
     return grounded_prompt(
         text,
-        context=task_prompt("refer").prompt(text, "refer"),
+        context=task_spec("refer").prompt(text),
         object_box=box,
         mask=mask,
         text_loss=False,

@@ -24,11 +24,10 @@ from pixelllm_hf.data.record_fields import checked_record, checked_string, check
 from pixelllm_hf.data.shard_reading import PreparedFolderError, check_shard, load_shards, stream_shards
 from pixelllm_hf.files import atomic_text
 from pixelllm_hf.folders import LOCK
+from pixelllm_hf.processing.tasks import TASK_SPECS
 
 CARD, STATE, SHARDS = "README.md", "preparation.json", "data"
 VERSION = 1
-# Tasks, and those whose rows hold all that they need.
-_SERVED_BY = {"refer": "segment", "region": "dense", "dense": "region"}
 
 
 @dataclass
@@ -177,7 +176,7 @@ def read_prepared(
         raise PreparedFolderError(f"the preparation of {str(folder)!r} was interrupted. Run it again to finish it.")
     if split not in (None, own):
         raise PreparedFolderError(f"{str(folder)!r} holds the split {own!r}, not {split!r}. Leave it out.")
-    if task not in (None, stored) and _SERVED_BY.get(str(task)) != stored:
+    if task not in (None, stored) and (task not in TASK_SPECS or TASK_SPECS[task].rows_of != stored):
         raise PreparedFolderError(
             f"{str(folder)!r} holds rows of task {stored!r}, which do not serve {task!r}. Prepare it for that task."
         )

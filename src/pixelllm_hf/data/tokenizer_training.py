@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pixelllm_hf.data.annotation_text import load_json, read_records
 from pixelllm_hf.data.bad_records import ReadReport
-from pixelllm_hf.processing.task_prompts import TASK_PROMPTS
+from pixelllm_hf.processing.tasks import TASK_SPECS
 
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 _WORD_START = "▁"
@@ -91,7 +91,7 @@ def scene_texts(folder: str | Path) -> Iterator[str]:
 
 def prompt_texts() -> Iterator[str]:
     """The prompt strings of all tasks. With `min_count` above 1 their rarer words are spelt."""
-    for prompt in TASK_PROMPTS.values():
+    for prompt in TASK_SPECS.values():
         yield from (prompt.prefix, prompt.default or "", *prompt.training)
 
 

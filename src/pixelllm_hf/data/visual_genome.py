@@ -22,7 +22,7 @@ from pixelllm_hf.data.record_fields import (
     required_one,
     shown,
 )
-from pixelllm_hf.processing.task_prompts import task_prompt
+from pixelllm_hf.processing.tasks import task_spec
 
 _FOLDERS = ("VG_100K", "VG_100K_2")  # what the two archives of images unpack to; the URL says which, where there is one
 
@@ -100,7 +100,7 @@ def _row(
 ) -> dict[str, Any]:
     image_id, regions = required_one(where, record, "id", "image_id"), required_one(where, record, "regions")
     path, (width, height) = find_image(folder, where, checked_id(where, image_id), image_data)
-    context = task_prompt("region").prompt(None, "region")
+    context = task_spec("region").prompt(None)
     prompts = []
     for index, region in enumerate(checked_list(where, regions, "regions")):
         place = f"{where} (image {shown(image_id)}), region {index}"

@@ -22,6 +22,7 @@ import yaml
 
 from pixelllm_hf.evaluation.report_layout import problem_of
 from pixelllm_hf.files import atomic_text
+from pixelllm_hf.processing.tasks import TASK_SPECS
 
 # Metric -> what it is, in the order of a table.
 METRICS = {
@@ -82,17 +83,7 @@ METRICS = {
     "BLEU-1": "BLEU-1",
     "ROUGE-L": "ROUGE-L",
 }
-# Task -> the heading of its table, in the order of a model card.
-TITLES = {
-    "trace": "Long captions with places (trace)",
-    "caption": "Short captions",
-    "region": "What is in this box? (region)",
-    "refer": "Referring expression to box (refer)",
-    "segment": "Referring expression to mask (segment)",
-    "dense": "Everything with box and caption (dense)",
-}
 OTHER_PICTURES = "other-pictures"
-OPTIONAL = {OTHER_PICTURES, *(f"metrics:{task}" for task in TITLES)}
 # Columns of a learning curve; the first whose columns a log has is shown.
 CURVES = (
     (
@@ -115,6 +106,21 @@ NO_TARGET = (
 MAX_BYTES = 64_000_000
 FRONT_MATTER = re.compile(r"\A---\n(.*?\n)---\n", re.S)
 SLOT = re.compile(r"<!-- (?P<name>[\w:-]+) -->.*?<!-- /(?P=name) -->", re.S)
+
+
+def title_of(task: str) -> str:
+    """The heading of a task's table; of a task that is not known here its name."""
+    return TASK_SPECS[task].title if task in TASK_SPECS else task
+
+
+def tasks_of_a_card() -> list[str]:
+    """The tasks in the order of a model card: the paper's own one leads."""
+    return sorted(TASK_SPECS, key=lambda task: task != "trace")
+
+
+def optional_slots() -> set[str]:
+    """Parts of a card's template of which nothing is left where there is nothing to say."""
+    return {OTHER_PICTURES, *(f"metrics:{task}" for task in TASK_SPECS)}
 
 
 class ReportError(ValueError):
@@ -211,7 +217,7 @@ def data_name(report: Mapping[str, Any]) -> str:
 def task_section(reports: Sequence[Mapping[str, Any]], heading: str = "###") -> str:
     """The section of one task in a model card: a table for each of its evaluations."""
     tables = [f"{how_made(report)}\n\n{metrics_table(report)}" for report in reports]
-    return "\n\n".join([f"{heading} {TITLES.get(reports[0]['task'], reports[0]['task'])}", *tables])
+    return "\n\n".join([f"{heading} {title_of(reports[0]['task'])}", *tables])
 
 
 def other_pictures(reports: Sequence[Mapping[str, Any]]) -> str:
@@ -227,7 +233,7 @@ def other_pictures(reports: Sequence[Mapping[str, Any]]) -> str:
             if text
         ]
         parts += dict.fromkeys(said)  # once, where all tasks say the same
-        for task in [task for task in TITLES if any(report["task"] == task for report in own)]:
+        for task in [task for task in tasks_of_a_card() if any(report["task"] == task for report in own)]:
             parts.append(task_section([report for report in own if report["task"] == task], "####"))
     return "\n\n".join(parts)
 
@@ -269,7 +275,7 @@ def model_index(name: str, reports: Sequence[Mapping[str, Any]]) -> list[dict[st
         }
         results.append(
             {
-                "task": {"type": "image-text-to-text", "name": TITLES.get(report["task"], report["task"])},
+                "task": {"type": "image-text-to-text", "name": title_of(report["task"])},
                 "dataset": {
                     "type": "composed-scenes" if "seed" in report["data"] else "folder",
                     "name": data_name(report),
@@ -359,7 +365,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reports = [read_report(path) for path in args.evaluation]
         template = args.template.read_text(encoding="utf-8")
         # nothing is left of what is not given
-        slots = {match["name"]: "" for match in SLOT.finditer(template) if match["name"] in OPTIONAL}
+        slots = {match["name"]: "" for match in SLOT.finditer(template) if match["name"] in optional_slots()}
         untitled = [report for report in reports if "title" not in report["data"]]
         for task in dict.fromkeys(report["task"] for report in untitled):
             slots[f"metrics:{task}"] = task_section([report for report in untitled if report["task"] == task])

@@ -42,7 +42,7 @@ class Asking:
 
     def options(self, task: Task) -> dict[str, Any]:
         """For `generate`."""
-        if task.answer_is_given:
+        if task.spec.text_is_answer:
             return {}
         # Plain decoding, as in the paper, also of answers that go round in circles.
         return {"max_new_tokens": self.max_new_tokens, "num_beams": self.num_beams, "max_repeated_tokens": 0}

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pixelllm_hf.processing.tasks import task_spec
+
 from .device import find_device
 from .errors import ModelError, first_lines
 from .model_source import ModelSource
@@ -14,9 +16,6 @@ from .request import Request
 
 if TYPE_CHECKING:
     from pixelllm_hf.processing.grounded_results import GroundedCaption, GroundedWord
-
-# What a model must have for a task: the part's entry in the config, and what it is called.
-NEEDED_HEADS = {"segment": ("mask_head_config", "mask head"), "dense": ("proposal_head_config", "detector")}
 
 
 @dataclass
@@ -105,8 +104,7 @@ class Captioner:
 
     def missing_head(self, task: str) -> str | None:
         """What the model lacks for the task, in words; None if nothing."""
-        entry, head = NEEDED_HEADS.get(task, (None, None))
-        return head if entry and getattr(self.model.config, entry, None) is None else None
+        return task_spec(task).missing_head(self.model.config)
 
     def __call__(
         self, images: list[Any], request: Request, *, seconds: float | None = None, **options: Any
@@ -167,11 +165,9 @@ class Captioner:
         return inputs, {name: value.to(self.model.device) for name, value in inputs.items()}
 
     def _results(self, output: Any, inputs: Any, request: Request) -> list[list[GroundedCaption]]:
-        if request.task == "dense":
-            return self.processor.post_process_dense(
-                output, inputs, max_results=request.max_results, min_score=request.min_score
-            )
-        return self.processor.post_process_grounded_generation(output, inputs)
+        spec = task_spec(request.task)
+        limits = {"max_results": request.max_results, "min_score": request.min_score} if spec.finds_objects else {}
+        return spec.results(self.processor, output, inputs, **limits)
 
     @staticmethod
     def _stop(seconds: float | None) -> Any:

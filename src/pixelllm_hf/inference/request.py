@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pixelllm_hf.processing.tasks import task_spec
+
 Box = tuple[float, float, float, float]
 Points = tuple[tuple[float, float], ...]
 
@@ -26,4 +28,4 @@ class Request:
     @property
     def about_objects(self) -> bool:
         """Answers are objects, all of one picture to be shown together; else texts whose words have places."""
-        return self.task in ("refer", "segment", "dense")
+        return task_spec(self.task).about_objects

@@ -19,7 +19,7 @@ from .code_export import export_code
 from .image_reading import is_open_file
 from .image_reading import is_tensor
 from .prompt_places import PromptError
-from .task_prompts import task_prompt
+from .tasks import task_spec
 
 # What post-processing reads of the model's output and of its inputs; the rest need not leave the accelerator.
 _ANSWERS = (
@@ -126,12 +126,12 @@ class GroundedCaptioningPipeline(Pipeline):
         if twice:
             raise TypeError(f"{', '.join(twice)} came by name and in generate_kwargs. Leave one of them out.")
         if task is not None:
-            task_prompt(task)  # a misspelt task is an error now, not at the first picture of a stream
+            task_spec(task)  # a misspelt task is an error now, not at the first picture of a stream
         of_task = {} if task is None else {"task": task}
         forward = {**(generate_kwargs or {}), **generation}
         limits = {"max_results": max_results, "min_score": min_score}
         given = {name: value for name, value in limits.items() if value is not None}
-        if given and task != "dense":
+        if given and not (task and task_spec(task).finds_objects):
             raise TypeError(f"{', '.join(given)} choose among the objects of task='dense', but the task is {task!r}.")
         return of_task, {"generate_kwargs": forward} if forward else {}, of_task | given
 
@@ -141,9 +141,7 @@ class GroundedCaptioningPipeline(Pipeline):
         if task is None:
             # Within a batch some may ask about places and others not; the words of either task fit any place.
             asked = ["region" if q.boxes is not None or q.points is not None else "caption" for q in questions]
-            texts = [
-                task_prompt(name).default if text is None else text for text, name in zip(texts, asked, strict=True)
-            ]
+            texts = [task_spec(name).default if text is None else text for text, name in zip(texts, asked, strict=True)]
         return dict(
             self.processor(
                 images=[question.image for question in questions],
@@ -170,8 +168,8 @@ class GroundedCaptioningPipeline(Pipeline):
         self, model_outputs: Mapping[str, Any], task: str | None = None, **limits: Any
     ) -> list[list[dict[str, Any]]]:
         """Per picture of a batch its records."""
-        own = getattr(self.processor, f"post_process_{task}", self.processor.post_process_grounded_generation)
-        results = own(model_outputs["outputs"], model_outputs["inputs"], **limits)
+        spec = task_spec(task or "caption")
+        results = spec.results(self.processor, model_outputs["outputs"], model_outputs["inputs"], **limits)
         return [[{"generated_text": result.text, **result.to_dict()} for result in of_image] for of_image in results]
 
     def stream(
@@ -187,7 +185,7 @@ class GroundedCaptioningPipeline(Pipeline):
             raise PromptError("words are streamed for one picture at a time, but several came. Call once for each.")
         asked = {**self._preprocess_params, **preprocess}
         task = asked.get("task")
-        if task is not None and (task_prompt(task).text_is_answer or task_prompt(task).finds_objects):
+        if task is not None and not task_spec(task).streams:
             raise PromptError(f"answers of task {task!r} come all at once and cannot be streamed. Call instead.")
         inputs = self.preprocess(list(questions), **asked)
         inputs = self._ensure_tensor_on_device(inputs, device=self.device)

@@ -34,8 +34,8 @@ from .prompt_sources import PromptSource
 from .prompt_sources import as_array
 from .prompt_sources import entry
 from .prompt_sources import read_sources
-from .task_prompts import TaskPrompt
-from .task_prompts import task_prompt
+from .tasks import TaskSpec
+from .tasks import task_spec
 from .word_spans import SpanReader
 from .writable_text import as_characters
 from .writable_text import from_characters
@@ -104,7 +104,7 @@ class PixelLLMProcessor(ProcessorMixin):
                 per image of None or a list of boxes, in which None again is the whole image.
             points: likewise with a prompt being (x, y), (x, y, label) or a list of at most `max_points` of these;
                 label 1 is inside (default), 0 outside.
-            task: see `TASK_PROMPTS`; None is "caption". "refer" and "segment" take expressions as text, each of which
+            task: see `TASK_SPECS`; None is "caption". "refer" and "segment" take expressions as text, each of which
                 is a prompt; "dense" takes no boxes and no points, and one text for an image.
             kwargs: flat, or in text_kwargs and images_kwargs: return_tensors ("pt", the default, "np" or None, numpy
                 arrays too), padding, max_length and truncation of text prompts (`PixelLLMTextKwargs`), settings of the
@@ -122,7 +122,7 @@ class PixelLLMProcessor(ProcessorMixin):
         prompt_boxes and no prompt_mask, and R is B.
         """
         task = task or "caption"
-        wording = task_prompt(task)
+        spec = task_spec(task)
         settings = self._settings(kwargs)
         text_kwargs, images_kwargs = settings["text_kwargs"], settings["images_kwargs"]
         return_tensors = text_kwargs.pop("return_tensors", "pt")
@@ -133,8 +133,8 @@ class PixelLLMProcessor(ProcessorMixin):
             if text is None or not (isinstance(text, str) or all(isinstance(item, str) for item in text)):
                 raise PromptError(f"without images, text must be a string or a list of strings, but it is {text!r}.")
             rows = [text] if isinstance(text, str) else list(text)
-            return PixelLLMInputs(self._encode_task(wording, task, rows, text_kwargs), tensor_type=return_tensors)
-        if wording.finds_objects and not (boxes is None and points is None):
+            return PixelLLMInputs(self._encode_task(spec, rows, text_kwargs), tensor_type=return_tensors)
+        if spec.finds_objects and not (boxes is None and points is None):
             raise PromptError(
                 f"task {task!r} finds the objects itself and takes no boxes or points. Leave them out, or describe "
                 "given places with task='region'."
@@ -143,11 +143,11 @@ class PixelLLMProcessor(ProcessorMixin):
         canvas = data["pixel_values"].shape[-1]
         sizes_wh = [(int(w), int(h)) for h, w in data["original_sizes"]]
         prompts = gather_prompts(boxes, points, text, sizes_wh, self.max_points)
-        if wording.finds_objects:
+        if spec.finds_objects:
             _refuse_several_texts(prompts, task)
         else:
             data |= self._place_prompts(prompts, [CanvasTransform.fit(size, canvas) for size in sizes_wh])
-        data |= self._encode_task(wording, task, [prompt.text for row in prompts for prompt in row], text_kwargs)
+        data |= self._encode_task(spec, [prompt.text for row in prompts for prompt in row], text_kwargs)
         return PixelLLMInputs(data, tensor_type=return_tensors)
 
     def _settings(self, kwargs: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -156,23 +156,23 @@ class PixelLLMProcessor(ProcessorMixin):
         return self._merge_kwargs(self.valid_processor_kwargs, self.tokenizer.init_kwargs, **kwargs)
 
     def _encode_task(
-        self, wording: TaskPrompt, task: str, texts: Sequence[str | None], text_kwargs: Mapping[str, Any]
+        self, spec: TaskSpec, texts: Sequence[str | None], text_kwargs: Mapping[str, Any]
     ) -> dict[str, np.ndarray]:
         """The text prompts of all rows, the expressions that are answers already, and what the task wants besides."""
-        prompts = [wording.prompt(text, task) for text in texts]
+        prompts = [spec.prompt(text) for text in texts]
         data = self.encode_prompts(prompts, **text_kwargs)
-        expressions = [wording.without_prefix(text) for text in texts if text is not None]
-        for text in dict.fromkeys(expressions if wording.text_is_answer else prompts):
+        expressions = [spec.without_prefix(text) for text in texts if text is not None]
+        for text in dict.fromkeys(expressions if spec.text_is_answer else prompts):
             writable_text(self.tokenizer, text[: self._max_characters]).warn()
         rows = dict(zip(prompts, data["input_ids"], strict=True))
         if any(self._read(row) != prompt.strip() for prompt, row in rows.items()):
             data["prompt_characters"] = as_characters([prompt[: self._max_characters] for prompt in prompts])
-        if wording.text_is_answer:
+        if spec.text_is_answer:
             data["query_ids"] = self.encode_prompts(expressions, may_be_unwritable=True)["input_ids"]
             data["query_characters"] = as_characters(expressions)
-        if wording.wants_masks:
+        if spec.wants_masks:
             data["output_masks"] = np.array(True)
-        if wording.finds_objects:
+        if spec.finds_objects:
             data["detect_objects"] = np.array(True)
         return data
 

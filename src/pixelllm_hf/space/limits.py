@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pixelllm_hf.inference import Request
 from pixelllm_hf.processing.image_reading import ImageTooLargeError, UnreadableImageError, read_image
-from pixelllm_hf.processing.task_prompts import TASK_PROMPTS
+from pixelllm_hf.processing.tasks import TASK_SPECS, task_spec
 
 from .refusals import RefusedError
 
@@ -92,12 +92,12 @@ def checked_request(
 
     Whether a place lies in the picture is for the processor to say.
     """
-    if task not in list(TASK_PROMPTS):  # of any type
-        raise RefusedError(f"the tasks are {', '.join(TASK_PROMPTS)}, but {_short(task)} came.")
+    if task not in list(TASK_SPECS):  # of any type
+        raise RefusedError(f"the tasks are {', '.join(TASK_SPECS)}, but {_short(task)} came.")
     texts = tuple(_text(text, limits) for text in _items(expressions, "expressions", limits))
     places = tuple(_numbers(box, 4, "a box is x0, y0, x1, y1") for box in _items(boxes, "boxes", limits))
     single = tuple((_numbers(point, 2, "a point is x, y"),) for point in _items(points, "points", limits))
-    if task in ("refer", "segment") and not texts:
+    if task_spec(task).text_is_answer and not texts:
         raise RefusedError("write what to find, for example “the red car”.")
     if task == "region" and not places and not single:
         raise RefusedError("draw a box or click a point on the picture, or give its numbers.")
@@ -109,7 +109,7 @@ def checked_request(
         boxes=places,  # type: ignore[arg-type]
         points=single,  # type: ignore[arg-type]
         expressions=texts,
-        max_results=most if task == "dense" else None,
+        max_results=most if task_spec(task).finds_objects else None,
         min_score=None if min_score is None else _fraction(min_score),
     )
 

@@ -15,6 +15,7 @@ import gradio as gr
 
 from pixelllm_hf.inference import Request
 from pixelllm_hf.processing.grounded_results import GroundedCaption
+from pixelllm_hf.processing.tasks import TASK_SPECS, task_spec
 
 from .downloads import RECORDS, TEXT_SHOWN, drawing, new_file, record_text
 from .example_pictures import ExamplePictures
@@ -26,14 +27,6 @@ from .view import ShownPicture, build_view, shown_score
 
 logger = logging.getLogger(__name__)
 
-TASKS = {
-    "caption": "Describe",
-    "trace": "Tell in detail",
-    "region": "Describe a place",
-    "refer": "Find",
-    "segment": "Find and cut out",
-    "dense": "Describe everything",
-}
 OPENINGS = 4  # examples that are asked about before the page opens
 PLACES = 6  # number fields: a box and a point
 
@@ -138,7 +131,7 @@ class PageEvents:
             visitor.unasked = None
         with told():
             box, point = _places(place)
-            asked_phrase = task in ("refer", "segment")
+            asked_phrase = task in TASK_SPECS and task_spec(task).text_is_answer
             request = checked_request(
                 task,
                 self.limits,
@@ -175,7 +168,7 @@ class PageEvents:
         if picture is None:  # refused
             return
         wanted = "Draw a box or click a point on the image." if task == "region" else ""
-        if task in ("refer", "segment") and not phrase:
+        if task in TASK_SPECS and task_spec(task).text_is_answer and not phrase:
             wanted = "Write what to find."
         if wanted:
             yield gr.skip(), [], wanted, None
@@ -254,7 +247,7 @@ class PageEvents:
                 return as_it_is
             model = self.service.chosen(view.model)
             lacking = self.service.lacking(model)
-            if view.task not in TASKS or view.task in lacking:
+            if view.task not in TASK_SPECS or view.task in lacking:
                 raise RefusedError("the link asks for a task that is not offered here, so it was not followed.")
             if view.example not in self.examples.files:
                 raise RefusedError("the link's image is not one of the examples, so it was not followed.")
@@ -278,13 +271,13 @@ class PageEvents:
 
 def task_choices(lacking: dict[str, str]) -> list[tuple[str, str]]:
     """(label, task) pairs of what the model can do."""
-    return [(label, task) for task, label in TASKS.items() if task not in lacking]
+    return [(spec.label, task) for task, spec in TASK_SPECS.items() if task not in lacking]
 
 
 def lacks(lacking: dict[str, str]) -> str:
     """Why tasks are absent, in a sentence."""
     return " ".join(
-        f"“{TASKS[task]}” needs a {head}, which this model does not have." for task, head in lacking.items()
+        f"“{TASK_SPECS[task].label}” needs a {head}, which this model does not have." for task, head in lacking.items()
     )
 
 
@@ -313,13 +306,13 @@ def _rows(results: Sequence[GroundedCaption], task: str) -> list[list[Any]]:
 
 
 def _note(request: Request, results: Sequence[GroundedCaption], seconds: float) -> str:
-    if request.task == "dense":
+    if task_spec(request.task).finds_objects:
         found = "Nothing was found" if not results else f"{len(results)} object{'s' * (len(results) > 1)}"
-    elif request.task in ("refer", "segment"):
+    elif task_spec(request.task).text_is_answer:
         found = "Found" if results and results[0].box is not None else "Not found"
     else:
         found = f"{sum(len(result.words) for result in results)} words"
     return f"{found} in {seconds:.1f} s."
 
 
-__all__ = ["TASKS", "Answered", "PageEvents", "Visitor", "lacks", "task_choices"]
+__all__ = ["Answered", "PageEvents", "Visitor", "lacks", "task_choices"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pixelllm_hf.inference import EMBEDDED, Captioner, Request
-from pixelllm_hf.processing.task_prompts import TASK_PROMPTS
+from pixelllm_hf.processing.tasks import TASK_SPECS, task_spec
 
 from .limits import Limits
 from .refusals import RefusedError
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from pixelllm_hf.processing.grounded_results import GroundedCaption
-
-WRITTEN = ("caption", "trace", "region", "dense")  # tasks whose answer is written, so that beams mean something
-STREAMED = ("caption", "trace", "region")
 
 
 class Service:
@@ -46,7 +43,7 @@ class Service:
     def lacking(self, model: str | None) -> dict[str, str]:
         """The tasks that the model cannot do, with what it lacks for them."""
         captioner = self._captioners[self.chosen(model)]
-        missing = {task: captioner.missing_head(task) for task in TASK_PROMPTS}
+        missing = {task: captioner.missing_head(task) for task in TASK_SPECS}
         return {task: head for task, head in missing.items() if head is not None}
 
     def chosen(self, model: object) -> str:
@@ -73,7 +70,7 @@ class Service:
         """The same while it is written, longer each time; at once what cannot be streamed."""
         name = self._ready(model, request)
         one = len(request.boxes) + len(request.points) <= 1
-        if request.task not in STREAMED or beams > 1 or not one:
+        if not task_spec(request.task).streams or beams > 1 or not one:
             yield self.answer(picture, request, model=name, beams=beams)
             return
         with self._locks[name]:
@@ -90,7 +87,7 @@ class Service:
         return name
 
     def _writing(self, request: Request, beams: int) -> dict[str, int]:
-        if request.task not in WRITTEN:
+        if not task_spec(request.task).is_written:
             return {}
         return {"max_new_tokens": self.limits.new_tokens, "num_beams": beams}
 
@@ -111,4 +108,4 @@ def shown_names(models: Sequence[str]) -> list[tuple[str, str]]:
     return list(pairs.items())
 
 
-__all__ = ["STREAMED", "WRITTEN", "Service", "shown_names"]
+__all__ = ["Service", "shown_names"]

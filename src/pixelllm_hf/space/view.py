@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from pixelllm_hf.processing.grounded_results import GroundedCaption, GroundedWord
+from pixelllm_hf.processing.tasks import task_spec
 
 from .outlines import mask_outlines
 
@@ -20,7 +21,6 @@ PICTURE_BYTES = 600_000  # of the JPEG; a noisy picture is made smaller until it
 MOST_ANSWERS = 100
 MOST_WORDS = 400
 MOST_LETTERS = 4000
-_GIVEN = ("refer", "segment")  # tasks whose texts come from the visitor: how likely they are says nothing
 _JPEG_QUALITY = 88
 
 
@@ -90,7 +90,7 @@ def shown_score(result: GroundedCaption, task: str) -> float | None:
     """How sure the model is of an answer: the detector of its box, the mask head of its mask, else of what it wrote."""
     if result.box_score is not None:
         return result.box_score
-    return result.mask_score if result.mask_score is not None or task in _GIVEN else result.score
+    return result.mask_score if result.mask_score is not None or _is_given(task) else result.score
 
 
 def _answer(result: GroundedCaption, task: str) -> dict[str, Any]:
@@ -117,8 +117,13 @@ def _word(word: GroundedWord, task: str) -> dict[str, Any]:
         "end": int(word.end),
         "point": _numbers(word.point),
         "box": _numbers(word.box),
-        "score": None if task in _GIVEN else _number(word.score, digits=4),
+        "score": None if _is_given(task) else _number(word.score, digits=4),
     }
+
+
+def _is_given(task: str) -> bool:
+    """The text comes from the visitor: how likely it is says nothing."""
+    return task_spec(task).text_is_answer
 
 
 def _numbers(values: Sequence[float] | None) -> list[float] | None:

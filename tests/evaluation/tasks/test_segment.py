@@ -55,7 +55,7 @@ def test_no_mask_counts_as_an_empty_one(scene_folder: Path, pictures, oracle, sa
     assert result["metrics"]["seg_cIoU"]["value"] == 0 and result["empty_masks"] == result["expressions"]
 
 
-@pytest.mark.parametrize(("task", "head"), [("segment", "mask head"), ("dense", "proposal head")])
+@pytest.mark.parametrize(("task", "head"), [("segment", "mask head"), ("dense", "detector")])
 def test_a_model_without_the_head_is_told_so(scene_folder: Path, pictures, oracle, said, task: str, head: str):
     model = oracle(pictures, lambda picture: [])
     model.config = SimpleNamespace(mask_head_config=None, proposal_head_config=None)

@@ -5,7 +5,7 @@ Object precision, recall and F1 are those of `evaluation.trace`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,9 +35,6 @@ class CaptionTask(Task):
 
     def read(self, data: DataFolder) -> list[NamedPicture]:
         return [NamedPicture(**vars(picture), vocabulary=data.object_names) for picture in read_captioned(data)]
-
-    def answers(self, processor: Any, output: Any, inputs: Mapping[str, Any]) -> list[list[GroundedCaption]]:
-        return processor.post_process_grounded_generation(output, inputs)
 
     def record(self, picture: NamedPicture, answers: Sequence[GroundedCaption]) -> dict[str, Any]:
         return {"caption": answers[0].text, "score": answers[0].score}

@@ -31,9 +31,6 @@ class DenseTask(Task):
     name = "dense"
     looks = {"mAP": "dense_map", "mAP_detection": "dense_map_detection"}
 
-    def problem(self, model: Any) -> str | None:
-        return None if getattr(model.config, "proposal_head_config", None) is not None else "it has no proposal head"
-
     def read(self, data: DataFolder) -> list[DescribedPicture]:
         return read_described(data)
 

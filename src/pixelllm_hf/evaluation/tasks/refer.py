@@ -23,7 +23,6 @@ class ReferTask(Task):
     """All expressions of a picture in one call, so that the picture is encoded once."""
 
     name = "refer"
-    answer_is_given = True
     looks = {"P@0.5": "refer_p50", "P@0.5_distractor": "refer_p50_distractor", "mean_IoU": "refer_mean_iou"}
 
     def read(self, data: DataFolder) -> list[ReferredPicture]:

@@ -31,9 +31,6 @@ class SegmentTask(ReferTask):
     covers = ("refer",)
     looks = {"seg_cIoU": "segment_ciou", "seg_gIoU": "segment_giou"}
 
-    def problem(self, model: Any) -> str | None:
-        return None if getattr(model.config, "mask_head_config", None) is not None else "it has no mask head"
-
     def read(self, data: DataFolder) -> list[ReferredPicture]:
         pictures = read_referred(data)
         for picture in pictures:

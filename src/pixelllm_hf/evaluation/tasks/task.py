@@ -12,6 +12,7 @@ from pixelllm_hf.evaluation.pictures import Picture
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.sharing import Share
 from pixelllm_hf.processing.grounded_results import GroundedCaption
+from pixelllm_hf.processing.tasks import TaskSpec, task_spec
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,18 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
-    answer_is_given: ClassVar[bool] = False  # the text is given and nothing is searched: no decoding settings
     covers: ClassVar[tuple[str, ...]] = ()  # tasks that ask the same, and can be scored from its records
     looks: ClassVar[dict[str, str]] = {}  # metric -> its name in a training log
 
+    @property
+    def spec(self) -> TaskSpec:
+        """What the rest of the package knows of the task."""
+        return task_spec(self.name)
+
     def problem(self, model: Any) -> str | None:
         """Why this model cannot do the task, or None."""
-        return None
+        head = self.spec.missing_head(model.config)
+        return None if head is None else f"it has no {head}"
 
     @abstractmethod
     def read(self, data: DataFolder) -> list[Any]:
@@ -61,7 +67,7 @@ class Task(ABC):
 
     def answers(self, processor: Any, output: Any, inputs: Mapping[str, Any]) -> list[list[GroundedCaption]]:
         """The model's output in the user's terms, per image."""
-        return getattr(processor, f"post_process_{self.name}")(output, inputs)
+        return self.spec.results(processor, output, inputs)
 
     @abstractmethod
     def record(self, picture: Any, answers: Sequence[GroundedCaption]) -> Any:

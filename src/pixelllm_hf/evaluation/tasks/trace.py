@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -23,7 +23,7 @@ from pixelllm_hf.evaluation.tasks.task import Scores, Task, Thoroughness
 from pixelllm_hf.evaluation.trace import SceneScore, score_scene, trace_metrics
 from pixelllm_hf.evaluation.unnamed_places import Pointing, pointing_metrics, score_pointing
 from pixelllm_hf.processing.grounded_results import GroundedCaption
-from pixelllm_hf.processing.task_prompts import TASK_PROMPTS
+from pixelllm_hf.processing.tasks import TASK_SPECS
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +63,6 @@ class TraceTask(Task):
         scenes, names = read_scenes(data), data.object_names
         assert names is not None, "scenes have categories"
         return [TracedScene(**vars(s), vocabulary=names, has_other_names=data.trained is not None) for s in scenes]
-
-    def answers(self, processor: Any, output: Any, inputs: Mapping[str, Any]) -> list[list[GroundedCaption]]:
-        return processor.post_process_grounded_generation(output, inputs)
 
     def record(self, picture: TracedScene, answers: Sequence[GroundedCaption]) -> TraceRecord:
         caption, names = answers[0], picture.vocabulary
@@ -110,7 +107,7 @@ def teacher_forced_point_l1(
     rows, share = read_narratives(data), share or Share()
     if rows is None:
         return None
-    contexts = {"trace": [TASK_PROMPTS["trace"].default]}  # one wording, not one drawn for each row
+    contexts = {"trace": [TASK_SPECS["trace"].default]}  # one wording, not one drawn for each row
     collate = GroundedCollator.for_processor(processor, prompt_choice="first", contexts=contexts)
     captions: dict[int, tuple[str, np.ndarray, np.ndarray]] = {}
     for start in tqdm(share.starts(len(rows), batch_size), unit="batch", disable=not progress):

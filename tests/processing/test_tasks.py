@@ -2,12 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from pixelllm_hf.processing.task_prompts import (
-    LONG_CAPTION_PROMPTS,
-    SHORT_CAPTION_PROMPTS,
-    TASK_PROMPTS,
-    task_prompt,
-)
+from pixelllm_hf.processing.task_prompts import LONG_CAPTION_PROMPTS, SHORT_CAPTION_PROMPTS
+from pixelllm_hf.processing.tasks import TASK_SPECS, task_spec
 
 
 def test_the_official_lists_have_their_lengths_and_trailing_blanks():
@@ -16,12 +12,12 @@ def test_the_official_lists_have_their_lengths_and_trailing_blanks():
 
 
 def test_what_evaluation_asks_was_trained():
-    for entry in TASK_PROMPTS.values():
+    for entry in TASK_SPECS.values():
         assert not entry.training or entry.default in entry.training
 
 
 def test_users_words_are_put_into_the_phrase():
-    assert task_prompt("refer").prompt("the dog", "refer") == "where is the dog"
-    assert task_prompt("caption").prompt(None, "caption") == "A photo of "
+    assert task_spec("refer").prompt("the dog") == "where is the dog"
+    assert task_spec("caption").prompt(None) == "A photo of "
     with pytest.raises(ValueError, match="unknown task 'fly'"):
-        task_prompt("fly")
+        task_spec("fly")
