@@ -58,7 +58,7 @@ class CheckedModel:
                 if kwargs.get("config") is None and not (folder / "adapter_config.json").is_file():
                     check_config_file(folder, cls.config_class.model_type)
                 check_weight_files(folder, variant=kwargs.get("variant"))
-            loaded = super().from_pretrained(name, *model_args, **kwargs)
+            loaded = super().from_pretrained(name, *model_args, **kwargs)  # type: ignore[misc]
         if name is not None:
             check_finite(loaded[0] if isinstance(loaded, tuple) else loaded, name)
         return loaded
@@ -70,13 +70,13 @@ class CheckedModel:
         # The one moment when the model is there and costs nothing yet.
         if checkpoint_files and state_dict is None and getattr(model, "hf_quantizer", None) is None:
             check_weight_count(model, checkpoint_files)
-        return super()._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)
+        return super()._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)  # type: ignore[misc]
 
     def save_pretrained(self, save_directory: Any, is_main_process: bool = True, **options: Any) -> None:
         """As transformers', into a temporary folder first: a kill leaves what was there before, or the whole model."""
         options.setdefault("repo_id", Path(save_directory).resolve().name)
         if not is_main_process or Path(save_directory).is_file():
-            super().save_pretrained(save_directory, is_main_process=is_main_process, **options)
+            super().save_pretrained(save_directory, is_main_process=is_main_process, **options)  # type: ignore[misc]
             return
         with saved_whole(Path(save_directory)) as folder:
-            super().save_pretrained(folder, is_main_process=is_main_process, **options)
+            super().save_pretrained(folder, is_main_process=is_main_process, **options)  # type: ignore[misc]

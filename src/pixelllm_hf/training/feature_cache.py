@@ -86,7 +86,7 @@ class CachedFeatureBatches:
         return {**batch, "image_features": self.caches[plan.source].features(rows)}
 
 
-def _digest(towers: nn.Module, pixels: PixelCache) -> str:
+def _digest(towers: Any, pixels: PixelCache) -> str:
     # Also the config: the same weights may be asked for other maps, or see the canvas at another size.
     about = f"{CACHE_VERSION} {pixels.folder.name} {towers.config.to_json_string()}"
     digest = hashlib.sha256(about.encode())
@@ -122,7 +122,7 @@ def _build(towers: nn.Module, pixels: PixelCache, folder: Path, accelerator: Acc
     accelerator.wait_for_everyone()
 
 
-def _see(towers: nn.Module, pixels: PixelCache, rows: np.ndarray, accelerator: Accelerator) -> dict[str, Tensor]:
+def _see(towers: Any, pixels: PixelCache, rows: np.ndarray, accelerator: Accelerator) -> dict[str, Tensor]:
     values = torch.from_numpy(pixels.pixels[rows]).permute(0, 3, 1, 2).float().to(accelerator.device)
     mask = torch.from_numpy(pixels.pixel_mask(rows)).to(accelerator.device)
     with accelerator.autocast():
