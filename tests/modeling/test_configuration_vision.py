@@ -92,7 +92,7 @@ def test_a_tower_cannot_be_called_like_a_part_of_a_module():
     "given", [CLIPVisionConfig(), {"model_type": "clip_vision_model"}, {"model_type": "nonsense"}, {}]
 )
 def test_a_tower_of_a_foreign_family_is_refused_with_what_is_supported(given):
-    with pytest.raises(ValueError, match="no vision tower.*pixelllm_eva02_tower.*pixelllm_yolox_tower"):
+    with pytest.raises(ValueError, match="no vision tower.*pixelllm_eva02_tower.*pixelllm_yolox_tower.*dinov2"):
         vision(towers=[given])
     with pytest.raises(TypeError, match="config or a dict"):
         vision(towers=["sam"])

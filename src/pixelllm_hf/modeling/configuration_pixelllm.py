@@ -13,6 +13,7 @@ from .configuration_presets import for_tests_sizes
 from .configuration_presets import photo_sizes
 from .configuration_presets import t5_xl_sizes
 from .configuration_presets import tiny_sizes
+from .configuration_vision import PixelLLMBackboneTowerConfig
 from .configuration_vision import PixelLLMEfficientNetLiteTowerConfig
 from .configuration_vision import PixelLLMEva02TowerConfig
 from .configuration_vision import PixelLLMSamTowerConfig
@@ -335,6 +336,7 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
 
 
 __all__ = [
+    "PixelLLMBackboneTowerConfig",
     "PixelLLMConfig",
     "PixelLLMEfficientNetLiteTowerConfig",
     "PixelLLMEva02TowerConfig",

@@ -75,6 +75,15 @@ class PixelLLMTowerConfig(PreTrainedConfig):
         """The maps that the tower gives, by the names that it gives them, in its order."""
         raise NotImplementedError
 
+    @property
+    def map_names(self) -> list[str]:
+        """The names of the tower's maps."""
+        return list(self.map_shapes)
+
+    def shapes_at(self, side: int) -> dict[str, tuple[int, int]]:
+        """Channels and cells per side of each map when the tower sees a square of `side` pixels."""
+        return {name: (shape.channels, shape.cells(side)) for name, shape in self.map_shapes.items()}
+
 
 @strict
 class PixelLLMSamTowerConfig(PixelLLMTowerConfig):
@@ -263,6 +272,45 @@ class PixelLLMYoloxTowerConfig(PixelLLMTowerConfig):
         }
 
 
+@strict
+class PixelLLMBackboneTowerConfig(PixelLLMTowerConfig):
+    """Any backbone of transformers' `AutoBackbone`; its maps are those that `out_features` of its config names.
+
+    Args:
+        backbone_config: config of the backbone, or a dict with its model_type.
+        name: by default the backbone's model_type.
+        image_mean, image_std: ImageNet's; some backbones were trained with others.
+    """
+
+    model_type = "pixelllm_backbone_tower"
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    image_mean: list[float] | tuple[float, ...] = tuple(SAM_MEAN)
+    image_std: list[float] | tuple[float, ...] = tuple(SAM_STD)
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        given = self.backbone_config
+        model_type = given.get("model_type") if isinstance(given, dict) else getattr(given, "model_type", None)
+        if not is_backbone(model_type):
+            raise ValueError(_unsupported(model_type))
+        if isinstance(given, dict):
+            from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+            values = {name: value for name, value in given.items() if name != "model_type"}
+            self.backbone_config = CONFIG_MAPPING[model_type](**values)
+        self.name = self.name or model_type.replace("-", "_")
+        super().__post_init__(**kwargs)
+
+    @property
+    def map_names(self) -> list[str]:
+        return list(self.backbone_config.out_features)
+
+    def shapes_at(self, side: int) -> dict[str, tuple[int, int]]:
+        from .vision_backbone import backbone_shapes
+
+        return backbone_shapes(self.backbone_config, side)
+
+
 TOWER_CONFIGS: dict[str, type[PixelLLMTowerConfig]] = {
     config.model_type: config
     for config in (
@@ -270,6 +318,7 @@ TOWER_CONFIGS: dict[str, type[PixelLLMTowerConfig]] = {
         PixelLLMSamTowerConfig,
         PixelLLMEfficientNetLiteTowerConfig,
         PixelLLMYoloxTowerConfig,
+        PixelLLMBackboneTowerConfig,
     )
 }
 
@@ -283,8 +332,8 @@ class PixelLLMVisionConfig(PreTrainedConfig):
 
     Args:
         image_size: side of the square canvas in pixels.
-        towers: configs of the towers, or dicts with a `model_type` of `TOWER_CONFIGS`. None is the paper's pair, EVA02
-            and SAM.
+        towers: configs of the towers, or dicts with a `model_type` of `TOWER_CONFIGS` or of any backbone that
+            transformers knows. None is the paper's pair, EVA02 and SAM.
         fused_maps: what is fused, in this order; None is every map of every tower.
         fused_grid_size: side of the fused map in cells; None is the largest grid among the fused maps.
         mask_map: the map that masks are made from, or `fused`; None is the last of the fused maps.
@@ -323,7 +372,7 @@ class PixelLLMVisionConfig(PreTrainedConfig):
     @property
     def map_names(self) -> list[str]:
         """All maps of all towers, in order, as they are called in the model's image features."""
-        return list(self.map_shapes)
+        return [map_name(tower, name) for tower in self.towers for name in tower.map_names]
 
     @property
     def map_shapes(self) -> dict[str, tuple[int, int]]:
@@ -331,8 +380,7 @@ class PixelLLMVisionConfig(PreTrainedConfig):
         shapes = {}
         for tower in self.towers:
             side = tower.input_size or self.image_size
-            for name, shape in tower.map_shapes.items():
-                shapes[map_name(tower, name)] = shape.channels, shape.cells(side)
+            shapes |= {map_name(tower, name): shape for name, shape in tower.shapes_at(side).items()}
         return shapes
 
     @property
@@ -399,7 +447,7 @@ def _rounded_width(width: float) -> int:
 
 def map_name(tower: PixelLLMTowerConfig, name: str) -> str:
     """What the map that a tower calls `name` is called among the maps of all towers."""
-    return tower.name if len(tower.map_shapes) == 1 else f"{tower.name}.{name}"
+    return tower.name if len(tower.map_names) == 1 else f"{tower.name}.{name}"
 
 
 def tower_config(given: Any) -> PixelLLMTowerConfig:
@@ -410,19 +458,40 @@ def tower_config(given: Any) -> PixelLLMTowerConfig:
     if not is_config and not isinstance(given, dict):
         raise TypeError(f"a tower must be a config or a dict with model_type, but got {type(given).__name__}.")
     model_type = given.model_type if is_config else given.get("model_type")
-    if model_type not in TOWER_CONFIGS:
-        raise ValueError(
-            f"model_type {model_type!r} is no vision tower that this package knows. Supported are: "
-            f"{', '.join(TOWER_CONFIGS)}."
-        )
-    values = {name: value for name, value in given.items() if name != "model_type"}
-    return TOWER_CONFIGS[model_type](**values)
+    values = {} if is_config else {name: value for name, value in given.items() if name != "model_type"}
+    if model_type in TOWER_CONFIGS:
+        return TOWER_CONFIGS[model_type](**values)
+    if not is_backbone(model_type):
+        raise ValueError(_unsupported(model_type))
+    own = {name: values.pop(name) for name in _OF_EVERY_TOWER if name in values}
+    backbone = given if is_config else {"model_type": model_type, **values}
+    return PixelLLMBackboneTowerConfig(backbone_config=backbone, **own)
+
+
+_OF_EVERY_TOWER = ("name", "frozen", "input_size", "image_mean", "image_std")  # and no setting of a backbone
+
+
+def is_backbone(model_type: Any) -> bool:
+    """Whether transformers' `AutoBackbone` can make a backbone of this kind."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
+
+    return model_type in MODEL_FOR_BACKBONE_MAPPING_NAMES
+
+
+def _unsupported(model_type: Any) -> str:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
+
+    return (
+        f"model_type {model_type!r} is no vision tower that can be made. Supported are: {', '.join(TOWER_CONFIGS)}, "
+        f"and transformers' backbones: {', '.join(MODEL_FOR_BACKBONE_MAPPING_NAMES)}."
+    )
 
 
 __all__ = [
     "FUSED",
     "TOWER_CONFIGS",
     "MapShape",
+    "PixelLLMBackboneTowerConfig",
     "PixelLLMEfficientNetLiteTowerConfig",
     "PixelLLMEva02TowerConfig",
     "PixelLLMSamTowerConfig",
@@ -430,6 +499,7 @@ __all__ = [
     "PixelLLMVisionConfig",
     "PixelLLMYoloxTowerConfig",
     "check_output_maps",
+    "is_backbone",
     "map_name",
     "tower_config",
 ]

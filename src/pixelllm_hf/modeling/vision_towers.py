@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput
 from .configuration_vision import PixelLLMTowerConfig
 from .configuration_vision import PixelLLMVisionConfig
 from .configuration_vision import map_name
+from .vision_backbone import BackboneTower
 from .vision_efficientnet_lite import EfficientNetLiteTower
 from .vision_eva02 import Eva02VisionTower
 from .vision_sam import DropPath, SamVisionTower, resize_map
@@ -25,6 +26,7 @@ TOWERS: dict[str, type[nn.Module]] = {
     "pixelllm_sam_tower": SamVisionTower,
     "pixelllm_efficientnet_lite_tower": EfficientNetLiteTower,
     "pixelllm_yolox_tower": YoloxTower,
+    "pixelllm_backbone_tower": BackboneTower,
 }
 
 
@@ -87,8 +89,9 @@ def fuse_maps(maps: Sequence[Tensor], size_hw: tuple[int, int] | None = None) ->
 class VisionTowers(nn.Module):
     """The towers of the config side by side on the same canvas, each under its name.
 
-    A tower whose config says `frozen` gets no gradients and stays in evaluation mode whatever `train()` says; with
-    `drop_path_when_frozen` its drop-path alone follows `train()`, as in the reference.
+    Batch norms keep their statistics in every tower. A tower whose config says `frozen` gets no gradients and stays in
+    evaluation mode whatever `train()` says; with `drop_path_when_frozen` its drop-path alone follows `train()`, as in
+    the reference.
     """
 
     def __init__(self, config: PixelLLMVisionConfig):
@@ -118,13 +121,16 @@ class VisionTowers(nn.Module):
         maps: dict[str, Tensor] = {}
         for tower in self.config.towers:
             seen = self._see(tower, pixel_values, pixel_mask)
-            maps |= {map_name(tower, name): seen[name] for name in tower.map_shapes}
+            maps |= {map_name(tower, name): seen[name] for name in tower.map_names}
         grid = self.config.fused_grid_size
         fused = fuse_maps([maps[name] for name in self.config.fused_maps], None if grid is None else (grid, grid))
         return VisionFeatures(fused=fused, maps=maps)
 
     def train(self, mode: bool = True) -> VisionTowers:
         super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()  # a few images would spoil the statistics of millions
         for config in self.config.towers:
             if not config.frozen:
                 continue
