@@ -68,8 +68,8 @@ def test_everything_that_loading_needs_is_there_and_nothing_else(checkpoint: Pat
     code = {name for name in names if name.endswith(".py")}
     assert {"configuration_pixelllm.py", "modeling_pixelllm.py", "processing_pixelllm.py"} <= code
     assert names - code == {
-        ".gitattributes", "README.md", "config.json", "generation_config.json", "model.safetensors",
-        "processor_config.json", "tokenizer.json", "tokenizer_config.json",
+        ".gitattributes", "README.md", "chat_template.jinja", "config.json", "generation_config.json",
+        "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
 
 
@@ -210,8 +210,8 @@ def test_nothing_private_or_useless_is_sent(checkpoint: Path, hub: Any):
     names = set(hub.files("org/small"))
     sent_of_folder = {name for name in names if name in before}
     assert sent_of_folder == {
-        "README.md", "config.json", "generation_config.json", "model.safetensors", "processor_config.json",
-        "tokenizer.json", "tokenizer_config.json",
+        "README.md", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors",
+        "processor_config.json", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
     assert {".env", ".git/", "training_state/", "optimizer.safetensors", "train_here.py"} <= set(done.left_out)
 
