@@ -85,7 +85,7 @@ def check_pixelllm(arguments: list[str], missing_heads: frozenset[str], hub: boo
         return _expect(0, main, arguments)
     parsed = parse_only(lambda: main(arguments), ["pixelllm", *arguments])
     task = parsed.command
-    if task == "publish" and (hub or parsed.rehearse) and parsed.folder.is_dir():
+    if task == "publish" and (hub or parsed.rehearse) and (parsed.folder / "config.json").is_file():
         return _expect(0, main, arguments)
     if task not in TASK_SPECS or parsed.model != EMBEDDED:
         return "parsed"

@@ -172,7 +172,8 @@ def test_half_a_place_is_refused(events, place, rule):
 def test_an_objects_score_is_about_the_object_and_never_about_the_phrase(task, box_score, expected):
     from pixelllm_hf.space.view import build_view, shown_score
 
-    thing = replace(made_up_object("ball", mask=task == "segment"), box_score=box_score, score=0.001)
+    made = made_up_object("ball", mask=task == "segment")
+    thing = replace(made, targets=(replace(made.targets[0], box_score=box_score),), score=0.001)
     assert shown_score(thing, task) == expected
     (answer,) = build_view(made_up_picture(), [thing], task=task)["answers"]
     assert answer["score"] == expected
