@@ -64,6 +64,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "tokenizer: cut": (write("tokenizer.json", b'{"version": "1.0"'), "tokenizer.json cannot be read"),
     "tokenizer: no model": (write("tokenizer.json", b'{"version": "1.0"}'), "tokenizer.json cannot be loaded"),
     "tokenizer: no end": (setting("tokenizer_config.json", "eos_token", None), "no eos_token"),
+    "tokenizer: its longest text": (setting("tokenizer_config.json", "model_max_length", "x"), "model_max_length must"),
     "tokenizer config: a list": (write("tokenizer_config.json", b"[]"), "tokenizer_config.json cannot be read"),
 }  # fmt: skip
 
