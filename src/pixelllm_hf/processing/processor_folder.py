@@ -85,7 +85,7 @@ def check_settings(processor: Any, name: Any) -> None:
     longest = processor.tokenizer.model_max_length
     if not isinstance(longest, (int, float)) or isinstance(longest, bool) or not longest > 0:
         raise ProcessorFolderError(
-            f"tokenizer_config.json of {name}: model_max_length must be a positive number, but is {repr(longest)[:100]}."
+            f"tokenizer_config.json of {name}: model_max_length must be a positive number, but is {repr(longest)[:99]}."
         )
     # What else its settings break shows when it is used; a text of one word tries reading and writing.
     processor.tokenizer.decode(processor.tokenizer("a", add_special_tokens=False)["input_ids"])
