@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import re
 import subprocess
 import sys
@@ -32,31 +33,38 @@ def narrow_demo(demo, small_checkpoint: Path) -> Iterator[Any]:
     running.close()
 
 
+@pytest.fixture(scope="module")
+def load_test() -> Any:
+    """scripts/load_test_space.py as a module."""
+    spec = importlib.util.spec_from_file_location("load_test_space", ROOT / "scripts" / "load_test_space.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
 def memory_mb() -> float:
     found = re.search(r"^VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
     assert found is not None
     return int(found[1]) / 1024
 
 
-def test_in_a_crowd_everybody_is_answered_or_told_that_the_queue_is_full(narrow_demo):
-    from pixelllm_hf.space.crowd import ANSWERED, LOST, REFUSED, Crowd, overtaken
-
-    visits = Crowd(narrow_demo.url, SCENE.read_bytes()).visit(CLIENTS, requests=REQUESTS)
+def test_in_a_crowd_everybody_is_answered_or_told_that_the_queue_is_full(narrow_demo, load_test):
+    visits = load_test.Crowd(narrow_demo.url, SCENE.read_bytes()).visit(CLIENTS, requests=REQUESTS)
     counts = Counter(visit.outcome for visit in visits)
-    assert counts[LOST] == 0, [visit.why for visit in visits if visit.outcome == LOST]
-    assert counts[ANSWERED] == CLIENTS * REQUESTS
-    assert counts[REFUSED] > 0, "more came at once than the queue holds"
-    answered = [visit for visit in visits if visit.outcome == ANSWERED]
+    assert counts[load_test.LOST] == 0, [visit.why for visit in visits if visit.outcome == load_test.LOST]
+    assert counts[load_test.ANSWERED] == CLIENTS * REQUESTS
+    assert counts[load_test.REFUSED] > 0, "more came at once than the queue holds"
+    answered = [visit for visit in visits if visit.outcome == load_test.ANSWERED]
     assert all(visit.place is not None and visit.place <= QUEUE for visit in answered), "told their place at once"
-    assert overtaken(visits) <= 1, "turns are kept; one may seem to overtake when its message arrives late"
+    assert load_test.overtaken(visits) <= 1, "turns are kept; one may seem to overtake when its message arrives late"
 
 
-def test_a_second_crowd_needs_hardly_more_memory_than_the_first(narrow_demo, uploads):
+def test_a_second_crowd_needs_hardly_more_memory_than_the_first(narrow_demo, uploads, load_test):
     if not Path("/proc/self/status").exists():
         pytest.skip("needs /proc to look at the memory")
-    from pixelllm_hf.space.crowd import Crowd
-
-    crowd = Crowd(narrow_demo.url, SCENE.read_bytes())
+    crowd = load_test.Crowd(narrow_demo.url, SCENE.read_bytes())
     crowd.visit(CLIENTS, requests=1)
     gc.collect()
     before = memory_mb()
@@ -66,19 +74,15 @@ def test_a_second_crowd_needs_hardly_more_memory_than_the_first(narrow_demo, upl
     assert len(list(uploads.glob("*/picture.jpg"))) == 1, "the same picture is kept once"
 
 
-def test_overtaking_is_noticed():
-    from pixelllm_hf.space.crowd import ANSWERED, Visit, overtaken
-
-    kept = [Visit(ANSWERED, joined=t, queued=t + 0.5, started=10.0 + t) for t in range(5)]
-    assert overtaken(kept) == 0
-    assert overtaken([*kept, Visit(ANSWERED, joined=0.1, queued=1.5, started=99.0)]) == 3
+def test_overtaking_is_noticed(load_test):
+    kept = [load_test.Visit(load_test.ANSWERED, joined=t, queued=t + 0.5, started=10.0 + t) for t in range(5)]
+    assert load_test.overtaken(kept) == 0
+    assert load_test.overtaken([*kept, load_test.Visit(load_test.ANSWERED, joined=0.1, queued=1.5, started=99.0)]) == 3
 
 
-def test_a_request_that_is_not_answered_counts_as_lost(narrow_demo):
-    from pixelllm_hf.space.crowd import LOST, Crowd
-
-    visits = Crowd(narrow_demo.url, b"not a picture").visit(2, requests=1)
-    assert [visit.outcome for visit in visits] == [LOST, LOST]
+def test_a_request_that_is_not_answered_counts_as_lost(narrow_demo, load_test):
+    visits = load_test.Crowd(narrow_demo.url, b"not a picture").visit(2, requests=1)
+    assert [visit.outcome for visit in visits] == [load_test.LOST, load_test.LOST]
     assert all("not a picture" in visit.why for visit in visits)
 
 

@@ -504,3 +504,15 @@ def test_script_in_a_text_is_only_text(open_page):
     page.wait_for_selector(".lv-glow .lv-shape[data-answer='1']", state="attached")
     assert page.locator(".lv-answers img, .lv-answers script, .lv-overlay img, .lv-live img").count() == 0
     assert page.evaluate("() => window.harmed") is None
+
+
+@pytest.mark.parametrize("size", [{"width": 1280, "height": 720}, {"width": 390, "height": 780}])
+def test_a_long_list_of_objects_and_the_image_are_seen_together(open_page, size):
+    page = open_page("many", viewport=size)
+    page.wait_for_function("() => document.querySelector('.lv-stage').getBoundingClientRect().top >= 0")
+    page.locator(".lv").evaluate("viewer => viewer.scrollIntoView()")
+    last = page.locator(".lv-number").last
+    last.evaluate("number => { const list = number.closest('.lv-answers'); list.scrollTop = list.scrollHeight; }")
+    for part in (page.locator(".lv-frame"), last):
+        box = part.bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= size["height"]

@@ -148,11 +148,10 @@ def build_page(service: Service, examples: ExamplePictures, uploads: Path) -> gr
         )
         # Not `change`: a link sets the picture together with its place.
         picture.clear(**(show | {"fn": partial(events.show, None), "inputs": visitor}))  # it still sends the old one
-        chosen = [
-            button.click(partial(events.example, name), None, picture, **others).success
-            for name, button in offered.items()
-        ]
-        for event in (picture.upload, *chosen):
+        chosen: list[Any] = [picture.upload]
+        for name, button in offered.items():
+            chosen.append(button.click(partial(events.example, name), None, picture, **others).success)
+        for event in chosen:
             event(**show).success(**(at_once | {"fn": events.answer_new}))
         task.change(
             None, task, phrase, js="(task) => ({__type__: 'update', visible: ['refer', 'segment'].includes(task)})",
