@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pixelllm_hf.modeling.detections import Detections, joined, rescored
-from pixelllm_hf.modeling.generation import GroundedGenerateOutput
+from pixelllm_hf.modeling.model_output import GroundedGenerateOutput
 
 
 def detections() -> Detections:

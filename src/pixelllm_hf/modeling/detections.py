@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .box_coding import pairwise_iou
 from .detection_rescoring import rescore_with_beams
+from .proposal_head import ProposalHead
 
 
 @dataclass
@@ -29,6 +30,18 @@ class Detections:
                 f"{len(of_image)} rows. The model repeats the row for every object that it finds."
             )
         return of_image[self.mask.nonzero()[:, 0]]
+
+
+def detect_objects(head: ProposalHead, fused: Tensor, image_size: int) -> Detections:
+    """The objects of every image, best first: fused (B,h,w,C). Slots of the reference that hold none are left out.
+
+    Boxes are clipped to the whole canvas of side `image_size`: as in the reference they may reach into the padding.
+    """
+    found = head(fused, (image_size, image_size))
+    number = int(found.num_detections.max())
+    boxes, scores = found.boxes[:, :number], found.scores[:, :number]
+    exists = scores > 0
+    return Detections(boxes.masked_fill(~exists[..., None], 0.0), exists, scores.clamp(min=0))
 
 
 def rescored(output: Any, detections: Detections, count: int) -> tuple[Any, Detections]:
@@ -95,4 +108,4 @@ def _longer(values: Tensor, length: int, filler: float) -> Tensor:
     return F.pad(values, (*after, 0, length - values.shape[1]), value=filler)
 
 
-__all__ = ["Detections", "agreement", "joined", "rescored"]
+__all__ = ["Detections", "agreement", "detect_objects", "joined", "rescored"]

@@ -1,348 +1,302 @@
-"""`generate()`: transformers' own with places, and with boxes, masks and detections where they are asked for."""
+"""transformers' own `generate` from encoded prompts on, with a location for every token in the same pass."""
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
+from transformers.cache_utils import Cache
 from transformers.generation.streamers import BaseStreamer
+from transformers.generation.utils import GenerateBeamEncoderDecoderOutput
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import ModelOutput
 
-from .box_ops import boxes_of_words
 from .box_ops import is_one_of
-from .box_ops import last_words
 from .cache_name import CACHE_NAME
-from .decoding_modes import check_beginning
-from .decoding_modes import refuse_unkept_modes
-from .detections import Detections
-from .detections import agreement
-from .detections import joined
-from .detections import rescored
-from .encoder_mask import full_encoder_mask
-from .generation import GroundedGenerateOutput
-from .generation import log_probs_of
-from .grounded_decoding import GenerateCall
-from .grounded_decoding import GroundedDecodingMixin
-from .grounded_decoding import GroundedOutput
-from .grounded_decoding import caption_scores
-from .grounded_decoding import end_ids
-from .grounded_decoding import eos_ids
-from .grounded_decoding import start_id
+from .decoding_rules import EndOfLoop
+from .decoding_rules import NoImmediateRepetition
+from .language_prefix_decoder import PrefixDecoderLanguageModel
+from .language_t5 import T5PrefixLanguageModel
+from .model_output import GroundedBeamGenerateOutput
+from .model_output import GroundedGenerateOutput
 from .model_output import LayerOutputs
-from .prompt_rows import PromptRows
+from .point_head import PointHead
+from .reference_beam_search import reference_beam_search
+from .token_states import StateRecorder
+from .token_states import TokenStatesMixin
+from .token_states import current_recorder
+from .token_states import log_probs_of
+from .token_states import recording
+
+GroundedOutput = GroundedGenerateOutput | GroundedBeamGenerateOutput
 
 
-_OWN_OPTIONS: dict[str, Any] = {
-    "output_boxes": None,
-    "output_masks": False,
-    "detect_objects": False,
-    "prompts_at_once": 64,
-    "no_immediate_repetition": False,
-    "max_repeated_tokens": 0,
-    "reference_beam_search": False,
-    "reference_beam_alpha": 0.6,
-    "reference_per_node_beam": 2,
-}
-_PROMPT_NAMES = ("prompt_boxes", "prompt_points", "prompt_point_labels", "prompt_mask")
-_INPUT_NAMES = (
-    *_PROMPT_NAMES,
-    "pixel_values",
-    "pixel_mask",
-    "input_ids",
-    "attention_mask",
-    "query_ids",
-    "decoder_input_ids",
-    "image_features",
-    "encoder_outputs",
-)
-# What batches of the processor and of the collator have besides: it is of use before and after, not here.
-_PASSING_NAMES = (
-    "original_sizes",
-    "prompt_characters",
-    "query_characters",
-    "labels",
-    "point_labels",
-    "text_loss_mask",
-    "mask_labels",
-    "mask_loss_mask",
-    "object_boxes",
-    "object_labels",
-)
-_PER_STEP_OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
+@dataclass
+class GenerateCall:
+    """What one call of `generate()` wants: its config, resolved and as given, its inputs, the options of our own and
+    those of transformers. rescores: the answers need `sequences_scores`."""
+
+    config: GenerationConfig
+    given_config: GenerationConfig | None
+    logits_processor: LogitsProcessorList | None
+    streamer: BaseStreamer | None
+    own: dict[str, Any]
+    inputs: dict[str, Any]
+    options: dict[str, Any]
+    rescores: bool = False
 
 
-class GroundedGenerationMixin(GroundedDecodingMixin):
-    """`generate()` of a model that has `get_visual_tokens`, `encode_prompts`, a language model and heads."""
+class GroundedGenerationMixin(TokenStatesMixin):
+    """transformers' `generate` with a location for every token, from encoded prompts on."""
 
-    mask_head: Any
-    proposal_head: Any
-    features_or_see: Any
-    get_visual_tokens: Any
-    encode_prompts: Any
-    padded_for_masks: Any
-    predict_masks: Any
-    row_sizes_wh: Any
+    language_model: T5PrefixLanguageModel | PrefixDecoderLanguageModel
+    point_head: PointHead
 
-    @torch.no_grad()
-    def generate(
+    def write(
         self,
-        inputs: Tensor | None = None,
-        generation_config: GenerationConfig | None = None,
-        logits_processor: LogitsProcessorList | None = None,
-        streamer: BaseStreamer | None = None,
-        **kwargs: Any,
-    ) -> GroundedOutput | Tensor:
-        """transformers' `generate` with a place for every token, in the same pass.
+        states: Tensor,
+        mask: Tensor,
+        call: GenerateCall,
+        layers: LayerOutputs | None,
+        beginning: Tensor | None = None,
+    ) -> GroundedOutput:
+        """Search or sample the answers with transformers, keeping the state of every token.
 
-        Takes what the processor returns and every option of `GenerationConfig`; greedy, sampling and beam search.
-        Options of our own, as keywords or entries of the generation config; flags may be tensors:
-            decoder_input_ids: (R,T) what each answer begins with, with or without BOS, and cache: what has consumed
-                all but the last of these tokens, from the output of an earlier call. They are words of the answer like
-                those that follow, with locations of their own.
-            query_ids: (R,T) the answer itself, an expression and EOS, right-padded: nothing is searched, the places of
-                the given words are read (the official rule of referring). Options of decoding and of what to return
-                per step mean nothing then.
-            output_boxes: the box of what each answer is about, from the points of its last word; by default where
-                query_ids or output_masks are given.
-            output_masks: its mask, too.
-            detect_objects: no prompt is given; the model finds the objects and captions each. input_ids (B,L).
-            prompts_at_once: more prompts are encoded and decoded in portions of this many (64), for bounded memory.
-            no_immediate_repetition: the reference's greedy rule.
-            max_repeated_tokens: an answer ends once so many tokens in a row repeat those directly before them; 0 is
-                never.
-            reference_beam_search: the reference's beam search instead of transformers' (see its module), with
-                reference_beam_alpha (0.6) and reference_per_node_beam (candidates a beam: 2, or 1 when referring).
-        A streamer that has `put_location(points (rows,P,2))` is told each token's place as soon as it is known.
-
-        Returns `GroundedGenerateOutput` / `GroundedBeamGenerateOutput`, or with return_dict_in_generate=False the
-        sequences alone; that is the default where synced_gpus is given, as `Seq2SeqTrainer` does. Rows: R prompts
-        times num_return_sequences.
+        beginning (R,T): what the answers begin with, as decoder_input_ids.
         """
-        if inputs is not None:
-            kwargs["pixel_values"] = inputs
-        if "synced_gpus" in kwargs and generation_config is None:  # Seq2SeqTrainer, which asks for a tensor's shape
-            kwargs.setdefault("return_dict_in_generate", False)
-        if "cache" in kwargs:
-            kwargs[CACHE_NAME] = kwargs.pop("cache")
-        resolved, _ = self._prepare_generation_config(generation_config, **kwargs)
-        refuse_unkept_modes(resolved, kwargs)
-        own = {name: kwargs.pop(name, getattr(resolved, name, default)) for name, default in _OWN_OPTIONS.items()}
-        given = {name: kwargs.pop(name, None) for name in _INPUT_NAMES}
-        for name in _PASSING_NAMES:
-            kwargs.pop(name, None)
-        call = GenerateCall(resolved, generation_config, logits_processor, streamer, own, kwargs)
-        call.masks = bool(own["output_masks"])
-        boxes = given["query_ids"] is not None if own["output_boxes"] is None else bool(own["output_boxes"])
-        call.boxes = call.masks or boxes
-        rows, detections = self._prompt_rows(given, detect=bool(own["detect_objects"]))
-        self._check_beginning(rows, call)
-        if call.masks and rows.encoder_states is not None:
-            raise ValueError("output_masks needs the image: pass pixel_values or image_features, not encoder_outputs.")
-        if call.masks and self.mask_head is None:
-            raise ValueError(lacks_head("mask", "makes no masks"))
-        if detections is not None and self.proposal_head.config.multiply_caption_score:
-            call.rescores = True
-            if (resolved.num_beams or 1) > 1:
-                kwargs |= {"num_return_sequences": resolved.num_beams, "output_scores": True}
-
-        if detections is not None and not len(rows):
-            output = self._nothing(rows, call)
+        seen = {} if layers is None else layers.kept
+        options, own, config = dict(call.options), call.own, call.given_config
+        if beginning is not None:
+            options["decoder_input_ids"] = beginning
+        if config is None:
+            options["return_dict_in_generate"] = True
         else:
-            output = self._in_portions(rows, call)
-        if detections is not None:
-            if call.rescores and len(rows):
-                output, detections = rescored(output, detections, self.proposal_head.config.max_detections)
-            output["prompt_boxes"], output["prompt_mask"] = detections.boxes, detections.mask
-            output["detection_scores"] = detections.scores
-        elif call.boxes and self.proposal_head is not None and rows.image_features is not None:
-            output["box_scores"] = self._box_scores(rows, output.boxes)
-        return output if resolved.return_dict_in_generate else output.sequences
-
-    def _prompt_rows(self, given: dict[str, Any], *, detect: bool) -> tuple[PromptRows, Detections | None]:
-        """The prompts of the call: given ones, or the objects that are found."""
-        text = {name: given[name] for name in ("input_ids", "attention_mask", "query_ids", "decoder_input_ids")}
-        if detect and text["decoder_input_ids"] is not None:
-            raise ValueError("with detect_objects the number of answers is not known: leave out decoder_input_ids.")
-        if given["encoder_outputs"] is not None:
-            if detect:
-                raise ValueError("detect_objects needs the image: pass pixel_values, not encoder_outputs.")
-            states = given["encoder_outputs"][0]
-            text |= {"input_ids": None, "attention_mask": full_encoder_mask(text["attention_mask"], states)}
-            return PromptRows(encoder_states=states, **text), None
-        places = {name.removeprefix("prompt_"): given[name] for name in _PROMPT_NAMES}
-        if detect and self.proposal_head is None:
-            raise ValueError(lacks_head("proposal", "detects no objects"))
-        if detect and (named := [f"prompt_{name}" for name, value in places.items() if value is not None]):
-            raise ValueError(
-                f"with detect_objects the model finds the places itself, but {', '.join(named)} came too. "
-                "Leave out either."
+            config = copy.deepcopy(config)
+            config.return_dict_in_generate = True
+        processors = LogitsProcessorList(call.logits_processor or [])
+        if own["no_immediate_repetition"]:
+            processors.append(NoImmediateRepetition())
+        if own["max_repeated_tokens"] and end_ids(call.config):
+            processors.append(EndOfLoop(int(own["max_repeated_tokens"]), end_ids(call.config)))
+        if own["reference_beam_search"]:
+            if not end_ids(call.config):
+                raise ValueError("reference_beam_search needs an end token: set eos_token_id or leave it out.")
+            options["custom_generate"] = partial(
+                reference_beam_search,
+                alpha=own["reference_beam_alpha"],
+                per_node_beam=own["reference_per_node_beam"],
             )
-        features = self.features_or_see(given["image_features"], given["pixel_values"], given["pixel_mask"])
-        detections = None
-        if detect:
-            detections = self._detect(features.fused)
-            places |= {"boxes": detections.boxes, "mask": detections.mask}
-            for name in ("input_ids", "attention_mask"):
-                text[name] = None if text[name] is None else detections.of_each_prompt(text[name], name)
-        return PromptRows(image_features=features, pixel_mask=given["pixel_mask"], **places, **text), detections
-
-    def _check_beginning(self, rows: PromptRows, call: GenerateCall) -> None:
-        """Refuse what cannot be gone on from, and leave to the rows what belongs to them."""
-        mask, cache = call.options.pop("decoder_attention_mask", None), call.options.get(CACHE_NAME)
-        beginning, config = rows.decoder_input_ids, call.config
-        if beginning is None and mask is None and cache is None:
-            return
-        if rows.query_ids is not None:
-            raise ValueError("query_ids are whole answers: leave out decoder_input_ids, their mask and the cache.")
-        if beginning is not None and call.own["reference_beam_search"]:
-            raise ValueError("reference_beam_search begins with BOS alone: leave out either it or decoder_input_ids.")
-        if cache is not None and len(rows) > call.own["prompts_at_once"]:
-            raise ValueError(
-                f"a cache belongs to one portion of prompts, but there are {len(rows)} prompts and prompts_at_once is "
-                f"{call.own['prompts_at_once']}. Raise prompts_at_once or leave out the cache."
+        streamer = call.streamer
+        places_stream = hasattr(streamer, "put_location")
+        recorder = StateRecorder((lambda s: streamer.put_location(self._places(s))) if places_stream else None)
+        held = HeldEndStreamer(streamer) if streamer is not None else None
+        with recording(recorder):
+            output = super().generate(
+                generation_config=config,
+                logits_processor=processors,
+                streamer=held,
+                encoder_outputs=BaseModelOutput(
+                    last_hidden_state=states,
+                    hidden_states=seen.get("encoder_hidden_states"),
+                    attentions=seen.get("encoder_attentions"),
+                ),
+                # none if it says nothing, and bool: every step would make something of it again
+                attention_mask=None if mask.all() else mask,
+                output_coordinates=False,
+                **options,
             )
-        copies = max(config.num_beams or 1, config.num_return_sequences or 1)
-        check_beginning(beginning, mask, start_id(config, self.config), cache, len(rows) * copies)
-
-    def _detect(self, fused: Tensor) -> Detections:
-        """The objects of every image, best first. Slots of the reference that hold no object are left out."""
-        side = self.config.image_size  # as in the reference, where boxes may reach into the padding
-        found = self.proposal_head(fused, (side, side))
-        number = int(found.num_detections.max())
-        boxes, scores = found.boxes[:, :number], found.scores[:, :number]
-        exists = scores > 0
-        return Detections(boxes.masked_fill(~exists[..., None], 0.0), exists, scores.clamp(min=0))
-
-    def _box_scores(self, rows: PromptRows, boxes: Tensor) -> Tensor:
-        """boxes (R,4) 0..1 of the unpadded image -> how well they agree with what the detector finds, (R,)."""
-        copies = len(boxes) // len(rows)
-        images = rows.prompt_mask.nonzero()[:, 0].repeat_interleave(copies)
-        sizes = self.row_sizes_wh(rows.pixel_mask, rows.prompt_mask, len(rows)).repeat_interleave(copies, dim=0)
-        return agreement(boxes.clamp(0, 1) * sizes.repeat(1, 2), images, self._detect(rows.image_features.fused))
-
-    def _nothing(self, rows: PromptRows, call: GenerateCall) -> GroundedOutput:
-        """The answers to no prompts."""
-        if call.streamer is not None:
-            call.streamer.end()
-        sequences = torch.full((0, 1), start_id(call.config, self.config), device=rows.prompt_mask.device)
-        width = self.point_head.points_per_token
-        output = GroundedGenerateOutput(
-            sequences=sequences,
-            coordinates=sequences.new_zeros(0, 1, width, 2, dtype=torch.float32),
-            token_log_probs=sequences.new_zeros(0, 1, dtype=torch.float32),
-        )
-        if call.boxes:
-            output["boxes"] = sequences.new_zeros(0, 4, dtype=torch.float32)
-        if call.masks:
-            height, width = (4 * cells for cells in rows.image_features[self.config.vision_config.mask_map].shape[1:3])
-            output["masks"] = sequences.new_zeros(0, height, width, dtype=torch.float32)
-            output["mask_scores"] = sequences.new_zeros(0, dtype=torch.float32)
+        output = self._with_places(output, recorder, states, mask, call)
+        if held is not None:
+            held.release()
         return output
 
-    def _in_portions(self, rows: PromptRows, call: GenerateCall) -> GroundedOutput:
-        number, size = len(rows), int(call.own["prompts_at_once"])
-        if size < 1:
-            raise ValueError(f"prompts_at_once must be at least 1, but it is {size}. 64 suits most machines.")
-        if number <= size:
-            return self._answer(rows, call)
-        per_step = [name for name in _PER_STEP_OUTPUTS if getattr(call.config, name, None)]
-        if call.streamer is not None or per_step:
-            what = "a streamer" if call.streamer is not None else ", ".join(per_step)
-            raise ValueError(
-                f"{what} can follow one portion of prompts, but there are {number} prompts and prompts_at_once is "
-                f"{size}. Raise prompts_at_once or leave it out."
-            )
-        answers = [self._answer(portion, call) for portion in rows.portions(size)]
-        return joined(answers, self.config.text_config.pad_token_id)
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """The arguments of one step: the last next_sequence_length tokens (all by default), and kwargs as they are.
 
-    def _answer(self, rows: PromptRows, call: GenerateCall) -> GroundedOutput:
-        """Everything that is wanted of one portion."""
-        visual, text_states = None, None
-        layers = LayerOutputs.asked(call.config)
-        if rows.encoder_states is not None:
-            states, mask = rows.encoder_states, rows.attention_mask
+        transformers' own sorts the inputs of every kind of model anew at each step, which a small one feels. Here
+        images and prompts have become encoder states before, and what it does for a static cache alone is left to do.
+        """
+        cache, recorder = kwargs.get(CACHE_NAME), current_recorder()
+        start = 0
+        if cache is not None and is_first_iteration:
+            # A given cache has consumed the beginning of the tokens; transformers would consume it again.
+            start = int(cache.get_seq_length())
+            next_sequence_length = input_ids.shape[1] - start
+        elif cache is not None and recorder is not None:
+            start = recorder.num_consumed
+        if cache is not None and cache.is_compileable:
+            model_inputs = super().prepare_inputs_for_generation(
+                input_ids, next_sequence_length, is_first_iteration=is_first_iteration, **kwargs
+            )
         else:
-            visual = self.get_visual_tokens(
-                rows.image_features, rows.pixel_mask, rows.boxes, rows.points, rows.point_labels, rows.mask
-            )
-            length = self.config.mask_head_config.prompt_length if call.masks else 0
-            states, mask = self.encode_prompts(
-                visual, rows.input_ids, rows.attention_mask, length=length, layers=layers
-            )
-        if rows.query_ids is not None:
-            output, text_states = self._follow(rows.query_ids, states, mask, call)
-        else:
-            output = self._write(states, mask, call, layers, rows.decoder_input_ids)
-        if call.boxes:
-            ends = end_ids(call.config) if rows.query_ids is None else eos_ids(call.config, self.config)
-            words = last_words(output.sequences, ends)
-            output["boxes"] = boxes_of_words(output.coordinates, words)
-        if call.masks:
-            copies = len(output.sequences) // len(states)
-            visual, states, mask = (value.repeat_interleave(copies, dim=0) for value in (visual, states, mask))
-            if text_states is None:
-                text_states = self._masked_pass(output.sequences, output.coordinates, states, mask)
-            output["masks"], output["mask_scores"] = self._masks(rows, visual, text_states, output.boxes)
-        return output
+            tokens = input_ids if next_sequence_length is None else input_ids[:, -next_sequence_length:]
+            model_inputs = kwargs  # a dictionary of this call alone
+            # a copy: tokens of every step are laid out alike, which a compiled `forward` asks for
+            model_inputs["decoder_input_ids"] = tokens.clone(memory_format=torch.contiguous_format)
+            model_inputs.pop("labels", None)
+        if recorder is not None:
+            recorder.before_step(model_inputs["decoder_input_ids"], start)
+        return model_inputs
 
-    def _masked_pass(self, sequences: Tensor, coordinates: Tensor, states: Tensor, mask: Tensor) -> Tensor:
-        """The reference's second pass, whose states of EOS and padding the mask head reads: (R,T,C)."""
-        takes_part = coordinates.isfinite().flatten(2).all(-1)
-        takes_part[:, 0] = True  # BOS
-        tokens, takes_part = self.padded_for_masks(sequences, takes_part)
-        return self.language_model.decode(tokens, states, mask, decoder_mask=takes_part)[0]
+    def _places(self, states: Tensor) -> Tensor:
+        """states (rows,C) -> (rows,P,2), 0..1 of the unpadded image."""
+        return self.point_head(states[:, None]).coordinates[:, 0]
 
-    def _masks(
-        self, rows: PromptRows, visual_tokens: Tensor, text_states: Tensor, boxes: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """boxes (R,4) 0..1 of the unpadded image -> logits (R,4h,4w) and promised overlap (R,); NaN without a box."""
-        images, copies = rows.prompt_mask.nonzero()[:, 0], len(boxes) // len(rows)
-        images = images.repeat_interleave(copies)
-        sizes = self.row_sizes_wh(rows.pixel_mask, rows.prompt_mask, len(rows)).repeat_interleave(copies, dim=0)
-        known = boxes.isfinite().all(-1)
-        canvas_boxes = boxes.nan_to_num(0.0) * sizes.repeat(1, 2)
-        masks, promised = self.predict_masks(
-            rows.image_features, visual_tokens, text_states, canvas_boxes, images
-        ).best()
-        masks = masks.float().masked_fill(~known[:, None, None], torch.nan)
-        return masks, promised.float().masked_fill(~known, torch.nan)
-
-    def _follow(
-        self, query_ids: Tensor, states: Tensor, mask: Tensor, call: GenerateCall
-    ) -> tuple[GroundedGenerateOutput, Tensor]:
-        """The given answer read in one pass, and its states (R,T,C), padding's among them where masks are wanted."""
-        if call.streamer is not None:
-            raise ValueError("a streamer shows words as they are written, but query_ids are given. Leave out either.")
-        start = query_ids.new_full((len(query_ids), 1), start_id(call.config, self.config))
-        sequences = torch.cat([start, query_ids], dim=1)
-        ended = is_one_of(sequences, eos_ids(call.config, self.config)).cumsum(1) > 0
-        has_place = ~ended & (sequences != self.config.text_config.pad_token_id)
+    def _with_places(
+        self,
+        output: ModelOutput,
+        recorder: StateRecorder,
+        encoder_states: Tensor,
+        encoder_mask: Tensor,
+        call: GenerateCall,
+    ) -> GroundedOutput:
+        """Sort the recorded states along the final sequences and read the places from them."""
+        sequences = output.sequences
+        beams = isinstance(output, GenerateBeamEncoderDecoderOutput)
+        ended = is_one_of(sequences, end_ids(call.config)).cumsum(1) > 0
+        has_place = ~ended & ~trailing(sequences, pad_id(call.config, self.config))
         has_place[:, 0] = False  # BOS
-        tokens, takes_part = sequences, None
-        if call.masks:
-            takes_part = has_place.clone()
-            takes_part[:, 0] = True
-            tokens, takes_part = self.padded_for_masks(sequences, takes_part)
-        text_states = self.language_model.decode(tokens, states, mask, decoder_mask=takes_part)[0]
-        of_words = text_states[:, : sequences.shape[1]]
-        log_probs = log_probs_of(self.language_model.logits(of_words[:, :-1]), sequences[:, 1:])
-        log_probs = torch.nn.functional.pad(log_probs, (1, 0))
-        output = GroundedGenerateOutput(
-            sequences=sequences,
-            coordinates=self.point_head(of_words).coordinates.masked_fill(~has_place[:, :, None, None], torch.nan),
-            token_log_probs=log_probs.masked_fill(~has_place, torch.nan),
-            sequences_scores=caption_scores(log_probs, has_place, ended) if call.rescores else None,
-        )
-        return output, text_states
+        states, log_probs = recorder.gather(sequences, getattr(output, "beam_indices", None))
+        lacking = has_place & (states.isnan().any(-1) | log_probs.isnan())
+        if lacking.any():
+            cache = None if beams else getattr(output, CACHE_NAME, None)
+            states, log_probs = self._filled(states, log_probs, lacking, sequences, encoder_states, encoder_mask, cache)
+            if recorder.on_states is not None and lacking[:, -1].any():
+                recorder.on_states(states[:, -1])
+        coordinates = self.point_head(states).coordinates.masked_fill(~has_place[:, :, None, None], torch.nan)
+        if call.rescores and not beams:
+            output["sequences_scores"] = caption_scores(log_probs, has_place, ended)
+        log_probs = log_probs.masked_fill(~has_place, torch.nan)
+        kind = GroundedBeamGenerateOutput if beams else GroundedGenerateOutput
+        return kind(**output, coordinates=coordinates, token_log_probs=log_probs)
+
+    def _filled(
+        self,
+        states: Tensor,
+        log_probs: Tensor,
+        lacking: Tensor,
+        sequences: Tensor,
+        encoder_states: Tensor,
+        encoder_mask: Tensor,
+        cache: Cache | None,
+    ) -> tuple[Tensor, Tensor]:
+        """What no decoding loop computes: of tokens that a limit left unconsumed, or that a given cache had consumed.
+
+        states (R,T,C) and log_probs (R,T), lacking (R,T) bool -> the same with what was lacking. One more step where
+        the cache still belongs to these sequences, which then forgets it again; otherwise the rows are read again.
+        """
+        rows = lacking.any(1)
+        copies = len(sequences) // len(encoder_states)
+        encoder_states = encoder_states.repeat_interleave(copies, dim=0)
+        encoder_mask = encoder_mask.repeat_interleave(copies, dim=0)
+        of_step = cache is not None and _can_go_on(cache, encoder_states, sequences.shape[1] - 1)
+        if of_step and not lacking[:, :-1].any() and not log_probs[rows, -1].isnan().any():
+            step = self.language_model.decode(
+                sequences[:, -1:], encoder_states, encoder_mask, cache=cache, use_cache=True
+            )
+            states[rows, -1] = step[0][rows, -1].float()
+            _forget_last(cache)
+            return states, log_probs
+        read = self._read_again(sequences[rows], encoder_states[rows], encoder_mask[rows])
+        chosen = log_probs_of(self.language_model.logits(read[:, :-1]), sequences[rows, 1:])
+        chosen = torch.nn.functional.pad(chosen, (1, 0), value=torch.nan)
+        states[rows] = states[rows].where(~states[rows].isnan().any(-1, keepdim=True), read.float())
+        log_probs[rows] = log_probs[rows].where(~log_probs[rows].isnan(), chosen)
+        return states, log_probs
+
+    def _read_again(self, sequences: Tensor, encoder_states: Tensor, encoder_mask: Tensor) -> Tensor:
+        """The states (R,T,C) of whole sequences (R,T), of one pass without a cache."""
+        return self.language_model.decode(sequences, encoder_states, encoder_mask)[0]
 
 
-def lacks_head(head: str, consequence: str) -> str:
-    """What to say to someone who asks a model for what its config gives it no head for."""
-    return (
-        f"this model has no {head} head, so it {consequence} ({head}_head_config is None). Load a checkpoint that has "
-        f"one, or give {head}_head_config a value in this one's config and train the new head."
-    )
+class HeldEndStreamer(BaseStreamer):
+    """Passes tokens on but holds `end()` back until the last token's place is known too."""
+
+    def __init__(self, streamer: BaseStreamer):
+        self.streamer = streamer
+
+    def put(self, value: Tensor) -> None:
+        self.streamer.put(value)
+
+    def end(self) -> None:
+        """Nothing yet; `release` ends the stream."""
+
+    def release(self) -> None:
+        self.streamer.end()
 
 
-__all__ = ["GroundedGenerationMixin", "lacks_head"]
+def _can_go_on(cache: Cache, encoder_states: Tensor, num_consumed: int) -> bool:
+    """Whether one token more can be consumed with the cache of a finished decoding, which has consumed so many.
+
+    A static cache has no room. Where a training library runs `forward` alone in mixed precision, keys and values were
+    kept in another one than the states are in.
+    """
+    layers = getattr(cache, "self_attention_cache", cache).layers
+    usable = not cache.is_compileable and layers[0].keys.dtype == encoder_states.dtype
+    return usable and int(cache.get_seq_length()) == num_consumed
+
+
+def _forget_last(cache: Cache) -> None:
+    """Take back the last consumed token, so that a caller can go on from the cache as from transformers' own."""
+    getattr(cache, "self_attention_cache", cache).crop(-1)
+
+
+def end_ids(config: GenerationConfig) -> list[int]:
+    """The ids that end what is written; none if nothing does."""
+    return [] if config.eos_token_id is None else torch.as_tensor(config.eos_token_id).flatten().tolist()
+
+
+def eos_ids(config: GenerationConfig, model_config: Any) -> list[int]:
+    """The ids that end an answer, whatever ends the writing of one: without any those of the vocabulary."""
+    own = model_config.text_config.eos_token_id
+    return end_ids(config) or ([] if own is None else torch.as_tensor(own).flatten().tolist())
+
+
+def pad_id(config: GenerationConfig, model_config: Any) -> int | None:
+    """The id behind the end of the shorter rows."""
+    if config.pad_token_id is not None:
+        return config.pad_token_id
+    return next(iter(end_ids(config)), model_config.text_config.pad_token_id)
+
+
+def trailing(sequences: Tensor, pad: int | None) -> Tensor:
+    """Padding at the end of sequences (R,T), also where a criterion and no end token stopped the row: (R,T) bool."""
+    if pad is None:
+        return torch.zeros_like(sequences, dtype=torch.bool)
+    return (sequences != pad).flip(1).cumsum(1).flip(1) == 0
+
+
+def start_id(config: GenerationConfig, model_config: Any) -> int:
+    start = config.decoder_start_token_id
+    return model_config.text_config.decoder_start_token_id if start is None else start
+
+
+def caption_scores(log_probs: Tensor, has_place: Tensor, ended: Tensor) -> Tensor:
+    """The reference's score of a greedy caption: log-probability of its words and EOS over the number of words.
+
+    log_probs (R,T), has_place (R,T) words, ended (R,T) from EOS on -> (R,).
+    """
+    counts = has_place | (ended & (ended.cumsum(1) == 1))
+    return log_probs.masked_fill(~counts, 0.0).sum(1) / has_place.sum(1).clamp(min=1)
+
+
+__all__ = [
+    "GenerateCall",
+    "GroundedGenerationMixin",
+    "GroundedOutput",
+    "caption_scores",
+    "end_ids",
+    "eos_ids",
+    "start_id",
+]

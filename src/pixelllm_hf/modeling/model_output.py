@@ -1,4 +1,4 @@
-"""What one forward pass gives, and what the layers of the language model leave behind if somebody asks."""
+"""What a forward pass and `generate()` give, and what the language model's layers leave behind if somebody asks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import field
 from typing import Any
 
 from torch import Tensor
+from transformers.generation.utils import GenerateBeamEncoderDecoderOutput, GenerateEncoderDecoderOutput
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from .cache_name import HasCache
@@ -37,6 +38,49 @@ class PixelLLMOutput(Seq2SeqLMOutput, HasCache):
             object.__setattr__(self, name, None)
         else:
             super().__setattr__(name, value)
+
+
+@dataclass
+class GroundedGenerateOutput(GenerateEncoderDecoderOutput, HasCache):
+    """Greedy and sampled captions with a place for every token.
+
+    sequences (R,T) int64; coordinates (R,T,P,2) float32 xy, 0..1 of the unpadded image, entry t belongs to
+    sequences[:, t], NaN for BOS, EOS and padding; token_log_probs (R,T) float32, the model's own log-probability of
+    sequences[:, t] before any warping, NaN where there is no location.
+    Where asked for: boxes (R,4) float32 xyxy, 0..1 of the unpadded image, of what the answer is about, NaN if it has no
+    word or no end; box_scores (R,) 0..1, if the model has a detector: how well they agree with what that finds;
+    masks (R,4h,4w) float32 logits over the whole canvas, > 0 inside, and mask_scores (R,), the overlap
+    that the model promises; both NaN without a box.
+    Of detections: prompt_boxes (B,N,4) canvas pixels, prompt_mask (B,N) which of them exist (the R rows, image-major)
+    and detection_scores (B,N), best first. sequences_scores (R,), log-probabilities of the captions, if scores count
+    them (`multiply_caption_score`).
+    """
+
+    coordinates: Tensor | None = None
+    token_log_probs: Tensor | None = None
+    boxes: Tensor | None = None
+    box_scores: Tensor | None = None
+    masks: Tensor | None = None
+    mask_scores: Tensor | None = None
+    prompt_boxes: Tensor | None = None
+    prompt_mask: Tensor | None = None
+    detection_scores: Tensor | None = None
+    sequences_scores: Tensor | None = None
+
+
+@dataclass
+class GroundedBeamGenerateOutput(GenerateBeamEncoderDecoderOutput, HasCache):
+    """Captions of a beam search with a place for every token; fields as in `GroundedGenerateOutput`."""
+
+    coordinates: Tensor | None = None
+    token_log_probs: Tensor | None = None
+    boxes: Tensor | None = None
+    box_scores: Tensor | None = None
+    masks: Tensor | None = None
+    mask_scores: Tensor | None = None
+    prompt_boxes: Tensor | None = None
+    prompt_mask: Tensor | None = None
+    detection_scores: Tensor | None = None
 
 
 @dataclass
@@ -80,4 +124,4 @@ class LayerOutputs:
             self.kept[name] = (*self.kept.get(name, ()), value)
 
 
-__all__ = ["LayerOutputs", "PixelLLMOutput"]
+__all__ = ["GroundedBeamGenerateOutput", "GroundedGenerateOutput", "LayerOutputs", "PixelLLMOutput"]

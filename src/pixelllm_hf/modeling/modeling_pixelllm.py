@@ -7,7 +7,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import GenerationConfig, LogitsProcessorList
 from transformers.cache_utils import Cache
+from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import BaseModelOutput
 
 from .box_ops import boxes_of_words
@@ -20,7 +22,7 @@ from .configuration_pixelllm import PixelLLMConfig
 from .distinct_prompts import distinct_prompts
 from .encoder_mask import full_encoder_mask
 from .grounded_generation import GroundedGenerationMixin
-from .grounded_generation import lacks_head
+from .grounded_generation import GroundedOutput
 from .language_prefix_decoder import PrefixDecoderLanguageModel
 from .language_t5 import T5PrefixLanguageModel
 from .losses import label_loss
@@ -39,6 +41,8 @@ from .prompt_rows import check_rows
 from .proposal_head import ProposalHead
 from .proposed_prompts import IGNORED_LABEL
 from .proposed_prompts import propose_prompts
+from .task_generation import TaskGeneration
+from .task_generation import lacks_head
 from .trainer_signature import OneLabelArgument
 from .vision_towers import VisionFeatures
 from .vision_towers import VisionTowers
@@ -244,6 +248,44 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         )
 
     @OneLabelArgument
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        streamer: BaseStreamer | None = None,
+        **kwargs: Any,
+    ) -> GroundedOutput | Tensor:
+        """transformers' `generate` with a place for every token, in the same pass.
+
+        Takes what the processor returns and every option of `GenerationConfig`; greedy, sampling and beam search.
+        Options of our own, as keywords or entries of the generation config; flags may be tensors:
+            decoder_input_ids: (R,T) what each answer begins with, with or without BOS, and cache: what has consumed
+                all but the last of these tokens, from the output of an earlier call. They are words of the answer like
+                those that follow, with locations of their own.
+            query_ids: (R,T) the answer itself, an expression and EOS, right-padded: nothing is searched, the places of
+                the given words are read (the official rule of referring). Options of decoding and of what to return
+                per step mean nothing then.
+            output_boxes: the box of what each answer is about, from the points of its last word; by default where
+                query_ids or output_masks are given.
+            output_masks: its mask, too.
+            detect_objects: no prompt is given; the model finds the objects and captions each. input_ids (B,L).
+            prompts_at_once: more prompts are encoded and decoded in portions of this many (64), for bounded memory.
+            no_immediate_repetition: the reference's greedy rule.
+            max_repeated_tokens: an answer ends once so many tokens in a row repeat those directly before them; 0 is
+                never.
+            reference_beam_search: the reference's beam search instead of transformers' (see its module), with
+                reference_beam_alpha (0.6) and reference_per_node_beam (candidates a beam: 2, or 1 when referring).
+        A streamer that has `put_location(points (rows,P,2))` is told each token's place as soon as it is known.
+
+        Returns `GroundedGenerateOutput` / `GroundedBeamGenerateOutput`, or with return_dict_in_generate=False the
+        sequences alone; that is the default where synced_gpus is given, as `Seq2SeqTrainer` does. Rows: R prompts
+        times num_return_sequences.
+        """
+        given = kwargs if inputs is None else {**kwargs, "pixel_values": inputs}
+        return TaskGeneration.of_call(self, generation_config, logits_processor, streamer, given).output()
+
     def forward(
         self,
         pixel_values: Tensor | None = None,

@@ -17,15 +17,14 @@ from transformers import LogitsProcessor
 from transformers import LogitsProcessorList
 from transformers import SuppressTokensLogitsProcessor
 from transformers.cache_utils import Cache
-from transformers.generation import GenerationMixin
 from transformers.utils import ModelOutput
 
 from .codebook_targets import find_token_groups
-from .decoding_modes import prefer_callers_length
 from .decoding_modes import refuse_unkept_modes
-from .generation import StateRecorder
-from .generation import current_recorder
-from .generation import recording
+from .token_states import StateRecorder
+from .token_states import TokenStatesMixin
+from .token_states import current_recorder
+from .token_states import recording
 
 # Targets are decoded in chunks, so that memory does not grow with their number: each holds maps of its own.
 TARGET_CHUNK_SIZE = 16
@@ -70,8 +69,10 @@ class CompleteTokenGroups(LogitsProcessor):
         return scores
 
 
-class ReasoningGenerationMixin(GenerationMixin):
+class ReasoningGenerationMixin(TokenStatesMixin):
     """The writing half of a PixelLM."""
+
+    recorded_states = "states"
 
     @torch.no_grad()
     def generate(  # type: ignore[override]
@@ -193,27 +194,6 @@ class ReasoningGenerationMixin(GenerationMixin):
             "cache": cache,
             "use_cache": kwargs.get("use_cache"),
         }
-
-    def _prepare_generation_config(
-        self, generation_config: GenerationConfig | None, **kwargs: Any
-    ) -> tuple[GenerationConfig, dict[str, Any]]:
-        resolved, rest = super()._prepare_generation_config(generation_config, **kwargs)
-        return prefer_callers_length(resolved, generation_config, kwargs, self.generation_config), rest
-
-    def _update_model_kwargs_for_generation(
-        self, outputs: ModelOutput, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> dict[str, Any]:
-        recorder = current_recorder()
-        if recorder is not None:
-            recorder.after_step(outputs.states, outputs.logits)
-        return super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
-
-    def _reorder_cache(self, cache: Cache, beam_idx: Tensor) -> Cache:
-        recorder = current_recorder()
-        if recorder is not None:
-            recorder.reorder(beam_idx)
-        cache.reorder_cache(beam_idx)
-        return cache
 
 
 def padded_on_the_left(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:

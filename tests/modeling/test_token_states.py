@@ -7,7 +7,7 @@ import torch
 from transformers.generation import GenerationMixin
 from transformers.generation.streamers import BaseStreamer
 
-from pixelllm_hf.modeling import generation
+from pixelllm_hf.modeling import token_states
 
 MODES = {
     "greedy": {},
@@ -78,7 +78,7 @@ def test_log_probabilities_do_not_depend_on_how_many_are_computed_at_once(
 ):
     expected = small_model.generate(**small_inputs, max_new_tokens=9, **mode).token_log_probs
     assert expected.isfinite().any()
-    monkeypatch.setattr(generation, "_SCORES_AT_ONCE", limit)
+    monkeypatch.setattr(token_states, "_SCORES_AT_ONCE", limit)
     found = small_model.generate(**small_inputs, max_new_tokens=9, **mode).token_log_probs
     torch.testing.assert_close(found, expected, equal_nan=True)
 

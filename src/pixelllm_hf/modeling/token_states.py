@@ -1,6 +1,6 @@
-"""What `generate()` of this package adds to transformers': the state of every token, at no extra pass.
+"""The state of every token that a model writes or is given, at no extra pass.
 
-A decoder state belongs to the token it has consumed (spec sections 6 and 14.3). The recorder keeps these states while
+A decoder state belongs to the token it has consumed, and predicts the next one. The recorder keeps these states while
 any of transformers' decoding loops runs and sorts them afterwards along the beams.
 """
 
@@ -9,60 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
-from transformers.generation.streamers import BaseStreamer
-from transformers.generation.utils import GenerateBeamEncoderDecoderOutput, GenerateEncoderDecoderOutput
+from transformers import GenerationConfig
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
+from transformers.utils import ModelOutput
 
-from .cache_name import HasCache
+from .decoding_modes import prefer_callers_length
 
 _SCORES_AT_ONCE = 2**17
-
-
-@dataclass
-class GroundedGenerateOutput(GenerateEncoderDecoderOutput, HasCache):
-    """Greedy and sampled captions with a place for every token.
-
-    sequences (R,T) int64; coordinates (R,T,P,2) float32 xy, 0..1 of the unpadded image, entry t belongs to
-    sequences[:, t], NaN for BOS, EOS and padding; token_log_probs (R,T) float32, the model's own log-probability of
-    sequences[:, t] before any warping, NaN where there is no location.
-    Where asked for: boxes (R,4) float32 xyxy, 0..1 of the unpadded image, of what the answer is about, NaN if it has no
-    word or no end; box_scores (R,) 0..1, if the model has a detector: how well they agree with what that finds;
-    masks (R,4h,4w) float32 logits over the whole canvas, > 0 inside, and mask_scores (R,), the overlap
-    that the model promises; both NaN without a box.
-    Of detections: prompt_boxes (B,N,4) canvas pixels, prompt_mask (B,N) which of them exist (the R rows, image-major)
-    and detection_scores (B,N), best first. sequences_scores (R,), log-probabilities of the captions, if scores count
-    them (`multiply_caption_score`).
-    """
-
-    coordinates: Tensor | None = None
-    token_log_probs: Tensor | None = None
-    boxes: Tensor | None = None
-    box_scores: Tensor | None = None
-    masks: Tensor | None = None
-    mask_scores: Tensor | None = None
-    prompt_boxes: Tensor | None = None
-    prompt_mask: Tensor | None = None
-    detection_scores: Tensor | None = None
-    sequences_scores: Tensor | None = None
-
-
-@dataclass
-class GroundedBeamGenerateOutput(GenerateBeamEncoderDecoderOutput, HasCache):
-    """Captions of a beam search with a place for every token; fields as in `GroundedGenerateOutput`."""
-
-    coordinates: Tensor | None = None
-    token_log_probs: Tensor | None = None
-    boxes: Tensor | None = None
-    box_scores: Tensor | None = None
-    masks: Tensor | None = None
-    mask_scores: Tensor | None = None
-    prompt_boxes: Tensor | None = None
-    prompt_mask: Tensor | None = None
-    detection_scores: Tensor | None = None
 
 
 class StateRecorder:
@@ -192,44 +150,35 @@ def recording(recorder: StateRecorder) -> Iterator[None]:
         _recorder.reset(token)
 
 
-class HeldEndStreamer(BaseStreamer):
-    """Passes tokens on but holds `end()` back until the last token's place is known too."""
+class TokenStatesMixin(GenerationMixin):
+    """`generate()` whose loops tell the current recorder of every step.
 
-    def __init__(self, streamer: BaseStreamer):
-        self.streamer = streamer
-
-    def put(self, value: Tensor) -> None:
-        self.streamer.put(value)
-
-    def end(self) -> None:
-        """Nothing yet; `release` ends the stream."""
-
-    def release(self) -> None:
-        self.streamer.end()
-
-
-class NoImmediateRepetition(LogitsProcessor):
-    """The reference's greedy rule: the token just written may not follow itself (spec section 9)."""
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        previous = input_ids[:, -1:]
-        return scores.scatter(1, previous, scores.gather(1, previous).clamp(max=-1e4))
-
-
-class EndOfLoop(LogitsProcessor):
-    """An answer goes round in circles where its last `length` tokens say again what stands directly before them: it
-    ends there. Of several beams, those are kept that do not.
+    `prepare_inputs_for_generation` is the model's own and calls `before_step`; `recorded_states` names the entry of
+    its output that has the state of every consumed token.
     """
 
-    def __init__(self, length: int, end_ids: list[int]):
-        self.length, self.end_ids = length, end_ids
+    recorded_states = "decoder_states"
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if input_ids.shape[1] <= self.length:
-            return scores
-        windows = input_ids[:, -2 * self.length :].unfold(1, self.length, 1)  # rows, places, length; the last is now
-        loops = (windows[:, :-1] == windows[:, -1:]).all(-1).any(-1)
-        ends = torch.zeros(scores.shape[-1], dtype=torch.bool, device=scores.device)
-        ends[self.end_ids] = True
-        may_end = scores[:, ends].isfinite().any(-1)  # a shortest length may forbid it
-        return scores.masked_fill((loops & may_end)[:, None] & ~ends, -torch.inf)
+    def _prepare_generation_config(
+        self, generation_config: GenerationConfig | None, **kwargs: Any
+    ) -> tuple[GenerationConfig, dict[str, Any]]:
+        resolved, rest = super()._prepare_generation_config(generation_config, **kwargs)
+        return prefer_callers_length(resolved, generation_config, kwargs, self.generation_config), rest
+
+    def _update_model_kwargs_for_generation(
+        self, outputs: ModelOutput, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        recorder = current_recorder()
+        if recorder is not None:
+            recorder.after_step(outputs[self.recorded_states], outputs.logits)
+        return super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
+
+    def _reorder_cache(self, cache: Cache, beam_idx: Tensor) -> Cache:
+        recorder = current_recorder()
+        if recorder is not None:
+            recorder.reorder(beam_idx)
+        cache.reorder_cache(beam_idx)
+        return cache
+
+
+__all__ = ["StateRecorder", "TokenStatesMixin", "current_recorder", "log_probs_of", "recording"]

@@ -1,0 +1,37 @@
+"""What an answer may not do: say a token twice in a row, or go round in circles."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+
+class NoImmediateRepetition(LogitsProcessor):
+    """The reference's greedy rule: the token just written may not follow itself (spec section 9)."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        previous = input_ids[:, -1:]
+        return scores.scatter(1, previous, scores.gather(1, previous).clamp(max=-1e4))
+
+
+class EndOfLoop(LogitsProcessor):
+    """An answer goes round in circles where its last `length` tokens say again what stands directly before them: it
+    ends there. Of several beams, those are kept that do not.
+    """
+
+    def __init__(self, length: int, end_ids: list[int]):
+        self.length, self.end_ids = length, end_ids
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if input_ids.shape[1] <= self.length:
+            return scores
+        windows = input_ids[:, -2 * self.length :].unfold(1, self.length, 1)  # rows, places, length; the last is now
+        loops = (windows[:, :-1] == windows[:, -1:]).all(-1).any(-1)
+        ends = torch.zeros(scores.shape[-1], dtype=torch.bool, device=scores.device)
+        ends[self.end_ids] = True
+        may_end = scores[:, ends].isfinite().any(-1)  # a shortest length may forbid it
+        return scores.masked_fill((loops & may_end)[:, None] & ~ends, -torch.inf)
+
+
+__all__ = ["EndOfLoop", "NoImmediateRepetition"]
