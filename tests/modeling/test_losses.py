@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pixelllm_hf.conversion.parity.golden import Golden
-from pixelllm_hf.modeling.losses import point_loss, text_loss
+from pixelllm_hf.modeling.losses import label_loss, point_loss, text_loss
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pixelllm" / "losses.safetensors"
 
@@ -132,3 +132,32 @@ def test_tokens_without_a_place_reach_neither_the_point_loss_nor_its_gradient():
 def test_an_unknown_kind_of_point_loss_is_refused():
     with pytest.raises(ValueError, match="got 'huber'"):
         point_loss(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2), torch.ones(1), kind="huber")
+
+
+def test_an_id_of_zero_is_a_word_where_padding_has_another_id():
+    logits = torch.randn(2, 3, 9, generator=torch.Generator().manual_seed(4))
+    labels = torch.tensor([[0, 5, 3], [0, 0, 8]])
+    found = label_loss(logits, labels, label_smoothing=0.0, eos_token_id=8, pad_token_id=3)
+    counted = torch.tensor([[True, True, False], [True, True, True]])
+    expected = torch.nn.functional.cross_entropy(logits[counted], labels[counted])
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_criterion_is_the_weighted_sum_of_its_parts(small_model, small_inputs):
+    config = small_model.config
+    config.text_loss_weight, config.point_loss_weight = 0.5, 0.25
+    points = torch.rand(3, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+    labels = torch.tensor([[5, 6, 1], [7, 1, -100], [8, 1, -100]])
+    out = small_model(**small_inputs, labels=labels, point_labels=points)
+    torch.testing.assert_close(out.loss, 0.5 * out.loss_parts["text"] + 0.25 * out.loss_parts["point"])
+
+
+def test_the_output_has_what_the_language_model_saw_of_every_prompt(small_model, small_inputs):
+    tokens = torch.zeros(3, 2, dtype=torch.long)
+    out = small_model(**small_inputs, decoder_input_ids=tokens)
+    features = small_model.get_image_features(small_inputs["pixel_values"], small_inputs["pixel_mask"])
+    asked = {name: small_inputs[name] for name in ("prompt_boxes", "prompt_mask")}
+    torch.testing.assert_close(out.visual_tokens, small_model.get_visual_tokens(features, **asked))
+    states, mask = out.encoder_last_hidden_state, out.encoder_attention_mask
+    again = small_model(encoder_outputs=(states,), attention_mask=mask, decoder_input_ids=tokens)
+    assert again.visual_tokens is None

@@ -1,13 +1,86 @@
-"""The losses of the reference, each over its valid entries only (spec section 10)."""
+"""The criterion of a grounded model: text, point, mask and detection losses, weighted as its config says.
+
+The losses of the reference, each over its valid entries only (spec section 10).
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .box_ops import is_one_of
+from .configuration_pixelllm import PixelLLMConfig
+from .mask_head import MaskHeadOutput
+from .mask_losses import mask_loss
 
-NOT_COUNTED = -100
+IGNORED_LABEL = -100
+
+
+@dataclass
+class GroundedTargets:
+    """What a pass of R rows is taught.
+
+    labels (R,T), IGNORED_LABEL where nothing is; text_loss_mask (R,) > 0 where the text counts; point_labels
+    (R,T,P,2) 0..1 of the unpadded image, NaN or all zero where there is no location; sizes_wh (R,2) of that image in
+    canvas pixels. Of the K rows with a mask: masks (K,S,S) > 0 inside and pixel_mask (K,S,S) on the canvas.
+    """
+
+    labels: Tensor
+    sizes_wh: Tensor
+    text_loss_mask: Tensor | None = None
+    point_labels: Tensor | None = None
+    masks: Tensor | None = None
+    pixel_mask: Tensor | None = None
+
+
+class GroundedCriterion:
+    """The weighted sum of the losses, and its unweighted parts by name."""
+
+    def __init__(self, config: PixelLLMConfig):
+        self.config = config
+
+    def __call__(
+        self,
+        targets: GroundedTargets,
+        *,
+        logits: Tensor,
+        coordinates: Tensor | None,
+        masks: MaskHeadOutput | None,
+        detection_loss: Tensor | None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """logits (R,T,V) and coordinates (R,T,P,2) of the consumed tokens, masks of the rows that have one."""
+        text, parts = self.config.text_config, {}
+        if detection_loss is not None:
+            parts["detection"] = detection_loss
+        labels = targets.labels
+        parts["text"] = label_loss(
+            logits,
+            F.pad(labels, (0, logits.shape[1] - labels.shape[1]), value=IGNORED_LABEL),
+            targets.text_loss_mask,
+            label_smoothing=self.config.label_smoothing,
+            eos_token_id=text.eos_token_id,
+            pad_token_id=text.pad_token_id,
+        )
+        if targets.point_labels is not None:
+            if coordinates is None:
+                raise ValueError("point_labels and mask_labels need output_coordinates=True, but it is False.")
+            parts["point"] = self._point_loss(coordinates, targets)
+        if masks is not None:
+            of_masks = mask_loss(masks.logits, masks.iou_predictions, targets.masks, pixel_mask=targets.pixel_mask)
+            parts["mask"] = torch.stack(list(of_masks.values())).sum()
+        weighted = [getattr(self.config, f"{name}_loss_weight") * part for name, part in parts.items()]
+        return torch.stack(weighted).sum(), parts
+
+    def _point_loss(self, coordinates: Tensor, targets: GroundedTargets) -> Tensor:
+        """In canvas pixels. The state that has consumed a label gives its location; BOS has none."""
+        scale = targets.sizes_wh[:, None, None, :]  # R,1,1,2
+        placed = coordinates.shape[1] - 1  # labels that the decoder has consumed
+        labels, points = targets.labels[:, :placed], targets.point_labels[:, :placed]
+        valid = torch.isfinite(points).flatten(2).all(-1) & (labels != IGNORED_LABEL)
+        return point_loss(coordinates[:, 1:] * scale, points.nan_to_num(0.0).float() * scale, valid)
 
 
 def text_loss(
@@ -17,11 +90,14 @@ def text_loss(
     *,
     label_smoothing: float,
     eos_token_id: int | list[int] | None,
+    pad_token_id: int | None = 0,
 ) -> Tensor:
     """`label_loss` of the next token: logits (…,T,V), tokens (…,T) as the decoder consumes them."""
     # Shifting the targets and not the logits spares a copy of the logits; the last position predicts nothing.
     targets = F.pad(tokens[..., 1:], (0, 1))
-    return label_loss(logits, targets, row_mask, label_smoothing=label_smoothing, eos_token_id=eos_token_id)
+    return label_loss(
+        logits, targets, row_mask, label_smoothing=label_smoothing, eos_token_id=eos_token_id, pad_token_id=pad_token_id
+    )
 
 
 def label_loss(
@@ -31,22 +107,23 @@ def label_loss(
     *,
     label_smoothing: float,
     eos_token_id: int | list[int] | None,
+    pad_token_id: int | None = 0,
 ) -> Tensor:
-    """Cross entropy of the label of each position, over labels that are not padding (<= 0) and whose row counts.
+    """Cross entropy of the label of each position, over labels that are no padding and whose row counts.
 
-    logits (…,T,V), labels (…,T), row_mask (…) > 0 where a caption counts. A caption that begins with EOS is empty and
-    does not count. Smoothing spreads over the V - 1 other tokens.
+    logits (…,T,V), labels (…,T), padding negative or pad_token_id, row_mask (…) > 0 where a caption counts. A caption
+    that begins with EOS is empty and does not count. Smoothing spreads over the V - 1 other tokens.
     """
     vocabulary = logits.shape[-1]
     targets = labels.long()
-    valid = (targets > 0) & ~is_one_of(targets[..., :1], eos_token_id)
+    valid = (targets >= 0) & ~is_one_of(targets, pad_token_id) & ~is_one_of(targets[..., :1], eos_token_id)
     if row_mask is not None:
         valid = valid & (row_mask[..., None] > 0)
     # torch spreads its smoothing over all V tokens, gold included; scaled up, the others get the same share.
     total = F.cross_entropy(
         logits.flatten(0, -2).float(),
-        targets.masked_fill(~valid, NOT_COUNTED).flatten(),
-        ignore_index=NOT_COUNTED,
+        targets.masked_fill(~valid, IGNORED_LABEL).flatten(),
+        ignore_index=IGNORED_LABEL,
         reduction="sum",
         label_smoothing=label_smoothing * vocabulary / (vocabulary - 1),
     )
@@ -70,3 +147,6 @@ def point_loss(pred: Tensor, target: Tensor, token_mask: Tensor, kind: str = "l1
     difference = (pred - target).masked_fill(~valid[..., None, None], 0.0)
     error = (difference.square() if kind == "l2" else difference.abs()).mean((-2, -1))
     return error.sum() / valid.sum().clamp(min=1)
+
+
+__all__ = ["IGNORED_LABEL", "GroundedCriterion", "GroundedTargets", "label_loss", "point_loss", "text_loss"]

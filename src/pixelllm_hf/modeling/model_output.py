@@ -23,6 +23,7 @@ class PixelLLMOutput(Seq2SeqLMOutput, HasCache):
     0..1 of the unpadded image, entry t belongs to decoder token t (entry 0, of BOS, means nothing).
     With labels and no decoder_input_ids T is one more than the labels': decoder tokens are BOS and the labels.
     encoder_last_hidden_state (R,S,C) and its encoder_attention_mask (R,S) int64, the mask unless encoder_outputs came.
+    visual_tokens (R,V,C) of `get_visual_tokens`, likewise.
     The rest as `LayerOutputs` keeps it, if it was asked for.
     """
 
@@ -30,6 +31,7 @@ class PixelLLMOutput(Seq2SeqLMOutput, HasCache):
     coordinates: Tensor | None = None
     decoder_states: Tensor | None = None
     encoder_attention_mask: Tensor | None = None
+    visual_tokens: Tensor | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         # transformers lists all fields anew for each that is set; None, which most are in a cached decoding step, goes

@@ -25,12 +25,12 @@ from .grounded_generation import GroundedGenerationMixin
 from .grounded_generation import GroundedOutput
 from .language_prefix_decoder import PrefixDecoderLanguageModel
 from .language_t5 import T5PrefixLanguageModel
-from .losses import label_loss
-from .losses import point_loss
+from .losses import IGNORED_LABEL
+from .losses import GroundedCriterion
+from .losses import GroundedTargets
 from .mask_head import MaskHead
 from .mask_head import MaskHeadOutput
 from .mask_head import check_one_width
-from .mask_losses import mask_loss
 from .model_output import LayerOutputs
 from .model_output import PixelLLMOutput
 from .point_head import PointHead
@@ -39,7 +39,7 @@ from .prompt_encoder import PromptEncoder
 from .prompt_feature_extractor import PromptFeatureExtractor
 from .prompt_rows import check_rows
 from .proposal_head import ProposalHead
-from .proposed_prompts import IGNORED_LABEL
+from .proposed_prompts import ProposedPrompts
 from .proposed_prompts import propose_prompts
 from .task_generation import TaskGeneration
 from .task_generation import lacks_head
@@ -342,26 +342,14 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             output_attentions, output_hidden_states: of the language model's layers, see `LayerOutputs`.
         """
         layers = LayerOutputs.asked(self.config, output_attentions, output_hidden_states)
-        parts: dict[str, Tensor] = {}
-        visual = None
+        visual, detection_loss = None, None
         if encoder_outputs is None:
             image_features = self.features_or_see(image_features, pixel_values, pixel_mask)
             if object_boxes is not None:
-                if self.proposal_head is None:
-                    raise ValueError(lacks_head("proposal", "detects no objects"))
-                found = propose_prompts(
-                    self.proposal_head,
-                    image_features.fused,
-                    object_boxes,
-                    object_labels,
-                    point_labels,
-                    image_size=self.config.image_size,
-                )
-                parts["detection"], prompt_boxes, prompt_mask = found.loss, found.boxes, found.prompt_mask
+                found = self._proposed(image_features, object_boxes, object_labels, point_labels)
+                detection_loss, prompt_boxes, prompt_mask = found.loss, found.boxes, found.prompt_mask
                 labels, point_labels = found.labels, found.point_labels
-                input_ids, attention_mask = (
-                    None if text is None else text[prompt_mask.nonzero()[:, 0]] for text in (input_ids, attention_mask)
-                )
+                input_ids, attention_mask = (found.of_each_prompt(text) for text in (input_ids, attention_mask))
             visual = self.get_visual_tokens(
                 image_features, pixel_mask, prompt_boxes, prompt_points, prompt_point_labels, prompt_mask
             )
@@ -373,76 +361,109 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             if layers is not None:
                 layers.keep("encoder", encoder_outputs)
 
-        if labels is not None and decoder_input_ids is None:
-            decoder_input_ids, decoder_attention_mask = self._decoder_inputs(labels)
-        elif labels is not None and labels.shape != decoder_input_ids.shape:
-            raise ValueError(
-                f"decoder_input_ids beside labels are BOS and all labels but the last, as many as the labels, but the "
-                f"shapes are {tuple(decoder_input_ids.shape)} and {tuple(labels.shape)}. Leave decoder_input_ids out."
-            )
-        if decoder_input_ids is None:
-            raise ValueError(
-                "expected labels or decoder_input_ids to decode, but got neither. If transformers' Trainer has taken "
-                "the labels out for its label_smoothing_factor or compute_loss_func, leave these out: the model smooths"
-                " its own text loss, by config.label_smoothing."
-            )
-        num_tokens, consumed = decoder_input_ids.shape[1], decoder_input_ids
+        tokens, takes_part = self._decoder_tokens(labels, decoder_input_ids, decoder_attention_mask)
+        consumed = tokens
         if mask_labels is not None:
-            if labels is None or visual is None:
-                raise ValueError(
-                    "mask_labels need labels, whose last word gives the box, and pixel_values or image_features; "
-                    f"labels is {'missing' if labels is None else 'there'} and the image is "
-                    f"{'missing' if visual is None else 'there'}. Pass both."
-                )
-            consumed, decoder_attention_mask = self.padded_for_masks(decoder_input_ids, decoder_attention_mask)
+            self._check_mask_labels(mask_labels, labels, visual, output_coordinates)
+            consumed, takes_part = self.padded_for_masks(tokens, takes_part)
         text_states, cache = self.language_model.decode(
             consumed,
             states,
             mask,
-            decoder_mask=decoder_attention_mask,
+            decoder_mask=takes_part,
             cache=given_cache(cache, past_key_values),
             use_cache=bool(use_cache) and labels is None,
             layers=layers,
         )
-        decoder_states = text_states if mask_labels is None else text_states[:, :num_tokens]
+        decoder_states = text_states[:, : tokens.shape[1]] if mask_labels is not None else text_states
         logits = self.language_model.logits(decoder_states)
         coordinates = self.point_head(decoder_states).coordinates if output_coordinates else None
 
-        loss = None
+        loss, parts = None, None
         if labels is not None:
             sizes_wh = self.row_sizes_wh(pixel_mask, prompt_mask, len(labels))
-            parts["text"] = label_loss(
-                logits,
-                F.pad(labels, (0, num_tokens - labels.shape[1]), value=IGNORED_LABEL),
-                text_loss_mask,
-                label_smoothing=self.config.label_smoothing,
-                eos_token_id=self.config.text_config.eos_token_id,
-            )
-            if coordinates is None and (point_labels is not None or mask_labels is not None):
-                raise ValueError("point_labels and mask_labels need output_coordinates=True, but it is False.")
-            if point_labels is not None:
-                parts["point"] = self._point_loss(coordinates, labels, point_labels, sizes_wh)
+            targets, masks = GroundedTargets(labels, sizes_wh, text_loss_mask, point_labels), None
             if mask_labels is not None:
-                words = last_words(decoder_input_ids, self.config.text_config.eos_token_id)
+                words = last_words(tokens, self.config.text_config.eos_token_id)
                 boxes = boxes_of_words(coordinates.detach(), words) * sizes_wh.repeat(1, 2)
-                image_of_row = self.image_of_row(prompt_mask, len(image_features.fused), len(labels))
-                parts["mask"] = self._mask_loss(
-                    image_features, visual, text_states, boxes, image_of_row, mask_labels, mask_loss_mask, pixel_mask
-                )
-            loss = torch.stack([self._loss_weight(name) * part for name, part in parts.items()]).sum()
+                rows = boxes.isfinite().all(-1)  # those that were given a box
+                rows = rows if mask_loss_mask is None else rows & (mask_loss_mask > 0)
+                images = self.image_of_row(prompt_mask, len(image_features.fused), len(labels))[rows]
+                masks = self.predict_masks(image_features, visual[rows], text_states[rows], boxes[rows], images)
+                targets.masks = mask_labels[rows]
+                targets.pixel_mask = None if pixel_mask is None else pixel_mask[images]
+            loss, parts = GroundedCriterion(self.config)(
+                targets, logits=logits, coordinates=coordinates, masks=masks, detection_loss=detection_loss
+            )
         output = PixelLLMOutput(
             loss=loss,
-            loss_parts=parts or None,
+            loss_parts=parts,
             logits=logits,
             coordinates=coordinates,
             decoder_states=decoder_states,
             encoder_last_hidden_state=states,
             encoder_attention_mask=mask.long() if encoder_outputs is None else None,
+            visual_tokens=visual,
             **{CACHE_NAME: cache},
             **({} if layers is None else layers.kept),
         )
         return_dict = self.config.return_dict if return_dict is None else return_dict
         return output if return_dict else output.to_tuple()
+
+    def _proposed(
+        self, image_features: VisionFeatures, object_boxes: Tensor, object_labels: Tensor | None, points: Tensor | None
+    ) -> ProposedPrompts:
+        """The detector's proposals as prompts, each with the caption of its object."""
+        if self.proposal_head is None:
+            raise ValueError(lacks_head("proposal", "detects no objects"))
+        side = self.config.image_size
+        return propose_prompts(
+            self.proposal_head, image_features.fused, object_boxes, object_labels, points, image_size=side
+        )
+
+    def _decoder_tokens(
+        self, labels: Tensor | None, given: Tensor | None, takes_part: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The tokens (R,T) that the decoder consumes, the first BOS, and which of them take part (R,T), None = all.
+
+        Of labels (R,T-1) these are BOS and the labels; as in the reference EOS takes no part, nor does the last token
+        of a caption that was cut before its EOS.
+        """
+        if labels is None and given is None:
+            raise ValueError(
+                "expected labels or decoder_input_ids to decode, but got neither. If transformers' Trainer has taken "
+                "the labels out for its label_smoothing_factor or compute_loss_func, leave these out: the model smooths"
+                " its own text loss, by config.label_smoothing."
+            )
+        if given is None:
+            text = self.config.text_config
+            start = labels.new_full((labels.shape[0], 1), text.decoder_start_token_id)
+            tokens = torch.cat([start, labels.masked_fill(labels == IGNORED_LABEL, text.pad_token_id)], dim=1)
+            return tokens, F.pad(labels != IGNORED_LABEL, (0, 1))
+        if labels is not None and labels.shape != given.shape:
+            raise ValueError(
+                f"decoder_input_ids beside labels are BOS and all labels but the last, as many as the labels, but the "
+                f"shapes are {tuple(given.shape)} and {tuple(labels.shape)}. Leave decoder_input_ids out."
+            )
+        return given, takes_part
+
+    def _check_mask_labels(
+        self, mask_labels: Tensor, labels: Tensor | None, visual: Tensor | None, has_coordinates: bool
+    ) -> None:
+        if labels is None or visual is None:
+            raise ValueError(
+                "mask_labels need labels, whose last word gives the box, and pixel_values or image_features; "
+                f"labels is {'missing' if labels is None else 'there'} and the image is "
+                f"{'missing' if visual is None else 'there'}. Pass both."
+            )
+        if not has_coordinates:
+            raise ValueError("point_labels and mask_labels need output_coordinates=True, but it is False.")
+        rows, side = len(labels), self.config.image_size
+        if tuple(mask_labels.shape) != (rows, side, side):
+            raise ValueError(
+                f"mask_labels must be ({rows}, {side}, {side}), a mask on the canvas for each valid prompt, but the "
+                f"shape is {tuple(mask_labels.shape)}. Give masks in the order of the prompts, image after image."
+            )
 
     def padded_for_masks(self, tokens: Tensor, takes_part: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """tokens (R,T), the first BOS -> (R,T') as long as the mask head reads, and which of them take part (R,T').
@@ -468,59 +489,6 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         if prompt_mask is not None:
             return prompt_mask.nonzero()[:, 0]
         return torch.arange(images, device=self.device).repeat_interleave(rows // images)
-
-    def _decoder_inputs(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """labels (R,T) -> decoder tokens (R,T+1): BOS and the labels; mask of those that another one follows.
-
-        As in the reference that leaves out EOS, and the last token of a caption that was cut before its EOS.
-        """
-        text = self.config.text_config
-        start = labels.new_full((labels.shape[0], 1), text.decoder_start_token_id)
-        tokens = torch.cat([start, labels.masked_fill(labels == IGNORED_LABEL, text.pad_token_id)], dim=1)
-        return tokens, F.pad(labels != IGNORED_LABEL, (0, 1))
-
-    def _loss_weight(self, name: str) -> float:
-        return getattr(self.config, f"{name}_loss_weight")
-
-    def _point_loss(self, coordinates: Tensor, labels: Tensor, point_labels: Tensor, sizes_wh: Tensor) -> Tensor:
-        scale = sizes_wh[:, None, None, :]  # R,1,1,2 canvas pixels
-        placed = coordinates.shape[1] - 1  # labels that the decoder has consumed
-        labels, point_labels = labels[:, :placed], point_labels[:, :placed]
-        valid = torch.isfinite(point_labels).flatten(2).all(-1) & (labels != IGNORED_LABEL)
-        return point_loss(coordinates[:, 1:] * scale, point_labels.nan_to_num(0.0).float() * scale, valid)
-
-    def _mask_loss(
-        self,
-        image_features: VisionFeatures,
-        visual_tokens: Tensor,
-        text_states: Tensor,
-        boxes: Tensor,
-        image_of_row: Tensor,
-        mask_labels: Tensor,
-        mask_loss_mask: Tensor | None,
-        pixel_mask: Tensor | None,
-    ) -> Tensor:
-        """The masks of the rows that have one and that were given a box (R,4), canvas pixels."""
-        rows, side = len(boxes), self.config.image_size
-        if tuple(mask_labels.shape) != (rows, side, side):
-            raise ValueError(
-                f"mask_labels must be ({rows}, {side}, {side}), a mask on the canvas for each valid prompt, but the "
-                f"shape is {tuple(mask_labels.shape)}. Give masks in the order of the prompts, image after image."
-            )
-        keep = boxes.isfinite().all(-1)
-        if mask_loss_mask is not None:
-            keep = keep & (mask_loss_mask > 0)
-        image_of_row = image_of_row[keep]
-        predicted = self.predict_masks(
-            image_features, visual_tokens[keep], text_states[keep], boxes[keep], image_of_row
-        )
-        parts = mask_loss(
-            predicted.logits,
-            predicted.iou_predictions,
-            mask_labels[keep],
-            pixel_mask=None if pixel_mask is None else pixel_mask[image_of_row],
-        )
-        return torch.stack(list(parts.values())).sum()
 
     def _mask_config(self) -> Any:
         if self.config.mask_head_config is None:

@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .box_coding import box_areas
+from .losses import IGNORED_LABEL
 from .proposal_head import ProposalHead
-
-IGNORED_LABEL = -100
 
 
 @dataclass
@@ -25,6 +24,10 @@ class ProposedPrompts:
     prompt_mask: Tensor
     labels: Tensor
     point_labels: Tensor | None
+
+    def of_each_prompt(self, of_image: Tensor | None) -> Tensor | None:
+        """What is given once per image, (B,…), for every prompt: (R,…)."""
+        return None if of_image is None else of_image[self.prompt_mask.nonzero()[:, 0]]
 
 
 def propose_prompts(
@@ -73,4 +76,4 @@ def propose_prompts(
     )
 
 
-__all__ = ["IGNORED_LABEL", "ProposedPrompts", "propose_prompts"]
+__all__ = ["ProposedPrompts", "propose_prompts"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,28 +35,25 @@ class WithAuxiliary(nn.Module):
     ) -> PixelLLMOutput:
         """auxiliary_labels (B,1+A,G,G), auxiliary_boxes (B,4,G,G) as in `CellHeads`; the rest as in the model."""
         features = self.model.get_image_features(pixel_values, pixel_mask)
-        seen: list[Tensor] = []
-        with self._listening(seen):
-            output = self.model(image_features=features, pixel_mask=pixel_mask, **batch)
+        output = self.model(image_features=features, pixel_mask=pixel_mask, **batch)
 
         def visual_tokens() -> Tensor:
             # Those of whole images are there already where they were the prompts; extracting takes a tenth of a step.
-            shared = seen and _are_whole_images(pixel_mask, batch)
-            return seen[0] if shared else self.model.get_visual_tokens(features, pixel_mask)
+            if not _are_whole_images(pixel_mask, batch):
+                return self.model.get_visual_tokens(features, pixel_mask)
+            return output.visual_tokens[_first_rows(batch)]
 
         taught = self.heads(features, visual_tokens, auxiliary_labels, auxiliary_boxes)
         output.loss = output.loss + taught.loss
         output.loss_parts = {**output.loss_parts, **taught.loss_parts}
         return output
 
-    @contextmanager
-    def _listening(self, seen: list[Tensor]) -> Iterator[None]:
-        """Put what the model makes of its prompts, (distinct prompts,V,C), into `seen`."""
-        handle = self.model.visual_projection.register_forward_hook(lambda *call: seen.append(call[-1]))
-        try:
-            yield
-        finally:
-            handle.remove()
+
+def _first_rows(batch: dict[str, Any]) -> Tensor:
+    """The row of each image's first prompt, (B,)."""
+    boxes, exists = batch["prompt_boxes"], batch.get("prompt_mask")
+    number = boxes.new_full((len(boxes),), boxes.shape[1]).long() if exists is None else exists.bool().sum(1)
+    return number.cumsum(0) - number
 
 
 def _are_whole_images(pixel_mask: Tensor, batch: dict[str, Any]) -> bool:
