@@ -122,7 +122,7 @@ def tower_tensors(vision_config: PixelLLMVisionConfig, files: Mapping[str, str |
         PixelLLMEfficientNetLiteTowerConfig: efficientnet_lite_tower,
         PixelLLMYoloxTowerConfig: yolox_tower,
     }
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, path in files.items():
         if name not in towers or type(towers[name]) not in readers:
             known = ", ".join(tower.name for tower in towers.values() if type(tower) in readers) or "none"

@@ -377,7 +377,7 @@ class PixelLLMVisionConfig(PreTrainedConfig):
     @property
     def map_shapes(self) -> dict[str, tuple[int, int]]:
         """Channels and cells per side of every map of every tower on this canvas."""
-        shapes = {}
+        shapes: dict[str, tuple[int, int]] = {}
         for tower in self.towers:
             side = tower.input_size or self.image_size
             shapes |= {map_name(tower, name): shape for name, shape in tower.shapes_at(side).items()}
@@ -386,16 +386,19 @@ class PixelLLMVisionConfig(PreTrainedConfig):
     @property
     def grid_size(self) -> int:
         """Side of the fused map in cells."""
-        return self.fused_grid_size or max(self.map_shapes[name][1] for name in self.fused_maps)
+        shapes = self.map_shapes
+        return self.fused_grid_size or max(shapes[name][1] for name in self.fused_maps or ())
 
     @property
     def feature_channels(self) -> int:
         """Channels of the fused map."""
-        return sum(self.map_shapes[name][0] for name in self.fused_maps)
+        shapes = self.map_shapes
+        return sum(shapes[name][0] for name in self.fused_maps or ())
 
     @property
     def mask_map_channels(self) -> int:
         """Channels of the map that masks are made from."""
+        assert self.mask_map is not None  # from __post_init__ on
         return self.feature_channels if self.mask_map == FUSED else self.map_shapes[self.mask_map][0]
 
     def to_dict(self) -> dict[str, Any]:
@@ -447,6 +450,7 @@ def _rounded_width(width: float) -> int:
 
 def map_name(tower: PixelLLMTowerConfig, name: str) -> str:
     """What the map that a tower calls `name` is called among the maps of all towers."""
+    assert tower.name is not None  # from __post_init__ on
     return tower.name if len(tower.map_names) == 1 else f"{tower.name}.{name}"
 
 

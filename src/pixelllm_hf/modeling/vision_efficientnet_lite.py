@@ -71,7 +71,7 @@ class EfficientNetLiteTower(nn.Module):
         x = F.relu6(self.stem(x))
         seen = {}
         for number, blocks in enumerate(self.stages, 1):
-            for block in blocks:
+            for block in blocks.children():
                 x = block(x)
             seen[f"stage{number}"] = x
         if self.head is not None:
