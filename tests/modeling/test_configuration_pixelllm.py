@@ -95,3 +95,9 @@ def test_the_embedded_size_stays_within_sixteen_million_parameters():
     with torch.device("meta"):
         model = PixelLLMForGroundedGeneration(PixelLLMConfig.tiny())
     assert model.num_parameters() <= 16_000_000
+
+
+def test_the_padding_id_can_be_set_where_trainers_set_it():
+    config = PixelLLMConfig.for_tests()
+    config.pad_token_id = 7
+    assert config.text_config.pad_token_id == config.pad_token_id == 7

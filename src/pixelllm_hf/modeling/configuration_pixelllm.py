@@ -297,6 +297,10 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
         """Of the language model; `Seq2SeqTrainer` pads answers with it."""
         return self.text_config.pad_token_id
 
+    @pad_token_id.setter
+    def pad_token_id(self, value: int) -> None:
+        self.text_config.pad_token_id = value
+
     @property
     def image_size(self) -> int:
         """Side of the square canvas in pixels."""

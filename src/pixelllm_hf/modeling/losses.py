@@ -76,6 +76,7 @@ class GroundedCriterion:
 
     def _point_loss(self, coordinates: Tensor, targets: GroundedTargets) -> Tensor:
         """In canvas pixels. The state that has consumed a label gives its location; BOS has none."""
+        assert targets.point_labels is not None
         scale = targets.sizes_wh[:, None, None, :]  # R,1,1,2
         placed = coordinates.shape[1] - 1  # labels that the decoder has consumed
         labels, points = targets.labels[:, :placed], targets.point_labels[:, :placed]

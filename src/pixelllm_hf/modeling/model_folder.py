@@ -3,6 +3,7 @@
 Pickled weights are never read, whatever else is asked of transformers: they can hold code.
 """
 
+import sys
 import json
 import math
 import re
@@ -269,7 +270,9 @@ def model_errors(name: Any, folder: Path | None) -> Iterator[None]:
         raise
     except Exception as error:
         its_own = folder is None and isinstance(error, (OSError, ValueError))
-        if its_own or type(error).__name__ == "OutOfMemoryError":
+        torch = sys.modules.get("torch")  # a folder is checked without it
+        on_meta = torch is not None and torch.get_default_device().type == "meta"  # transformers says what is wrong
+        if its_own or on_meta or type(error).__name__ == "OutOfMemoryError":
             raise
         raise ModelFolderError(f"{folder or name} cannot be loaded: {_one_line(error)}") from error
 

@@ -384,6 +384,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             sizes_wh = self.row_sizes_wh(pixel_mask, prompt_mask, len(labels))
             targets, masks = GroundedTargets(labels, sizes_wh, text_loss_mask, point_labels), None
             if mask_labels is not None:
+                assert visual is not None and coordinates is not None  # as checked above
                 words = last_words(tokens, self.config.text_config.eos_token_id)
                 boxes = boxes_of_words(coordinates.detach(), words) * sizes_wh.repeat(1, 2)
                 rows = boxes.isfinite().all(-1)  # those that were given a box

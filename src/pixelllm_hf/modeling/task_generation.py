@@ -199,9 +199,9 @@ class TaskGeneration:
         if self.boxes:
             output["boxes"] = sequences.new_zeros(0, 4, dtype=torch.float32)
         if self.masks:
-            height, width = (
-                4 * cells for cells in rows.image_features[self.model.config.vision_config.mask_map].shape[1:3]
-            )
+            assert rows.image_features is not None
+            mask_map = rows.image_features[self.model.config.vision_config.mask_map]
+            height, width = (4 * cells for cells in mask_map.shape[1:3])
             output["masks"] = sequences.new_zeros(0, height, width, dtype=torch.float32)
             output["mask_scores"] = sequences.new_zeros(0, dtype=torch.float32)
         return output
