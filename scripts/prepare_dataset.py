@@ -26,11 +26,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     formats = sorted(name for name, layout in FORMATS.items() if layout.needs_images)
     parser.add_argument("--format", required=True, choices=formats, help="layout of the annotation files")
-    parser.add_argument("--annotations", required=True, nargs="+", help="annotation file (some formats take several)")
+    parser.add_argument(
+        "--annotations",
+        required=True,
+        nargs="+",
+        help="annotation file (some formats take several) or the folder that they are in",
+    )
     parser.add_argument("--images", required=True, help="folder of the image files")
     parser.add_argument("--out", required=True, help="folder for the shards; new, or one to go on with")
     parser.add_argument("--task", help="what the rows are read as, where the format serves several tasks")
-    parser.add_argument("--split", help="keep one split of the annotations (referring expressions)")
+    parser.add_argument("--split", help="keep one split of the annotations, where the format has splits")
     parser.add_argument("--companion", help="second file or folder: instances, image_data or panoptic segments")
     parser.add_argument(
         "--instances", help="COCO instances of the pictures: which names are present, for evaluation on the folder"

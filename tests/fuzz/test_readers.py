@@ -8,6 +8,7 @@ import logging
 import math
 import pickle
 import random
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -172,4 +173,58 @@ def test_damaged_instances_give_objects_that_hold_or_are_refused(fuzz, fuzz_inpu
     fuzz.run(attempt, make, fuzz_inputs, typed=TYPED, megabytes=512).check()
 
 
+def test_a_damaged_file_of_a_folder_costs_its_image_alone(fuzz, fuzz_inputs, tmp_path):
+    """XML, marked captions and lists of ids: data sets with a file an image."""
+    logging.getLogger("pixelllm_hf").setLevel(logging.ERROR)
+    size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>"
+    sides = "<xmin>2</xmin><ymin>3.5</ymin><xmax>20</xmax><ymax>9</ymax>"
+    thing = f"<object><name>1</name><bndbox>{sides}</bndbox><difficult>0</difficult></object>"
+    flags = "<object><name>2</name><scene>1</scene><nobndbox>1</nobndbox></object>"
+    content = f'<?xml version="1.0"?><annotation><filename>1.png</filename>{size}{thing}{flags}</annotation>'
+    first: dict[str, bytes] = {
+        "Annotations/1.xml": content.replace(flags, thing.replace("<name>1", "<name>2")).encode(),
+        "Sentences/1.txt": b"[/EN#1/people A man] , [/EN#2/other a caf\xc3\xa9] .\n[/EN#1/people He] 's here .\n",
+        "train.txt": b"1\n2\n",
+        "ImageSets/Main/train.txt": b"1\n2\n",
+    }
+    second = {name.replace("1.", "2."): value.replace(b"1.png", b"2.png") for name, value in list(first.items())[:2]}
+    (tmp_path / "images").mkdir()
+    for n in (1, 2):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / f"{n}.png")
+    for name, value in second.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(value)
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    uses = {"flickr30k_entities": ("caption", "refer", "region"), "pascal_voc": ("dense", "refer")}
+
+    def make(chance: random.Random) -> Any:
+        name = chance.choice(list(uses))
+        files = [f for f in first if not f.startswith(("ImageSets",) if name != "pascal_voc" else ("Sent", "train"))]
+        file = chance.choice(files)
+        value = first[file]
+        if chance.random() < 0.6:  # something put in place of a word, a number or a tag
+            pieces = re.split(rb"(?<=[>/# \n])|(?=[<\] \n])", value)
+            hostile = str(chance.choice(fuzz.HOSTILE)).encode("utf-8", "surrogatepass")
+            pieces[chance.randrange(len(pieces))] = chance.choice((hostile, hostile, *_MARKS))
+            value = b"".join(pieces)
+        else:
+            value = fuzz.damaged_bytes(value, chance)
+        split = chance.choice((None, "train"))
+        return name, chance.choice(uses[name]), file, value, split, chance.choice(("skip", "skip", "raise"))
+
+    def attempt(value: Any) -> None:
+        name, task, file, damaged, split, on_error = value
+        for whole, good in first.items():
+            (tmp_path / whole).write_bytes(damaged if whole == file else good)
+        rows = read_format(name, tmp_path, tmp_path / "images", task=task, split=split, on_error=on_error)
+        number = check_rows(fuzz, rows, task)
+        fuzz.must(number >= file.endswith(("1.xml", "1.txt")), "the good image is lost")
+
+    fuzz.run(attempt, make, fuzz_inputs, typed=TYPED, megabytes=512).check()
+
+
+_MARKS = (
+    *(b"<", b"<a>", b"</object>", b"<!DOCTYPE a>", b'<!ENTITY a "b">', b"&a;", b"&#0;", b"&#xd800;", b"<![CDATA["),
+    *(b"[", b"]", b"[/EN#", b"[/EN#1/", b"[/EN#1/x ]", b"1e400", b"-1", b"\xff", b"<bndbox/>", b"<name/>"),
+)
 _LINES = {"localized_narratives": "trace", "conversations": "caption"}

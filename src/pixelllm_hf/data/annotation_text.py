@@ -67,7 +67,7 @@ def read_records(
         for index, record in enumerate(load_json(path, list)):
             yield f"{path}, {noun} {index}", record
         return
-    for where, line in _lines(path, report, on_error):
+    for where, line in read_lines(path, report, on_error):
         if not line.strip():
             continue
         try:
@@ -146,7 +146,7 @@ def _check_expansion(stream: BinaryIO, path: str | Path) -> None:
         )
 
 
-def _lines(path: str | Path, report: ReadReport, on_error: OnError) -> Iterator[tuple[str, str]]:
+def read_lines(path: str | Path, report: ReadReport, on_error: OnError) -> Iterator[tuple[str, str]]:
     """Where it is and its text, for every line. A file that is damaged further on ends there, as a bad record."""
     number = 0
     with open_annotations(path) as stream:

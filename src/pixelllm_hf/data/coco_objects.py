@@ -51,7 +51,7 @@ def read_coco_objects(
             spoken_name(coco.category(where, number)),
             checked_xywh(where, box, image.size_wh),
             partial(checked_mask, where, record.get("segmentation"), image.size_wh),
-            crowd=checked_flag(where, record.get("iscrowd"), "iscrowd"),
+            left_out="crowd" if checked_flag(where, record.get("iscrowd"), "iscrowd") else None,
         )
 
     def objects(coco: CocoFile, image: CocoImage) -> Iterator[Callable[[], NamedObject]]:
@@ -93,7 +93,7 @@ def read_coco_panoptic(
             spoken_name(coco.category(where, category)),
             checked_xywh(where, box, image.size_wh),
             lambda *_: _segment_mask(where, ids, checked_whole(where, number, "the id of a segment")),
-            crowd=checked_flag(where, info.get("iscrowd"), "iscrowd"),
+            left_out="crowd" if checked_flag(where, info.get("iscrowd"), "iscrowd") else None,
         )
 
     def objects(coco: CocoFile, image: CocoImage) -> Iterator[Callable[[], NamedObject]]:

@@ -23,6 +23,7 @@ class Format:
         has_splits: the reader takes `split`.
         many_files: the annotations may be a list or a pattern.
         needs_images: the rows do not have their images already.
+        inside: the annotations are a folder; patterns of the files in it that are read.
         instances: which of its files lists the objects of the pictures in COCO's layout, if one does.
     """
 
@@ -34,7 +35,12 @@ class Format:
     has_splits: bool = False
     many_files: bool = False
     needs_images: bool = True
+    inside: tuple[str, ...] = ()
     instances: Literal["annotations", "companion"] | None = None
+
+    def files(self, annotations: str | Path) -> list[Path]:
+        """The annotation files in a folder that is in this layout."""
+        return sorted(path for pattern in self.inside for path in Path(annotations).glob(pattern) if path.is_file())
 
 
 FORMATS: dict[str, Format] = {
@@ -51,8 +57,22 @@ FORMATS: dict[str, Format] = {
         companion_required=False,
     ),
     "conversations": Format("conversations", "read_conversations", ("caption",)),
+    "flickr30k_entities": Format(
+        "flickr30k_entities",
+        "read_flickr30k_entities",
+        ("caption", "trace", "refer", "region"),
+        has_splits=True,
+        inside=("*.txt", "Sentences/*.txt", "Annotations/*.xml"),
+    ),
     "grit": Format("grit_captions", "read_grit_captions", ("dense", "region")),
     "mdetr": Format("grounding_json", "read_grounding_json", ("refer", "segment")),
+    "pascal_voc": Format(
+        "pascal_voc",
+        "read_pascal_voc",
+        ("region", "dense", "refer"),
+        has_splits=True,
+        inside=("Annotations/*.xml", "ImageSets/Main/*.txt"),
+    ),
     "prepared": Format("prepared_folder", "read_prepared", (), has_splits=True, needs_images=False),
     "referring_expressions": Format(
         "referring_expressions",

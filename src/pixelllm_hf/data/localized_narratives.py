@@ -74,7 +74,7 @@ def annotation_files(annotations: str | Path | Sequence[str | Path]) -> list[Pat
     files: list[Path] = []
     for pattern in patterns:
         path = Path(pattern)
-        found = [path] if path.is_file() else sorted(Path(name) for name in glob.glob(str(pattern)))
+        found = [path] if path.is_file() or path.is_dir() else sorted(Path(name) for name in glob.glob(str(pattern)))
         if not found:
             raise FileNotFoundError(f"no annotation file matches {str(pattern)!r}. Check the path.")
         files += found

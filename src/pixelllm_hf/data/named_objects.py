@@ -25,14 +25,14 @@ class NamedObject:
 
     mask: makes its compressed run lengths, None if unknown, and counts what of it is bad; called for the objects that
     are used, since it is slow.
-    crowd: it stands for several objects, which the text fits too.
+    left_out: why it is not asked for, though its text fits it: "crowd" (it stands for several objects), "difficult".
     """
 
     where: str
     text: str
     box: list[float]
     mask: Callable[[ReadReport, OnError], dict[str, Any] | None] = _no_mask
-    crowd: bool = False
+    left_out: str | None = None
 
 
 def object_prompts(
@@ -40,14 +40,14 @@ def object_prompts(
 ) -> list[dict[str, Any]]:
     """One prompt per object: asked by its box ("region"), to be found ("dense"), or asked by its text (the others).
 
-    Crowds are left out and counted. So is a text that fits several objects of the image: it asks for none of them.
+    What is marked to be left out is counted. So is a text that fits several objects of the image: it asks for none.
     """
     context = task_spec("region").prompt(None)
     often = Counter(thing.text for thing in objects)
     prompts = []
     for thing in objects:
-        if thing.crowd:
-            report.leave_out("crowd", f"{thing.where} is a crowd of objects, not one.")
+        if thing.left_out:
+            report.leave_out(thing.left_out, f"{thing.where} is marked as {thing.left_out}.")
         elif task in ("region", "dense"):
             prompts.append(grounded_prompt(thing.text, box=thing.box, context=context, object_box=thing.box))
         elif often[thing.text] > 1:

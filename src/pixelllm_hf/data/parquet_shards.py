@@ -54,14 +54,18 @@ def prepare_format(
     layout = check_format(name, annotations, task=task, companion=companion, split=split)
     if not layout.needs_images:
         raise ValueError(f"format {name!r} is a folder that was prepared already. Read it as it is.")
+    folder_files = layout.files(str(annotations)) if layout.inside else []
     given = [*annotation_files(annotations), *([Path(companion)] if companion else [])]
     if instances is None and layout.instances is not None:
         instances = given[0] if layout.instances == "annotations" else companion
     files = list(dict.fromkeys([*given, *([Path(instances)] if instances else [])]))
+    digests = [[file.name, sha256_of_files([file])] for file in files if file.is_file()]
+    if folder_files:
+        digests.append([Path(str(annotations)).name, sha256_of_files(folder_files)])
     settings = {
         "format": name,
         "task": task or layout.tasks[0],
-        "annotations": [[file.name, sha256_of_files([file])] for file in files if file.is_file()],
+        "annotations": digests,
         "source_split": split,
         "on_error": on_error,
     }

@@ -39,12 +39,13 @@ class SourceConfig(RecipePart):
         format: a layout of `pixelllm_hf.data.formats`: `localized_narratives`, `referring_expressions`, ...
         task: what the rows are read as where the format serves several (`segment`, `dense`, ...); None takes the
             format's first.
-        annotations: the annotation file (for Localized Narratives also a list or a pattern).
+        annotations: the annotation file (for Localized Narratives also a list or a pattern), or the data set's folder
+            where its annotations are many files (Flickr30k Entities, PASCAL VOC).
         images: folder of the image files; a `prepared` folder has them inside.
         segments: folder of a panoptic file's PNGs; None looks beside it.
         instances: COCO instances file, which referring expressions point into.
         image_data: Visual Genome's image_data.json.
-        split: of the referring expressions; None takes all.
+        split: of formats that have splits (referring expressions, Flickr30k Entities, PASCAL VOC); None takes all.
         weight: relative number of batches from this source; a batch never mixes sources.
         max_prompts: captions, expressions, regions or (dense) objects taken per image and batch.
         align: `text` or `rank` (the reference), how a narrative's words find their utterances.
@@ -168,6 +169,7 @@ def read_source_cached(source: SourceConfig, cache_dir: str | None) -> tuple[Any
     files = [source.annotations] if isinstance(source.annotations, str) else list(source.annotations)
     files = [found for file in files for found in (sorted(glob.glob(file)) or [file])]
     files += [source.companion] if source.companion else []
+    files += [str(file) for folder in files for file in FORMATS[source.format].files(folder)]
     stamps = [(os.path.abspath(f), s.st_size, s.st_mtime_ns) for f in files if (s := _stat(f))]
     code = [file.read_text(encoding="utf-8") for file in sorted(Path(readers.__path__[0]).glob("*.py"))]
     settings = [source.format, source.task, os.path.abspath(source.images), source.split, source.on_error]
