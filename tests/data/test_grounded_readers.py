@@ -9,8 +9,12 @@ import pytest
 from pixelllm_hf.data.bad_records import BadRecordError, ReadReport
 from pixelllm_hf.data.coco_captions import read_coco_captions
 from pixelllm_hf.data.coco_instances import read_coco_instances
+from pixelllm_hf.data.formats import read_format
 from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES
+from pixelllm_hf.data.parquet_shards import prepare_format
 from pixelllm_hf.data.visual_genome import read_visual_genome
+from pixelllm_hf.evaluation.prepared_annotations import PreparedAnnotations
+from pixelllm_hf.evaluation.scene_folder import DataFolder
 
 
 def test_a_region_s_box_is_the_prompt_and_its_phrase_the_target(squares):
@@ -75,6 +79,43 @@ def test_images_without_captions_are_counted(squares):
     rows = read_coco_captions(squares.dump("c.json", content), squares.images, on_error="skip", report=report)
     assert len(rows) == 3
     assert report.dropped == {"no captions": 1}
+
+
+def test_captions_and_objects_of_an_image_are_one_row(squares):
+    content = json.loads(squares.instances.read_text())
+    content["annotations"] += [
+        {**content["annotations"][0], "id": 90, "bbox": [0, 0, 9, 9], "category_id": 7},
+        {**content["annotations"][0], "id": 91, "iscrowd": 1},
+        {**content["annotations"][0], "id": 92, "bbox": [99, 99, 1, 1]},
+    ]
+    content["images"][1]["width"] += 1
+    del content["images"][2]
+    path, report = squares.dump("i.json", content), ReadReport()
+    options = {"companion": path, "on_error": "skip", "report": report}
+    rows = read_format("coco_captions", squares.captions, squares.images, **options)
+    assert rows["image_id"][:] == ["1", "3", "4"]
+    assert [(p["target"], p["box"], p["context"]) for p in rows[0]["prompts"]] == [
+        ("one red square", None, None),
+        ("red", squares.boxes[0], "an object of "),
+        ("green", [0, 0, 9, 9], "an object of "),
+    ]
+    assert [p["target"] for p in rows[1]["prompts"]] == ["one blue square"]
+    assert report.dropped == {
+        "missing image": 1,  # an object of the image that is gone
+        "crowd": 1,
+        "box without area": 1,
+        "two sizes": 1,
+        "captions without objects": 1,
+    }
+    with pytest.raises(BadRecordError, match=r"i\.json, annotation"):
+        read_format("coco_captions", squares.captions, squares.images, companion=path)
+
+
+def test_objects_beside_captions_are_no_captions_to_compare_with(squares, tmp_path):
+    options = {"companion": squares.instances, "rows_per_shard": 9}
+    prepare_format("coco_captions", squares.captions, squares.images, tmp_path / "out", **options)
+    pictures = PreparedAnnotations(DataFolder(tmp_path / "out"), "caption").captioned()
+    assert [picture.captions for picture in pictures][:2] == [("one red square",), ("one green square",)]
 
 
 def test_objects_come_with_names_boxes_and_masks(squares):

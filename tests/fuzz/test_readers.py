@@ -59,7 +59,7 @@ def _files(folder: Path) -> dict[str, tuple[str, Any, Any]]:
         "annotations": [{**thing, "tokens_positive": [[0, 5]]} for thing in objects],
     }
     return {
-        "coco_captions": ("caption", coco, None),
+        "coco_captions": ("caption", coco, coco),
         "coco_instances": ("segment", coco, None),
         "conversations": ("caption", chats, None),
         "grit": ("dense", coco, None),

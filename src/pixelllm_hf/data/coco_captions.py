@@ -1,4 +1,4 @@
-"""COCO captions -> grounded rows without places: whole-image captioning (spec section 11.2)."""
+"""COCO captions -> grounded rows: whole-image captioning (spec section 11.2), joined with the objects if wanted."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 
 from pixelllm_hf.data.bad_records import BadRecordError, OnError, ReadReport, check_on_error
-from pixelllm_hf.data.coco_files import CocoFile
+from pixelllm_hf.data.coco_files import CocoFile, CocoImage
+from pixelllm_hf.data.coco_objects import coco_object
 from pixelllm_hf.data.grounded_examples import build_dataset, grounded_prompt
 from pixelllm_hf.data.image_folder import ImageFolder
-from pixelllm_hf.data.record_fields import checked_text, required
+from pixelllm_hf.data.named_objects import NamedObject, object_prompts
+from pixelllm_hf.data.record_fields import checked_text, required, shown
 
 
 def read_coco_captions(
     annotations: str | Path,
     images: str | Path,
     *,
+    instances: str | Path | None = None,
     streaming: bool = False,
     on_error: OnError = "raise",
     check_images: bool = False,
@@ -28,11 +31,14 @@ def read_coco_captions(
 
     check_images: decode every image while reading, so that damaged files are bad records too.
     annotations: the official captions JSON. Images without a caption are left out and counted.
+    instances: the official instances JSON of the same images; their objects follow the captions in the same row, each
+        asked for by its box and answered by its category's name, as in rows of task "region". Crowds are left out.
     """
     check_on_error(on_error)
     folder = ImageFolder(images, check=check_images)
 
     def rows(report: ReadReport) -> Iterator[dict[str, Any]]:
+        objects = _Objects(instances, report, on_error) if instances is not None else None
         for image in CocoFile.read(annotations).by_image(report, on_error):
             try:
                 captions = []
@@ -47,6 +53,9 @@ def read_coco_captions(
                         "no captions", image.where, f"image {image.id!r:.80} has no caption.", "Use on_error='skip'."
                     )
                 path = image.find_in(folder)
+                prompts = [grounded_prompt(caption) for caption in captions]
+                if objects is not None:
+                    prompts += objects.regions(image)
             except BadRecordError as error:
                 report.drop(error, on_error)
                 continue
@@ -56,7 +65,33 @@ def read_coco_captions(
                 "width": image.size_wh[0],
                 "height": image.size_wh[1],
                 "task": "caption",
-                "prompts": [grounded_prompt(caption) for caption in captions],
+                "prompts": prompts,
             }
 
     return build_dataset(rows, streaming=streaming, report=report)
+
+
+class _Objects:
+    """The objects of an instances file, by image."""
+
+    def __init__(self, instances: str | Path, report: ReadReport, on_error: OnError):
+        self.report, self.on_error = report, on_error
+        self.coco = CocoFile.read(instances)
+        self.images = {image.id: image for image in self.coco.by_image(report, on_error)}
+
+    def regions(self, captioned: CocoImage) -> list[dict[str, Any]]:
+        """A prompt per object of the image; none where the file does not have it."""
+        image = self.images.get(captioned.id)
+        if image is None:
+            self.report.leave_out("captions without objects", f"{self.coco.path} has no image {shown(captioned.id)}.")
+            return []
+        if image.size_wh != captioned.size_wh:
+            problem = f"image {shown(image.id)} is {image.size_wh} here and {captioned.size_wh} in {captioned.where}."
+            raise BadRecordError("two sizes", image.where, problem, "Pair the files.")
+        objects: list[NamedObject] = []
+        for where, record in image.annotations:
+            try:
+                objects.append(coco_object(self.coco, image, where, record))
+            except BadRecordError as error:
+                self.report.drop(error, self.on_error)
+        return object_prompts(objects, "region", self.report, self.on_error)

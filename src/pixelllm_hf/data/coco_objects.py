@@ -44,21 +44,23 @@ def read_coco_objects(
     Crowds are left out and counted. For typed categories and all masks, see `read_coco_instances`.
     """
 
-    def make(coco: CocoFile, image: CocoImage, where: str, record: dict[str, Any]) -> NamedObject:
-        box, number = required(where, record, "bbox", "category_id")
-        return NamedObject(
-            where,
-            spoken_name(coco.category(where, number)),
-            checked_xywh(where, box, image.size_wh),
-            partial(checked_mask, where, record.get("segmentation"), image.size_wh),
-            left_out="crowd" if checked_flag(where, record.get("iscrowd"), "iscrowd") else None,
-        )
-
     def objects(coco: CocoFile, image: CocoImage) -> Iterator[Callable[[], NamedObject]]:
         for where, record in image.annotations:
-            yield partial(make, coco, image, where, record)
+            yield partial(coco_object, coco, image, where, record)
 
     return _read(annotations, images, objects, task, streaming, on_error, check_images, report)
+
+
+def coco_object(coco: CocoFile, image: CocoImage, where: str, record: dict[str, Any]) -> NamedObject:
+    """An annotation of an instances file, with its category's name."""
+    box, number = required(where, record, "bbox", "category_id")
+    return NamedObject(
+        where,
+        spoken_name(coco.category(where, number)),
+        checked_xywh(where, box, image.size_wh),
+        partial(checked_mask, where, record.get("segmentation"), image.size_wh),
+        left_out="crowd" if checked_flag(where, record.get("iscrowd"), "iscrowd") else None,
+    )
 
 
 def read_coco_panoptic(

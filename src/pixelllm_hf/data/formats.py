@@ -45,7 +45,14 @@ class Format:
 
 FORMATS: dict[str, Format] = {
     "localized_narratives": Format("localized_narratives", "read_localized_narratives", ("trace",), many_files=True),
-    "coco_captions": Format("coco_captions", "read_coco_captions", ("caption",)),
+    "coco_captions": Format(
+        "coco_captions",
+        "read_coco_captions",
+        ("caption",),
+        "instances",
+        companion_required=False,
+        instances="companion",
+    ),
     "coco_instances": Format(
         "coco_objects", "read_coco_objects", ("region", "dense", "refer", "segment"), instances="annotations"
     ),

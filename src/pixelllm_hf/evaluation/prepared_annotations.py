@@ -75,7 +75,8 @@ class PreparedAnnotations:
 
     def captioned(self) -> Iterator[CaptionedPicture]:
         for image_id, file, members in self._by_picture():
-            captions = tuple(prompt["target"] for prompt in _prompts(members))
+            # Rows may hold objects beside the captions, which are about the whole picture.
+            captions = tuple(prompt["target"] for prompt in _prompts(members) if prompt["box"] is None)
             names = None
             if image_id in self._objects:
                 names = frozenset(self.data.counted_as(thing["name"]) for thing in self._objects[image_id])

@@ -43,7 +43,7 @@ class SourceConfig(RecipePart):
             where its annotations are many files (Flickr30k Entities, PASCAL VOC).
         images: folder of the image files; a `prepared` folder has them inside.
         segments: folder of a panoptic file's PNGs; None looks beside it.
-        instances: COCO instances file, which referring expressions point into.
+        instances: COCO instances file, which referring expressions point into, or whose objects join COCO captions.
         image_data: Visual Genome's image_data.json.
         split: of formats that have splits (referring expressions, Flickr30k Entities, PASCAL VOC); None takes all.
         weight: relative number of batches from this source; a batch never mixes sources.
