@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from pixelllm_hf.data.image_folder import shape_problem
 from pixelllm_hf.data.image_transforms import Augmentation, TrainingView
+from pixelllm_hf.data.mirrored_text import mirrored_prompt
 from pixelllm_hf.data.trace_alignment import (
     align_by_rank,
     align_by_text,
@@ -150,10 +152,14 @@ class GroundedCollator:
         augmentation = self.augmentation.get(row["task"], Augmentation())
         for attempt in range(_CROP_ATTEMPTS + 1):
             # An unlucky crop may hold none of the objects asked about; the last attempt shows the whole picture.
-            augmentation = augmentation if attempt < _CROP_ATTEMPTS else Augmentation(flip=augmentation.flip)
+            augmentation = augmentation if attempt < _CROP_ATTEMPTS else replace(augmentation, scale=(1.0, 1.0))
             view = TrainingView.draw(annotated_wh, self.image_size, augmentation, generator)
             dense = row["task"] == "dense"
             chosen = row["prompts"] if dense else self._chosen(row["prompts"], generator)
+            if view.flipped and augmentation.flip_text:
+                mirrored = [mirrored_prompt(prompt) for prompt in chosen]
+                view = replace(view, flipped=None not in mirrored)
+                chosen = [prompt for prompt in mirrored if prompt] if view.flipped else chosen
             prompts = [moved for prompt in chosen if (moved := self._moved(prompt, view))]
             if dense:
                 prompts = prompts[: self.max_prompts]

@@ -26,11 +26,14 @@ class Augmentation:
 
     Args:
         scale: range of the longer side, in canvases: 1 fills the canvas, more is cropped, less is padded.
-        flip: probability of a horizontal flip. Texts are not changed: keep 0 where they say left and right.
+        flip: probability of a horizontal flip.
+        flip_text: swap left and right in the texts of a flipped image; one whose texts may not stay true is not
+            flipped. Without it texts are not changed, as in the reference.
     """
 
     scale: tuple[float, float] = (1.0, 1.0)
     flip: float = 0.0
+    flip_text: bool = False
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -39,6 +42,8 @@ class Augmentation:
                 f"an augmentation needs 0 < scale[0] <= scale[1] and 0 <= flip <= 1, but it is {self}. "
                 "scale=(1.0, 1.0), flip=0.0 is none at all."
             )
+        if self.flip_text and not self.flip:
+            raise ValueError("flip_text changes the texts of flipped images, but flip is 0. Set flip, or leave it out.")
 
 
 # The released recipes.

@@ -50,6 +50,7 @@ class SourceConfig(RecipePart):
         max_prompts: captions, expressions, regions or (dense) objects taken per image and batch.
         align: `text` or `rank` (the reference), how a narrative's words find their utterances.
         scale, flip: random size of the longer side in canvases, and chance of mirroring.
+        flip_text: swap left and right in the texts of mirrored images, and mirror none whose texts may not stay true.
         object_points: `last` or `all`, the tokens that learn an object's box.
         region_points: region phrases, asked for or found ("dense"), learn their object's box too.
         contexts: prompt strings to draw from; None takes the task's own.
@@ -72,6 +73,7 @@ class SourceConfig(RecipePart):
     align: Literal["text", "rank"] = "text"
     scale: tuple[Scale, Scale] = (1.0, 1.0)
     flip: Share = 0.0
+    flip_text: bool = False
     object_points: Literal["last", "all"] = "last"
     region_points: bool = False
     contexts: list[str] | None = None
@@ -84,6 +86,7 @@ class SourceConfig(RecipePart):
         if self.scale[0] > self.scale[1]:
             raise ConfigError(f"scale must be [smallest, largest], but is {list(self.scale)}.")
         try:
+            Augmentation(self.scale, self.flip, self.flip_text)
             check_format(self.format, self.annotations, task=self.task, companion=self.companion, split=self.split)
             if FORMATS[self.format].needs_images and not self.images:
                 raise ValueError(f"format {self.format!r} needs 'images': the folder of the image files.")
@@ -331,7 +334,7 @@ def grounded_batches(
             max_text_tokens=data.max_text_tokens,
             max_context_tokens=data.max_context_tokens,
             align=source.align,
-            augmentation={task: Augmentation(source.scale, source.flip)},
+            augmentation={task: Augmentation(source.scale, source.flip, source.flip_text)},
             contexts={task: source.contexts} if source.contexts else None,
             object_points=source.object_points,
             region_points=source.region_points,
