@@ -20,6 +20,17 @@ def names(lines) -> list[str]:
     return [Path(line["image"]).name for line in lines]
 
 
+@pytest.fixture(autouse=True)
+def signals_as_in_a_terminal():
+    """Under nohup, or started in the background, a process ignores SIGINT and SIGHUP, and so would the command."""
+    wanted = {"SIGINT": signal.default_int_handler, "SIGTERM": signal.SIG_DFL, "SIGHUP": signal.SIG_DFL}
+    found = {getattr(signal, name): handler for name, handler in wanted.items() if hasattr(signal, name)}
+    before = {number: signal.signal(number, handler) for number, handler in found.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def stopped_after(monkeypatch: pytest.MonkeyPatch):
     """`stopped_after(n, what)` does `what` when n images have been shown."""
