@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -119,7 +120,7 @@ def test_a_phrase_asks_for_its_boxes_once_and_not_at_all_where_it_names_two_enti
         ("two dogs", [20, 10, 40, 30]),
     ]
     assert len(rows) == 1 and not rows[0]["prompts"][0]["text_loss"]
-    assert report.dropped == {"phrase without a box": 2, "ambiguous name": 2, "no phrases": 1}
+    assert report.dropped == {"phrase without a box": 2, "ambiguous name": 2, "image without phrases": 1}
     assert report.read == {"images": 2, "captions": 4, "phrases": 8, "boxes": 6}
 
 
@@ -231,6 +232,17 @@ def test_a_bad_xml_file_costs_its_image_alone(entities, content, reason):
     assert report.dropped == {reason: 1}
     with pytest.raises(BadRecordError, match=r"11\.xml"):
         entities.read()
+
+
+def test_names_that_are_no_text_cost_their_image_alone(entities):
+    bad = entities.root / "Sentences" / os.fsdecode(b"\xff.txt")
+    try:
+        bad.write_text("A dog .")
+    except OSError:
+        pytest.skip("file names are Unicode here")
+    report = ReadReport()
+    assert [row["image_id"] for row in entities.read(on_error="skip", report=report)] == ["11", "12"]
+    assert report.dropped == {"wrong encoding": 1}
 
 
 def test_missing_captions_and_images_cost_their_image_alone(entities):

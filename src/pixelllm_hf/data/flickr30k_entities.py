@@ -89,10 +89,11 @@ def read_flickr30k_entities(
                     prompts = [_caption_prompt(text, phrases, places) for _, text, phrases in captions]
                 else:
                     prompts = object_prompts(_named(captions, places, report), task, report, on_error)
-                if not prompts:
-                    raise BadRecordError("no phrases", where, f"image {image_id} has none to ask for.", "Skip it.")
             except BadRecordError as error:
                 report.drop(error, on_error)
+                continue
+            if not prompts:
+                report.leave_out("image without phrases", f"{where} (image {image_id}) has none for this task.")
                 continue
             yield {
                 "image": str(path),
@@ -113,7 +114,8 @@ def parse_sentence(where: str, line: str) -> tuple[str, list[Phrase]]:
     'A man with a dog.'
     """
     line = _BLANK_BEFORE_MARK.sub("", " ".join(checked_text(where, line, "the caption").split()))
-    caption, phrases, end = "", [], 0
+    phrases: list[Phrase] = []
+    caption, end = "", 0
     for match in _MARKED.finditer(line):
         caption += line[end : match.start()]
         text = checked_text(f"{where}, phrase {len(phrases)}", match.group(2), "a phrase")

@@ -25,6 +25,7 @@ _NO_SIDE = re.compile(
     r"after|before|up|side\s+up)\b",
     re.IGNORECASE,
 )
+_NEAR = 24  # characters that the patterns look at, before and after
 # Mirrored writing says something else, and so do clocks, cogs and screws.
 _WRITING = re.compile(
     r"[\"“”\d]|\b(signs?|says?|saying|reads|reading|letters?|words?|written|writing|lettering|numbers?|numbered|logos?|"
@@ -46,8 +47,10 @@ def mirrored_text(text: str) -> str | None:
     """
     if _WRITING.search(text):
         return None
-    if not all(_is_side(text[: match.start()], match.group(), text[match.end() :]) for match in _SIDES.finditer(text)):
-        return None
+    for match in _SIDES.finditer(text):
+        start, end = match.span()
+        if not _is_side(text[max(start - _NEAR, 0) : start], match.group(), text[end : end + _NEAR]):
+            return None
     return _swapped(text)
 
 
@@ -62,6 +65,7 @@ def mirrored_prompt(prompt: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _is_side(before: str, word: str, after: str) -> bool:
+    """before, after: what stands beside the word, as much of it as the patterns look at."""
     if word.lower() not in ("left", "right"):
         return True
     if _DIRECTION.search(before):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from pixelllm_hf.data.annotation_text import read_lines
 from pixelllm_hf.data.bad_records import AnnotationFileError, BadRecordError, OnError, ReadReport
-from pixelllm_hf.data.record_fields import checked_text, shown
+from pixelllm_hf.data.record_fields import checked_string, checked_text, shown
 
 
 def needed_folder(root: str | Path, name: str, layout: str) -> Path:
@@ -30,8 +31,14 @@ def listed_ids(
     """
     if split is None:
         for path in sorted(records.iterdir()):
-            if path.suffix.lower() in (".txt", ".xml") and not path.name.startswith("."):
-                yield str(path), path.stem
+            if path.suffix not in (".txt", ".xml") or path.name.startswith("."):
+                continue
+            try:
+                checked_string(str(path), path.stem, "the id of an image")
+            except BadRecordError as error:
+                report.drop(error, on_error)
+                continue
+            yield str(path), path.stem
         return
     known = sorted(path.stem for path in lists.glob("*.txt")) if lists.is_dir() else []
     if split not in known:
@@ -56,8 +63,9 @@ def listed_ids(
 
 def _id(where: str, line: str) -> str:
     text = checked_text(where, line, "the id of an image")
-    # What has two fields is a list of a class: most of its images do not show the class.
-    if len(text.split()) > 1 or "\0" in text or text.startswith(".") or Path(text).name != text or "\\" in text:
+    # An id with a mark of 1, 0 or -1 stands in a list of a class: most of its images do not show the class.
+    marked = re.search(r"\s-?[01]$", text)
+    if marked or "\0" in text or text.startswith(".") or Path(text).name != text or "\\" in text:
         problem = f"a line must be the id of an image, which its files are called after, but it is {shown(text)}."
         raise BadRecordError("malformed list", where, problem, "Name a list of images alone, like train.txt.")
     return text

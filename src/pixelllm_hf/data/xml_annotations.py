@@ -15,7 +15,7 @@ from pixelllm_hf.data.annotation_text import open_annotations
 from pixelllm_hf.data.bad_records import AnnotationFileError, BadRecordError
 from pixelllm_hf.data.record_fields import checked_number, checked_text, checked_xywh, image_size_wh, shown
 
-MAX_XML = 1 << 23  # bytes; the files of both data sets have a few thousand
+MAX_XML = 1 << 22  # bytes; the files of both data sets have a few thousand
 _MAX_DEPTH = 32
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 
