@@ -60,7 +60,7 @@ setup(
         "tokenizers>=0.23",
         "torch>=2.13",
         "tqdm>=4.67",
-        "transformers>=5.23,<6",
+        "transformers>=5.24,<6",
     ],
     extras_require={
         "demo": DEMO,

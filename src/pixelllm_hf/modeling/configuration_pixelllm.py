@@ -226,8 +226,8 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
     model_type = "pixelllm"
     # Of an output, Trainer gathers the rest as predictions: logits (R,T,V) and coordinates (R,T,P,2).
     keys_to_ignore_at_inference = [
-        "loss_parts", "decoder_states", "encoder_last_hidden_state", "encoder_attention_mask", "past_key_values",
-        "cache", "visual_tokens",
+        "loss_parts", "decoder_states", "encoder_last_hidden_state", "encoder_attention_mask", "cache",
+        "visual_tokens",
     ]  # fmt: skip
     sub_configs_defaults = {
         "vision_config": SubConfigSpec(config_class=PixelLLMVisionConfig),

@@ -17,7 +17,6 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
 from .box_ops import is_one_of
-from .cache_name import CACHE_NAME
 from .decoding_rules import EndOfLoop
 from .decoding_rules import NoImmediateRepetition
 from .language_prefix_decoder import PrefixDecoderLanguageModel
@@ -127,7 +126,7 @@ class GroundedGenerationMixin(TokenStatesMixin):
         transformers' own sorts the inputs of every kind of model anew at each step, which a small one feels. Here
         images and prompts have become encoder states before, and what it does for a static cache alone is left to do.
         """
-        cache, recorder = kwargs.get(CACHE_NAME), current_recorder()
+        cache, recorder = kwargs.get("cache"), current_recorder()
         start = 0
         if cache is not None and is_first_iteration:
             # A given cache has consumed the beginning of the tokens; transformers would consume it again.
@@ -170,7 +169,7 @@ class GroundedGenerationMixin(TokenStatesMixin):
         states, log_probs = recorder.gather(sequences, getattr(output, "beam_indices", None))
         lacking = has_place & (states.isnan().any(-1) | log_probs.isnan())
         if lacking.any():
-            cache = None if beams else getattr(output, CACHE_NAME, None)
+            cache = None if beams else getattr(output, "cache", None)
             states, log_probs = self._filled(states, log_probs, lacking, sequences, encoder_states, encoder_mask, cache)
             if recorder.on_states is not None and lacking[:, -1].any():
                 recorder.on_states(states[:, -1])

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from transformers import T5Config, T5Model
 from transformers.cache_utils import Cache
 
-from .cache_name import CACHE_NAME
 from .encoder_mask import full_encoder_mask
 from .model_output import LayerOutputs
 
@@ -123,12 +122,12 @@ class T5PrefixLanguageModel(nn.Module):
             encoder_hidden_states=encoder_states,
             encoder_attention_mask=cross_mask,
             use_cache=use_cache,
-            **{CACHE_NAME: cache},
+            cache=cache,
             **_recorded(layers),
         )
         if layers is not None:
             layers.keep("decoder", output)
-        return output.last_hidden_state, getattr(output, CACHE_NAME)
+        return output.last_hidden_state, output.cache
 
     def logits(self, states: Tensor) -> Tensor:
         """states (…,C) -> scores of the next token (…,V)."""

@@ -10,11 +10,9 @@ from torch import Tensor
 from transformers.generation.utils import GenerateBeamEncoderDecoderOutput, GenerateEncoderDecoderOutput
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
-from .cache_name import HasCache
-
 
 @dataclass
-class PixelLLMOutput(Seq2SeqLMOutput, HasCache):
+class PixelLLMOutput(Seq2SeqLMOutput):
     """What one forward pass gives.
 
     loss: weighted total, if labels were given; loss_parts: its unweighted parts by name ("text", "point", "mask",
@@ -43,7 +41,7 @@ class PixelLLMOutput(Seq2SeqLMOutput, HasCache):
 
 
 @dataclass
-class GroundedGenerateOutput(GenerateEncoderDecoderOutput, HasCache):
+class GroundedGenerateOutput(GenerateEncoderDecoderOutput):
     """Greedy and sampled captions with a place for every token.
 
     sequences (R,T) int64; coordinates (R,T,P,2) float32 xy, 0..1 of the unpadded image, entry t belongs to
@@ -71,7 +69,7 @@ class GroundedGenerateOutput(GenerateEncoderDecoderOutput, HasCache):
 
 
 @dataclass
-class GroundedBeamGenerateOutput(GenerateBeamEncoderDecoderOutput, HasCache):
+class GroundedBeamGenerateOutput(GenerateBeamEncoderDecoderOutput):
     """Captions of a beam search with a place for every token; fields as in `GroundedGenerateOutput`."""
 
     coordinates: Tensor | None = None

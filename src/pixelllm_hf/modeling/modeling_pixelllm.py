@@ -15,8 +15,6 @@ from transformers.modeling_outputs import BaseModelOutput
 from .box_ops import boxes_of_words
 from .box_ops import is_one_of
 from .box_ops import last_words
-from .cache_name import CACHE_NAME
-from .cache_name import given_cache
 from .configuration_pixelllm import PREFIX_DECODER
 from .configuration_pixelllm import PixelLLMConfig
 from .distinct_prompts import distinct_prompts
@@ -247,7 +245,6 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             image_of_row,
         )
 
-    @OneLabelArgument
     @torch.no_grad()
     def generate(
         self,
@@ -286,6 +283,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         given = kwargs if inputs is None else {**kwargs, "pixel_values": inputs}
         return TaskGeneration.of_call(self, generation_config, logits_processor, streamer, given).output()
 
+    @OneLabelArgument
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -314,7 +312,6 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-        past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> PixelLLMOutput | tuple:
         """One teacher-forced or one cached pass.
@@ -337,7 +334,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             object_boxes: (B,M,4) xyxy canvas pixels of all objects, zero rows for padding; object_labels (B,M,T) their
                 captions as labels. The proposal head finds them and its proposals become the prompts: no prompt and no
                 labels are given beside them, input_ids (B,L) has one row per image, point_labels are (B,M,T,P,2).
-            cache: what the decoder has consumed before, past_key_values by its former name.
+            cache: what the decoder has consumed before.
             output_coordinates: False leaves the point head out.
             output_attentions, output_hidden_states: of the language model's layers, see `LayerOutputs`.
         """
@@ -371,7 +368,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             states,
             mask,
             decoder_mask=takes_part,
-            cache=given_cache(cache, past_key_values),
+            cache=cache,
             use_cache=bool(use_cache) and labels is None,
             layers=layers,
         )
@@ -405,7 +402,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             encoder_last_hidden_state=states,
             encoder_attention_mask=mask.long() if encoder_outputs is None else None,
             visual_tokens=visual,
-            **{CACHE_NAME: cache},
+            cache=cache,
             **({} if layers is None else layers.kept),
         )
         return_dict = self.config.return_dict if return_dict is None else return_dict

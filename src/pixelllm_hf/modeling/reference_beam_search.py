@@ -10,7 +10,6 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 from transformers.generation.utils import GenerateBeamEncoderDecoderOutput
 
 from .box_ops import is_one_of
-from .cache_name import CACHE_NAME
 
 NEVER = -1e7  # the reference's "negative infinity"
 
@@ -90,9 +89,9 @@ def reference_beam_search(
         done_parents = _gather(torch.cat([done_parents, parents], dim=1), best)
         is_done = torch.cat([is_done, finished], dim=1).gather(1, best)
 
-        if model_kwargs.get(CACHE_NAME) is not None:
+        if model_kwargs.get("cache") is not None:
             moved = (parent.gather(1, next_index) + row_offset).flatten()
-            model_kwargs[CACHE_NAME] = model._reorder_cache(model_kwargs[CACHE_NAME], moved)
+            model_kwargs["cache"] = model._reorder_cache(model_kwargs["cache"], moved)
         # Literally the reference's test: an unfinished slot can never end the search.
         best_live = live_log_probs[:, :1] / brevity_penalty(max_length, alpha)
         worst_done = done_scores.min(dim=1, keepdim=True).values.where(is_done, NEVER)

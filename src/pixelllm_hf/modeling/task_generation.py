@@ -11,7 +11,6 @@ from transformers.generation.streamers import BaseStreamer
 
 from .box_ops import boxes_of_words
 from .box_ops import last_words
-from .cache_name import CACHE_NAME
 from .decoding_modes import check_beginning
 from .decoding_modes import refuse_unkept_modes
 from .detections import Detections
@@ -95,8 +94,6 @@ class TaskGeneration:
         options = dict(keywords)
         if "synced_gpus" in options and generation_config is None:  # Seq2SeqTrainer, which asks for a tensor's shape
             options.setdefault("return_dict_in_generate", False)
-        if "cache" in options:
-            options[CACHE_NAME] = options.pop("cache")
         resolved, _ = model._prepare_generation_config(generation_config, **options)
         refuse_unkept_modes(resolved, options)
         own = {name: options.pop(name, getattr(resolved, name, default)) for name, default in _OWN_OPTIONS.items()}
@@ -159,7 +156,7 @@ class TaskGeneration:
 
     def _check_beginning(self, rows: PromptRows) -> None:
         """Refuse what cannot be gone on from, and leave to the rows what belongs to them."""
-        mask, cache = self.call.options.pop("decoder_attention_mask", None), self.call.options.get(CACHE_NAME)
+        mask, cache = self.call.options.pop("decoder_attention_mask", None), self.call.options.get("cache")
         beginning, config = rows.decoder_input_ids, self.call.config
         if beginning is None and mask is None and cache is None:
             return

@@ -1,4 +1,4 @@
-"""The cache by its name and by the former one, whatever the version of transformers calls it."""
+"""A cache that is handed back or handed in."""
 
 from __future__ import annotations
 
@@ -9,30 +9,24 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-NAMES = ["cache", "past_key_values"]
 WAYS = [{}, {"num_beams": 3}, {"num_beams": 3, "reference_beam_search": True}, {"cache_implementation": "static"}]
 
 
-@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
-@pytest.mark.parametrize("name", NAMES)
-def test_a_step_with_a_cache_goes_on_where_the_last_one_ended(small_model, small_inputs, name):
+def test_a_step_with_a_cache_goes_on_where_the_last_one_ended(small_model, small_inputs):
     tokens = torch.randint(2, 99, (3, 6), generator=torch.Generator().manual_seed(2))
     whole = small_model(**small_inputs, decoder_input_ids=tokens).decoder_states
     first = small_model(**small_inputs, decoder_input_ids=tokens[:, :4], use_cache=True)
     assert isinstance(first.cache, EncoderDecoderCache)
-    step = small_model(**small_inputs, decoder_input_ids=tokens[:, 4:], use_cache=True, **{name: first.cache})
+    step = small_model(**small_inputs, decoder_input_ids=tokens[:, 4:], use_cache=True, cache=first.cache)
     assert step.cache is first.cache
-    assert getattr(step, name) is first.cache
     torch.testing.assert_close(step.decoder_states, whole[:, 4:], atol=1e-4, rtol=0)
 
 
-@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
-@pytest.mark.parametrize("name", NAMES)
-def test_generate_fills_the_cache_it_is_given(small_model, small_inputs, name):
+def test_generate_fills_the_cache_it_is_given(small_model, small_inputs):
     options = dict(max_new_tokens=6, do_sample=False)
     expected = small_model.generate(**small_inputs, **options)
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-    output = small_model.generate(**small_inputs, **options, **{name: cache})
+    output = small_model.generate(**small_inputs, **options, cache=cache)
     assert output.cache is cache
     assert cache.get_seq_length() > 1
     assert torch.equal(output.sequences, expected.sequences)
