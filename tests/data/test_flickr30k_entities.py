@@ -26,7 +26,7 @@ SENTENCES = {
 }
 
 
-def thing(*names: object, box: object = None, rest: str = "") -> str:
+def thing(*names: object, box: tuple[int, ...] | None = None, rest: str = "") -> str:
     """An <object> with these names; box: its four sides as the file has them, pixels from 1, last ones inside."""
     sides = "".join(
         f"<{side}>{at}</{side}>" for side, at in zip(("xmin", "ymin", "xmax", "ymax"), box or (), strict=False)

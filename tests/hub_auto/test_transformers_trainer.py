@@ -17,7 +17,14 @@ transformers = pytest.importorskip("transformers")
 
 
 def a_row(*targets: str, points: bool = False) -> dict[str, Any]:
-    prompt = {"box": None, "context": None, "object_box": None, "mask": None, "utterances": [], "text_loss": True}
+    prompt: dict[str, Any] = {
+        "box": None,
+        "context": None,
+        "object_box": None,
+        "mask": None,
+        "utterances": [],
+        "text_loss": True,
+    }
     prompts = [{**prompt, "target": target, "point_loss": points, "object_box": [8, 8, 40, 30]} for target in targets]
     image = Image.new("RGB", (64, 48), "red")
     return {"image": image, "image_id": "1", "width": 64, "height": 48, "task": "caption", "prompts": prompts}

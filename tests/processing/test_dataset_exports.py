@@ -103,7 +103,8 @@ def supervision(monkeypatch: pytest.MonkeyPatch):
         import supervision
     except ImportError:
         module = ModuleType("supervision")
-        module.Detections = type("Detections", (SimpleNamespace,), {"empty": staticmethod(lambda: "empty")})
+        kind = type("Detections", (SimpleNamespace,), {"empty": staticmethod(lambda: "empty")})
+        setattr(module, "Detections", kind)  # noqa: B010 (the module has no such attribute to mypy)
         monkeypatch.setitem(sys.modules, "supervision", module)
         supervision = module
     return supervision

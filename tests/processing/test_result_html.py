@@ -13,7 +13,8 @@ class Balanced(HTMLParser):
     def __init__(self, page: str):
         super().__init__()
         self.open: list[str] = []
-        self.said, self.tags = "", []
+        self.said = ""
+        self.tags: list[str] = []
         self.feed(page)
         assert not self.open
 

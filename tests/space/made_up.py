@@ -54,7 +54,7 @@ def made_up_object(name: str, *, mask: bool = False) -> GroundedCaption:
         x, y, rx, ry = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2, (box[2] - box[0]) / 2, (box[3] - box[1]) / 2
         pixels = ((columns - x) / rx) ** 2 + ((rows - y) / ry) ** 2 <= 1
     caption = made_up_caption(f"a {name}")
-    return replace(caption, box=box, box_score=0.75, mask=pixels, mask_score=0.9 if mask else None)  # type: ignore[arg-type]
+    return replace(caption, box=box, box_score=0.75, mask=pixels, mask_score=0.9 if mask else None)  # type: ignore[arg-type,call-arg]
 
 
 def growing(caption: GroundedCaption) -> Iterator[GroundedCaption]:

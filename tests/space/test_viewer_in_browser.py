@@ -25,6 +25,7 @@ def views() -> dict[str, Any]:
         made_up_caption(SCRIPT, prompt=SCRIPT),
         words=(made_up_word(SCRIPT.split(" ")[0], 0, PLACES["dog"]), made_up_word(SCRIPT, 0, PLACES["ball"])),
     )
+    boxed = replace(hostile, box=PLACES["dog"])  # type: ignore[call-arg]
     emoji = replace(made_up_caption("😀🐕 a dog"), words=(made_up_word("dog", 5, PLACES["dog"]),))
     narrow = replace(
         made_up_caption("post"), words=(made_up_word("post", 0, (0, 100, 12, 300)),), image_size=(12, 1200)
@@ -33,7 +34,7 @@ def views() -> dict[str, Any]:
         "caption": build_view(picture, [made_up_caption()], task="caption"),
         "objects": build_view(picture, [made_up_object(name, mask=name != "meadow") for name in PLACES], task="dense"),
         "region": build_view(picture, [region], task="region"),
-        "hostile": build_view(picture, [hostile, replace(hostile, box=PLACES["dog"])], task="refer"),
+        "hostile": build_view(picture, [hostile, boxed], task="refer"),
         "emoji": build_view(picture, [emoji], task="caption"),
         "narrow": build_view(Image.new("RGB", (12, 1200), "white"), [narrow], task="caption"),
         "many": build_view(picture, [made_up_object(name) for name in PLACES] * 20, task="dense"),

@@ -28,6 +28,7 @@ def test_the_tasks_of_a_recipe_reach_its_evaluation(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr("pixelllm_hf.evaluation.runner.validate", validate)
     hook = evaluation(recipe.evaluate, recipe.evaluate_options, nn.Identity(), "the processor")
+    assert hook is not None
     assert hook(nn.Identity(), 7) == {"refer_p50": 0.5}
     assert seen == {"processor": "the processor", "tasks": ["trace", "refer"], "scenes": 3}
 

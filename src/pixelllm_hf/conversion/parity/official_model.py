@@ -72,7 +72,8 @@ class _ReferenceMasking(PixelLLMForGroundedGeneration):
         return self.language_model.decode(sequences, encoder_states, encoder_mask, decoder_mask=mask)[0]
 
     def _filled(self, *states_and_masks: Any) -> tuple[Tensor, Tensor]:
-        return super()._filled(*states_and_masks[:-1], None)  # a step with the cache would know no mask
+        without_cache: Any = (*states_and_masks[:-1], None)  # a step with the cache would know no mask
+        return super()._filled(*without_cache)
 
 
 def _hidden_before_padding(tokens: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -206,7 +206,9 @@ def meters(golden: Golden) -> Computed:
     values |= {"referring/giou": meter.giou, "referring/ciou": meter.ciou}
 
     for name, released in (("official", True), ("thresholded", False)):
-        meter, numbers, ious = TargetIoU(), [], []
+        meter = TargetIoU()
+        numbers: list[list[tuple[int, int]]] = []
+        ious: list[float] = []
         for image in images:
             numbers.append([])
             for question, (logits, masks) in enumerate(_questions(golden, image)):
@@ -336,9 +338,7 @@ def _neck(golden: Golden) -> torch.nn.Module:
 def _decoder(golden: Golden, config: PixelLMCodebookConfig) -> CodebookPixelDecoder:
     decoder = CodebookPixelDecoder(config).eval()
     weights = codebook_weights(golden.params)["mask_decoder"]
-    scales = [golden.params.get(f"multiscale_scalar.{level}") for level in range(config.num_scales)]
-    constant = torch.full((config.num_scales,), 1 / config.num_scales)
-    weights["level_scales"] = constant if scales[0] is None else torch.stack(scales)
+    weights["level_scales"] = _scales(golden, "multiscale_scalar", decoder.level_scales)
     decoder.load_state_dict(weights)
     return decoder
 
@@ -346,10 +346,16 @@ def _decoder(golden: Golden, config: PixelLMCodebookConfig) -> CodebookPixelDeco
 def _projection(golden: Golden, config: PixelLMCodebookConfig) -> TargetProjection:
     projection = TargetProjection(config, golden.hparams["hidden_size"])
     weights = codebook_weights(golden.params)["target_projection"]
-    scales = [golden.params.get(f"multiseg_scalar.{n}") for n in range(config.tokens_per_scale)]
-    weights["token_scales"] = projection.token_scales.detach() if scales[0] is None else torch.stack(scales)
+    weights["token_scales"] = _scales(golden, "multiseg_scalar", projection.token_scales)
     projection.load_state_dict(weights)
     return projection
+
+
+def _scales(golden: Golden, name: str, constants: Tensor) -> Tensor:
+    """Scales of a golden file that has some, else the constants that the released model computes with."""
+    if f"{name}.0" not in golden.params:
+        return constants.detach()
+    return torch.stack([golden.params[f"{name}.{index}"] for index in range(len(constants))])
 
 
 def _unread_parts(golden: Golden, config: PixelLMCodebookConfig) -> tuple[list[MaskMLP], MaskMLP]:
@@ -379,7 +385,7 @@ def _as_map(cells: Tensor, side: int) -> Tensor:
     return cells.transpose(1, 2).unflatten(2, (side, side))
 
 
-CHECKS = {
+CHECKS: dict[str, Callable[[Golden], Computed]] = {
     "pixel_decoder": pixel_decoder,
     "token_fusion": token_fusion,
     "segmentation_head": segmentation_head,
