@@ -30,11 +30,21 @@ class Visit:
     page: Any
     errors: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
+    left: bool = False
 
     def listen(self) -> Visit:
-        self.page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", lambda message: message.type == "error" and self._complain(message.text))
+        self.page.on("pageerror", lambda error: self._complain(str(error)))
         return self
+
+    def leave(self) -> None:
+        """Close the page. That it then breaks off what it was fetching is no fault of it."""
+        self.left = True
+        self.page.context.close()
+
+    def _complain(self, text: str) -> None:
+        if not self.left:
+            self.errors.append(text)
 
     def check(self) -> None:
         assert not self.outside, f"the page asked another machine: {self.outside}"
@@ -87,7 +97,7 @@ def visit(chromium: Any) -> Iterator[Callable[..., Visit]]:
 
     yield go
     for one in visits:
-        one.page.context.close()
+        one.leave()
     for one in visits:
         one.check()
 
