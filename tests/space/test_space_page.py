@@ -12,6 +12,7 @@ from PIL import Image
 from .browser import Visit, show_unanswered
 from .running_demo import picture_bytes
 
+SIDES = ("left", "top", "right", "bottom")
 READY = ".lv[data-state='ready']"
 
 
@@ -42,12 +43,16 @@ def caption_of(page: Any) -> str:
 
 def fill_box(page: Any, box: tuple[int, int, int, int]) -> None:
     page.get_by_role("button", name="Place, beams, model").click()
-    for side, value in zip(("left", "top", "right", "bottom"), box, strict=True):
-        field = page.locator(f"#box-{side} input")
-        field.fill(str(value))
-        while field.input_value() != str(value):  # gradio makes the fields while the accordion opens, and again
-            page.wait_for_timeout(200)
-            field.fill(str(value))
+    wanted = {page.locator(f"#box-{side} input"): str(v) for side, v in zip(SIDES, box, strict=True)}
+    for _ in range(40):  # gradio makes the fields while the accordion opens, and again
+        for field, value in wanted.items():
+            if field.input_value() != value:
+                field.fill(value)
+                field.blur()
+        page.wait_for_timeout(500)  # a moment in which nothing takes the numbers back, and the page learns of them
+        if all(field.input_value() == value for field, value in wanted.items()):
+            return
+    raise AssertionError(f"the fields do not keep {box}")
 
 
 def test_a_box_can_be_given_by_keyboard_alone(open_page):
