@@ -11,7 +11,7 @@ from datasets import Dataset, IterableDataset
 from pixelllm_hf.data.bad_records import BadRecordError, OnError, ReadReport, check_on_error
 from pixelllm_hf.data.coco_files import CocoFile, CocoImage
 from pixelllm_hf.data.coco_objects import coco_object
-from pixelllm_hf.data.grounded_examples import build_dataset, grounded_prompt
+from pixelllm_hf.data.grounded_examples import build_dataset, grounded_prompt, grounded_row
 from pixelllm_hf.data.image_folder import ImageFolder
 from pixelllm_hf.data.named_objects import NamedObject, object_prompts
 from pixelllm_hf.data.record_fields import checked_text, required, shown
@@ -59,14 +59,7 @@ def read_coco_captions(
             except BadRecordError as error:
                 report.drop(error, on_error)
                 continue
-            yield {
-                "image": str(path),
-                "image_id": str(image.id),
-                "width": image.size_wh[0],
-                "height": image.size_wh[1],
-                "task": "caption",
-                "prompts": prompts,
-            }
+            yield grounded_row(path, image.id, image.size_wh, "caption", prompts)
 
     return build_dataset(rows, streaming=streaming, report=report)
 

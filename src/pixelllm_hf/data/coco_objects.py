@@ -12,7 +12,7 @@ from datasets import Dataset, IterableDataset
 
 from pixelllm_hf.data.bad_records import BadRecordError, OnError, ReadReport, check_on_error, check_task
 from pixelllm_hf.data.coco_files import CocoFile, CocoImage
-from pixelllm_hf.data.grounded_examples import build_dataset
+from pixelllm_hf.data.grounded_examples import build_dataset, grounded_row
 from pixelllm_hf.data.image_folder import ImageFolder
 from pixelllm_hf.data.named_objects import OBJECT_TASKS, NamedObject, ObjectTask, object_prompts
 from pixelllm_hf.data.object_masks import checked_mask
@@ -152,14 +152,7 @@ def _read(
             if not prompts:
                 report.leave_out("image without objects", f"{image.where} (image {image.id}) has none for this task.")
                 continue
-            yield {
-                "image": str(path),
-                "image_id": str(image.id),
-                "width": image.size_wh[0],
-                "height": image.size_wh[1],
-                "task": task,
-                "prompts": prompts,
-            }
+            yield grounded_row(path, image.id, image.size_wh, task, prompts)
 
     return build_dataset(rows, streaming=streaming, report=report)
 

@@ -10,7 +10,7 @@ from datasets import Dataset, IterableDataset
 
 from pixelllm_hf.data.annotation_text import read_records
 from pixelllm_hf.data.bad_records import BadRecordError, OnError, ReadReport, check_on_error
-from pixelllm_hf.data.grounded_examples import build_dataset, grounded_prompt
+from pixelllm_hf.data.grounded_examples import build_dataset, grounded_prompt, grounded_row
 from pixelllm_hf.data.image_folder import ImageFolder
 from pixelllm_hf.data.record_fields import checked_list, checked_string, checked_text, required_one, shown
 
@@ -52,15 +52,8 @@ def read_conversations(
             except BadRecordError as error:
                 report.drop(error, on_error)
                 continue
-            yield {
-                "image": str(path),
-                # The picture and not the record: several conversations of one picture are rows of one image.
-                "image_id": Path(name).stem,
-                "width": width,
-                "height": height,
-                "task": "caption",
-                "prompts": prompts,
-            }
+            # The picture and not the record: several conversations of one picture are rows of one image.
+            yield grounded_row(path, Path(name).stem, (width, height), "caption", prompts)
 
     return build_dataset(rows, streaming=streaming, report=report)
 

@@ -23,7 +23,7 @@ from pixelllm_hf.data.bad_records import (
     check_on_error,
     check_task,
 )
-from pixelllm_hf.data.grounded_examples import build_dataset, grounded_prompt
+from pixelllm_hf.data.grounded_examples import build_dataset, grounded_prompt, grounded_row
 from pixelllm_hf.data.image_folder import ImageFolder
 from pixelllm_hf.data.named_objects import NamedObject, object_prompts
 from pixelllm_hf.data.record_fields import checked_text, shown
@@ -95,14 +95,7 @@ def read_flickr30k_entities(
             if not prompts:
                 report.leave_out("image without phrases", f"{where} (image {image_id}) has none for this task.")
                 continue
-            yield {
-                "image": str(path),
-                "image_id": image_id,
-                "width": size_wh[0],
-                "height": size_wh[1],
-                "task": task,
-                "prompts": prompts,
-            }
+            yield grounded_row(path, image_id, size_wh, task, prompts)
 
     return build_dataset(rows, streaming=streaming, report=report)
 

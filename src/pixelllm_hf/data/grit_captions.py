@@ -10,7 +10,7 @@ from datasets import Dataset, IterableDataset
 
 from pixelllm_hf.data.bad_records import BadRecordError, OnError, ReadReport, check_on_error, check_task
 from pixelllm_hf.data.coco_files import CocoFile
-from pixelllm_hf.data.grounded_examples import build_dataset
+from pixelllm_hf.data.grounded_examples import build_dataset, grounded_row
 from pixelllm_hf.data.image_folder import ImageFolder
 from pixelllm_hf.data.named_objects import NamedObject, object_prompts
 from pixelllm_hf.data.record_fields import checked_text, checked_xywh, required
@@ -53,13 +53,6 @@ def read_grit_captions(
             except BadRecordError as error:
                 report.drop(error, on_error)
                 continue
-            yield {
-                "image": str(path),
-                "image_id": str(image.id),
-                "width": image.size_wh[0],
-                "height": image.size_wh[1],
-                "task": task,
-                "prompts": object_prompts(objects, task, report, on_error),
-            }
+            yield grounded_row(path, image.id, image.size_wh, task, object_prompts(objects, task, report, on_error))
 
     return build_dataset(rows, streaming=streaming, report=report)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -45,6 +46,20 @@ GROUNDED_FEATURES = Features(
         ),
     }
 )
+
+
+def grounded_row(
+    path: Path | None, image_id: Any, size_wh: tuple[int, int], task: str, prompts: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """A row of `GROUNDED_FEATURES`, about the image file `path` of this size in pixels."""
+    return {
+        "image": str(path) if path else None,
+        "image_id": str(image_id),
+        "width": size_wh[0],
+        "height": size_wh[1],
+        "task": task,
+        "prompts": prompts,
+    }
 
 
 def grounded_prompt(

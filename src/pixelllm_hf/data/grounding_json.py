@@ -16,7 +16,7 @@ from datasets import Dataset, IterableDataset
 
 from pixelllm_hf.data.bad_records import BadRecordError, OnError, ReadReport, check_on_error, check_task
 from pixelllm_hf.data.coco_files import CocoFile, CocoImage
-from pixelllm_hf.data.grounded_examples import build_dataset
+from pixelllm_hf.data.grounded_examples import build_dataset, grounded_row
 from pixelllm_hf.data.image_folder import ImageFolder
 from pixelllm_hf.data.named_objects import expression_prompt
 from pixelllm_hf.data.object_masks import checked_mask
@@ -71,14 +71,7 @@ def read_grounding_json(
             except BadRecordError as error:
                 report.drop(error, on_error)
                 continue
-            yield {
-                "image": str(path),
-                "image_id": image_id,
-                "width": first.size_wh[0],
-                "height": first.size_wh[1],
-                "task": task,
-                "prompts": prompts,
-            }
+            yield grounded_row(path, image_id, first.size_wh, task, prompts)
 
     return build_dataset(rows, streaming=streaming, report=report)
 

@@ -15,7 +15,7 @@ from datasets import Dataset, IterableDataset
 
 from pixelllm_hf.data.annotation_text import read_records
 from pixelllm_hf.data.bad_records import BadRecordError, OnError, ReadReport, check_on_error
-from pixelllm_hf.data.grounded_examples import build_dataset, grounded_prompt
+from pixelllm_hf.data.grounded_examples import build_dataset, grounded_prompt, grounded_row
 from pixelllm_hf.data.image_folder import ImageFolder
 from pixelllm_hf.data.record_fields import (
     checked_id,
@@ -116,14 +116,9 @@ def _row(
         {"text": text, "box": box, "center": center}
         for text, box, center in zip(texts, boxes.tolist(), centers.tolist(), strict=True)
     ]
-    return {
-        "image": str(path) if path else None,
-        "image_id": str(image_id),
-        "width": width,
-        "height": height,
-        "task": "trace",
-        "prompts": [grounded_prompt(caption, utterances=utterances, point_loss=True)],
-    }
+    return grounded_row(
+        path, image_id, (width, height), "trace", [grounded_prompt(caption, utterances=utterances, point_loss=True)]
+    )
 
 
 def _utterances(where: str, timed_caption: object) -> tuple[list[str], np.ndarray]:

@@ -11,7 +11,7 @@ from datasets import Dataset, IterableDataset
 
 from pixelllm_hf.data.bad_records import BadRecordError, OnError, ReadReport, check_on_error, check_task
 from pixelllm_hf.data.coco_objects import spoken_name
-from pixelllm_hf.data.grounded_examples import build_dataset
+from pixelllm_hf.data.grounded_examples import build_dataset, grounded_row
 from pixelllm_hf.data.image_folder import ImageFolder
 from pixelllm_hf.data.named_objects import NamedObject, object_prompts
 from pixelllm_hf.data.split_lists import listed_ids, needed_folder
@@ -69,14 +69,7 @@ def read_pascal_voc(
             if not prompts:
                 report.leave_out("image without objects", f"{where} has none for this task.")
                 continue
-            yield {
-                "image": str(path),
-                "image_id": image_id,
-                "width": size_wh[0],
-                "height": size_wh[1],
-                "task": task,
-                "prompts": prompts,
-            }
+            yield grounded_row(path, image_id, size_wh, task, prompts)
 
     return build_dataset(rows, streaming=streaming, report=report)
 

@@ -21,7 +21,7 @@ from pixelllm_hf.data.bad_records import (
     check_task,
 )
 from pixelllm_hf.data.coco_files import CocoFile
-from pixelllm_hf.data.grounded_examples import build_dataset
+from pixelllm_hf.data.grounded_examples import build_dataset, grounded_row
 from pixelllm_hf.data.image_folder import ImageFolder
 from pixelllm_hf.data.named_objects import expression_prompt
 from pixelllm_hf.data.object_masks import checked_mask
@@ -101,14 +101,7 @@ def read_referring_expressions(
             except BadRecordError as error:
                 report.drop(error, on_error)
                 continue
-            yield {
-                "image": str(path),
-                "image_id": str(image_id),
-                "width": width,
-                "height": height,
-                "task": task,
-                "prompts": prompts,
-            }
+            yield grounded_row(path, image_id, (width, height), task, prompts)
 
     return build_dataset(rows, streaming=streaming, report=report)
 

@@ -10,7 +10,7 @@ from datasets import Dataset, IterableDataset
 
 from pixelllm_hf.data.annotation_text import read_records
 from pixelllm_hf.data.bad_records import BadRecordError, OnError, ReadReport, check_on_error, check_task
-from pixelllm_hf.data.grounded_examples import build_dataset, grounded_prompt
+from pixelllm_hf.data.grounded_examples import build_dataset, grounded_prompt, grounded_row
 from pixelllm_hf.data.image_folder import ImageFolder
 from pixelllm_hf.data.record_fields import (
     checked_id,
@@ -115,11 +115,4 @@ def _row(
         prompts.append(grounded_prompt(phrase, box=box, context=context, object_box=box))
     if not prompts:
         raise BadRecordError("no regions", where, f"image {shown(image_id)} has no usable region.", "Skip the image.")
-    return {
-        "image": str(path),
-        "image_id": str(image_id),
-        "width": width,
-        "height": height,
-        "task": task,
-        "prompts": prompts,
-    }
+    return grounded_row(path, image_id, (width, height), task, prompts)

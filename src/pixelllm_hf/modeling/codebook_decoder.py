@@ -102,14 +102,16 @@ class CodebookPixelDecoder(nn.Module):
                 positions = grid_positions(self.pe1, *source.shape[1:3])
             found.append(self._decode(level, source, positions, queries.to(source.dtype), image_of_row))
         size = found[-1].shape[-2:]
-        resized = [_resize(mask, size) for mask in found]
+        resized = [resize_logits(mask, size).to(mask) for mask in found]
         logits = sum(scale * mask for scale, mask in zip(self.level_scales, resized, strict=True))
         return CodebookDecoderOutput(logits=logits, level_logits=tuple(found))
 
     def _finer(self, image_map: Tensor, before: Tensor, image_of_target: Tensor) -> Tensor:
         """The enlarged map of each target (K,2h,2w,C), brighter where the level before (K,h',w') saw the target."""
         enlarged = self.upsample_2x(image_map.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)[image_of_target]
-        return enlarged * (_resize(before, enlarged.shape[1:3]).sigmoid() + 1)[..., None].to(enlarged.dtype)
+        return enlarged * (resize_logits(before, enlarged.shape[1:3]).to(before).sigmoid() + 1)[..., None].to(
+            enlarged.dtype
+        )
 
     def _decode(
         self, level: int, source: Tensor, positions: Tensor, queries: Tensor, image_of_row: Tensor | None
@@ -123,13 +125,13 @@ class CodebookPixelDecoder(nn.Module):
         return torch.einsum("kc,kchw->khw", self.output_hypernetworks_mlps[0](queries[:, 1]), upscaled)
 
 
-def _resize(mask: Tensor, size_hw: Sequence[int]) -> Tensor:
-    """mask (K,h,w) at another size; as it is where it has that size, also for no target at all."""
-    if tuple(mask.shape[-2:]) == tuple(size_hw):
-        return mask
-    if not len(mask):
-        return mask.new_zeros(0, *size_hw)
-    return F.interpolate(mask[:, None].float(), tuple(size_hw), mode="bilinear", align_corners=False)[:, 0].to(mask)
+def resize_logits(logits: Tensor, size_hw: Sequence[int]) -> Tensor:
+    """logits (K,h,w) -> float32 (K,H,W), bilinear; also of no mask at all."""
+    if tuple(logits.shape[-2:]) == tuple(size_hw):
+        return logits.float()
+    if not len(logits):
+        return logits.new_zeros(0, *size_hw, dtype=torch.float32)
+    return F.interpolate(logits[:, None].float(), tuple(size_hw), mode="bilinear", align_corners=False)[:, 0]
 
 
-__all__ = ["CodebookDecoderOutput", "CodebookPixelDecoder"]
+__all__ = ["CodebookDecoderOutput", "CodebookPixelDecoder", "resize_logits"]

@@ -1,10 +1,11 @@
-"""Which of transformers' decoding modes keep one state per token, and whose lengths count."""
+"""Which of transformers' decoding modes keep one state per token, whose lengths count, and what ends an answer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import GenerationConfig
 from transformers.cache_utils import Cache
@@ -110,4 +111,9 @@ def check_beginning(beginning: Tensor | None, mask: Tensor | None, start: int, c
         )
 
 
-__all__ = ["check_beginning", "prefer_callers_length", "refuse_unkept_modes"]
+def end_ids(config: GenerationConfig) -> list[int]:
+    """The ids that end what is written; none if nothing does."""
+    return [] if config.eos_token_id is None else torch.as_tensor(config.eos_token_id).flatten().tolist()
+
+
+__all__ = ["check_beginning", "end_ids", "prefer_callers_length", "refuse_unkept_modes"]

@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
 from .box_ops import is_one_of
+from .decoding_modes import end_ids
 from .decoding_rules import EndOfLoop
 from .decoding_rules import NoImmediateRepetition
 from .language_prefix_decoder import PrefixDecoderLanguageModel
@@ -251,11 +252,6 @@ def _forget_last(cache: Cache) -> None:
     getattr(cache, "self_attention_cache", cache).crop(-1)
 
 
-def end_ids(config: GenerationConfig) -> list[int]:
-    """The ids that end what is written; none if nothing does."""
-    return [] if config.eos_token_id is None else torch.as_tensor(config.eos_token_id).flatten().tolist()
-
-
 def eos_ids(config: GenerationConfig, model_config: Any) -> list[int]:
     """The ids that end an answer, whatever ends the writing of one: without any those of the vocabulary."""
     own = model_config.text_config.eos_token_id
@@ -295,7 +291,6 @@ __all__ = [
     "GroundedGenerationMixin",
     "GroundedOutput",
     "caption_scores",
-    "end_ids",
     "eos_ids",
     "start_id",
 ]

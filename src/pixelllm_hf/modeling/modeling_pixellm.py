@@ -18,11 +18,13 @@ from transformers.utils import ModelOutput
 from .checked_loading import CheckedModel
 from .codebook_decoder import CodebookDecoderOutput
 from .codebook_decoder import CodebookPixelDecoder
+from .codebook_decoder import resize_logits
 from .codebook_losses import codebook_mask_losses
 from .codebook_targets import TargetProjection
 from .codebook_targets import find_token_groups
 from .configuration_pixellm import PixelLMConfig
 from .feature_pyramid import map_neck
+from .losses import IGNORED_LABEL
 from .mask_head import ChannelNorm
 from .prompt_encoder import FourierPositions
 from .prompt_encoder import UnitEmbedding
@@ -32,8 +34,6 @@ from .vision_clip import ClipVisionTower
 from .vision_clip import patch_mask
 from .vision_towers import normalize_pixels
 from .vision_towers import valid_size_hw
-
-IGNORE_INDEX = -100
 
 
 @dataclass
@@ -183,14 +183,21 @@ class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel, ReasoningGeneratio
                 f"questions have it {placeholders.sum(1).tolist()} times. The processor puts them in; leave "
                 "truncation to it."
             )
-        assert features.image_tokens is not None and features.token_mask is not None
+        assert features.image_tokens is not None
         embeddings = self.get_input_embeddings()(input_ids.masked_fill(placeholders, 0))
         tokens = features.image_tokens[image_of_row].to(embeddings.dtype)
         embeddings = embeddings.masked_scatter(placeholders[..., None], tokens)
+        return embeddings, *self.attended(input_ids, attention_mask, features, image_of_row)
+
+    def attended(
+        self, input_ids: Tensor, attention_mask: Tensor | None, features: PixelLMFeatures, image_of_row: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What may be attended to in each row, (R,T) bool, and the tokens' positions (R,T), as in `embed`."""
+        assert features.token_mask is not None
+        placeholders = input_ids == self.config.image_token_id
         text_mask = torch.ones_like(placeholders) if attention_mask is None else attention_mask.bool()
         positions = (text_mask.cumsum(1) - 1).clamp(min=0)
-        mask = text_mask.masked_scatter(placeholders, features.token_mask[image_of_row])
-        return embeddings, mask, positions
+        return text_mask.masked_scatter(placeholders, features.token_mask[image_of_row]), positions
 
     def image_of_row(self, prompt_mask: Tensor | None, images: int, rows: int) -> Tensor:
         """(R,) the image of each row; without prompt_mask all images have as many."""
@@ -318,15 +325,8 @@ def projector(fan_in: int, width: int, factor: int) -> nn.Sequential:
 def causal_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of labels (R,T), each predicted by the logits (R,T,V) one before it; 0 where none counts."""
     targets = labels[:, 1:].flatten()
-    losses = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=IGNORE_INDEX, reduction="sum")
-    return losses / (targets != IGNORE_INDEX).sum().clamp(min=1)
-
-
-def resize_logits(logits: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """logits (K,h,w) -> (K,H,W), bilinear; also of no mask at all."""
-    if not len(logits):
-        return logits.new_zeros(0, *size_hw)
-    return F.interpolate(logits[:, None].float(), size_hw, mode="bilinear", align_corners=False)[:, 0]
+    losses = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=IGNORED_LABEL, reduction="sum")
+    return losses / (targets != IGNORED_LABEL).sum().clamp(min=1)
 
 
 __all__ = ["PixelLMFeatures", "PixelLMForReasoningSegmentation", "PixelLMOutput", "PixelLMPreTrainedModel"]

@@ -19,7 +19,9 @@ from transformers import SuppressTokensLogitsProcessor
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
 
+from .box_ops import is_one_of
 from .codebook_targets import find_token_groups
+from .decoding_modes import end_ids
 from .decoding_modes import refuse_unkept_modes
 from .token_states import StateRecorder
 from .token_states import TokenStatesMixin
@@ -145,7 +147,7 @@ class ReasoningGenerationMixin(TokenStatesMixin):
         """Sort the recorded states along the final sequences and decode the targets in what was written."""
         states, log_probs = recorder.gather(output.sequences, getattr(output, "beam_indices", None))
         written = output.sequences[:, asked:]
-        ended = _ended(written, config.eos_token_id)
+        ended = is_one_of(written, end_ids(config)).cumsum(1) > 0
         groups = find_token_groups(written.masked_fill(ended, -1), self.config.codebook_token_ids)
         predicting = states[groups.row[:, None], groups.positions + asked - 1]
         image_of_row = image_of_row.repeat_interleave(len(written) // len(image_of_row))
@@ -181,16 +183,22 @@ class ReasoningGenerationMixin(TokenStatesMixin):
         **kwargs: Any,
     ) -> dict[str, Any]:
         """The arguments of one step: embeddings of the new tokens, and the whole row's mask and positions."""
-        embeddings, mask, positions = self.embed(input_ids, attention_mask, image_features, image_of_row)
-        count = input_ids.shape[1] if next_sequence_length is None else next_sequence_length
-        recorder = current_recorder()
+        row = input_ids, attention_mask, image_features, image_of_row
+        start, recorder = 0, current_recorder()
+        if is_first_iteration or next_sequence_length is None:
+            new = input_ids
+            embeddings, mask, positions = self.embed(*row)
+        else:  # the image's tokens are in the cache, and none is ever written
+            new = input_ids[:, -next_sequence_length:]
+            embeddings = self.get_input_embeddings()(new)
+            mask, positions = self.attended(*row)
+            start = 0 if recorder is None else recorder.num_consumed
         if recorder is not None:
-            start = recorder.num_consumed if next_sequence_length is not None and not is_first_iteration else 0
-            recorder.before_step(input_ids[:, -count:], start)
+            recorder.before_step(new, start)
         return {
-            "inputs_embeds": embeddings[:, -count:],
+            "inputs_embeds": embeddings,
             "attention_mask": mask,
-            "position_ids": positions[:, -count:],
+            "position_ids": positions[:, -new.shape[1] :],
             "cache": cache,
             "use_cache": kwargs.get("use_cache"),
         }
@@ -206,14 +214,6 @@ def mask_scores(logits: Tensor) -> Tensor:
     """Mean probability of the pixels inside, (K,H,W) -> (K,); 0 for an empty mask."""
     inside = (logits > 0).float()
     return (logits.sigmoid() * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6)
-
-
-def _ended(written: Tensor, eos_token_id: Any) -> Tensor:
-    """From the end token on, (R,T) bool."""
-    if eos_token_id is None:
-        return torch.zeros_like(written, dtype=torch.bool)
-    ends = torch.as_tensor(eos_token_id, device=written.device).flatten()
-    return torch.isin(written, ends).cumsum(1) > 0
 
 
 __all__ = [

@@ -11,6 +11,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from .box_ops import boxes_of_words
 from .box_ops import last_words
+from .decoding_modes import end_ids
 from .decoding_modes import check_beginning
 from .decoding_modes import refuse_unkept_modes
 from .detections import Detections
@@ -22,7 +23,6 @@ from .encoder_mask import full_encoder_mask
 from .given_answers import read_given
 from .grounded_generation import GenerateCall
 from .grounded_generation import GroundedOutput
-from .grounded_generation import end_ids
 from .grounded_generation import eos_ids
 from .grounded_generation import start_id
 from .model_output import GroundedGenerateOutput

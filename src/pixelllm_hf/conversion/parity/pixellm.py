@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...evaluation.mask_matching import match_masks
 from ...evaluation.target_iou import TargetIoU, giou_of_images, intersection_and_union, iou_of, paired_targets
-from ...modeling.codebook_decoder import CodebookPixelDecoder
+from ...modeling.codebook_decoder import CodebookPixelDecoder, resize_logits
 from ...modeling.codebook_losses import (
     codebook_mask_losses,
     contested_pixels,
@@ -303,10 +303,8 @@ def _spread(values: Tensor, where: Tensor, count: int, fill: int) -> Tensor:
 def original_size_logits(logits: Tensor, canvas: int, valid_hw: Tensor, original_hw: Tensor) -> Tensor:
     """logits (K,h,w) of the whole canvas -> (K,H,W) of the image, by way of the canvas, as released."""
     height, width = valid_hw.tolist()
-    full = F.interpolate(logits[:, None], (canvas, canvas), mode="bilinear", align_corners=False)
-    return F.interpolate(full[..., :height, :width], tuple(original_hw.tolist()), mode="bilinear", align_corners=False)[
-        :, 0
-    ]
+    full = resize_logits(logits, (canvas, canvas))
+    return resize_logits(full[..., :height, :width], original_hw.tolist())
 
 
 def _questions(golden: Golden, image: int) -> list[tuple[Tensor, Tensor]]:
