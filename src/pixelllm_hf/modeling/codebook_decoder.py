@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_pixellm import PixelLMCodebookConfig
@@ -20,6 +21,7 @@ from .mask_head import MaskMLP
 from .prompt_encoder import FourierPositions
 from .prompt_encoder import UnitEmbedding
 from .prompt_encoder import grid_positions
+from .starting_layers import KnowsItsStart
 from .two_way_transformer import TwoWayTransformer
 
 # SAM's decoder, which this one is made after, has tokens of four masks. All four take part in attention; one is read.
@@ -34,7 +36,7 @@ class CodebookDecoderOutput(ModelOutput):
     level_logits: tuple[Tensor, ...] | None = None
 
 
-class CodebookPixelDecoder(nn.Module):
+class CodebookPixelDecoder(KnowsItsStart, nn.Module):
     """One two-way transformer a scale; every scale looks where the one before has found the target.
 
     Level 0 is the deepest map, decoded on its own grid. The maps of further levels are enlarged twice and weighed with
@@ -76,6 +78,10 @@ class CodebookPixelDecoder(nn.Module):
         # a list of one: the released decoder has a filter for each mask token, and reads the first
         self.output_hypernetworks_mlps = nn.ModuleList([MaskMLP(width, width, width // 8, 3)])
         self.level_scales = nn.Parameter(torch.full((levels,), 1 / levels), requires_grad=config.trainable_scales)
+
+    @torch.no_grad()
+    def start(self) -> None:
+        init.constant_(self.level_scales, 1 / len(self.level_scales))
 
     def forward(
         self, level_maps: Sequence[Tensor], target_embeddings: Tensor, image_of_target: Tensor

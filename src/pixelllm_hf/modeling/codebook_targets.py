@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
 
 from .configuration_pixellm import PixelLMCodebookConfig
+from .starting_layers import KnowsItsStart
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def find_token_groups(sequences: Tensor, codebook_ids: Sequence[int]) -> TokenGr
     return TokenGroups(row, positions, belongs.sum(1) != size * torch.bincount(row, minlength=len(sequences)))
 
 
-class TargetProjection(nn.Module):
+class TargetProjection(KnowsItsStart, nn.Module):
     """The states of a group's tokens become one embedding for each scale: projected, then summed with learnt scales.
 
     The scales start from the released constants, 1 / (scales * tokens per scale); one set serves all scales, as
@@ -71,6 +73,10 @@ class TargetProjection(nn.Module):
         self.token_scales = nn.Parameter(
             torch.full((config.tokens_per_scale,), 1 / size), requires_grad=config.trainable_scales
         )
+
+    @torch.no_grad()
+    def start(self) -> None:
+        init.constant_(self.token_scales, 1 / (self.num_scales * self.tokens_per_scale))
 
     def forward(self, group_states: Tensor) -> Tensor:
         """group_states (K,G,C) of the tokens of K targets -> (K,L,D) an embedding for each scale."""

@@ -8,11 +8,13 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_pixelllm import PixelLLMConfig
 from .configuration_pixelllm import PixelLLMMaskHeadConfig
 from .prompt_encoder import UnitEmbedding
+from .starting_layers import KnowsItsStart
 from .two_way_transformer import TwoWayTransformer
 
 BOX_TOKENS = 2  # top-left and bottom-right corner
@@ -58,8 +60,13 @@ class MaskMLP(nn.Module):
         return self.layers[-1](x)
 
 
-class ChannelNorm(nn.LayerNorm):
+class ChannelNorm(KnowsItsStart, nn.LayerNorm):
     """LayerNorm over the channels of a map (R,C,h,w)."""
+
+    @torch.no_grad()
+    def start(self) -> None:
+        init.ones_(self.weight)
+        init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

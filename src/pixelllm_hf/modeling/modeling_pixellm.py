@@ -25,10 +25,8 @@ from .codebook_targets import find_token_groups
 from .configuration_pixellm import PixelLMConfig
 from .feature_pyramid import map_neck
 from .losses import IGNORED_LABEL
-from .mask_head import ChannelNorm
-from .prompt_encoder import FourierPositions
-from .prompt_encoder import UnitEmbedding
 from .reasoning_generation import ReasoningGenerationMixin
+from .starting_layers import KnowsItsStart
 from .trainer_signature import OneLabelArgument
 from .vision_clip import ClipVisionTower
 from .vision_clip import patch_mask
@@ -81,19 +79,10 @@ class PixelLMPreTrainedModel(CheckedModel, PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, UnitEmbedding):
-            init.normal_(module.weight)
-        elif isinstance(module, FourierPositions):
-            init.normal_(module.positional_encoding_gaussian_matrix, std=module.scale)
-        elif isinstance(module, ChannelNorm):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
+        if isinstance(module, KnowsItsStart):
+            module.start()
         elif isinstance(module, nn.ConvTranspose2d):
             init.normal_(module.weight, std=module.in_channels**-0.5)
-        elif isinstance(module, TargetProjection):
-            init.constant_(module.token_scales, 1 / (module.num_scales * module.tokens_per_scale))
-        elif isinstance(module, CodebookPixelDecoder):
-            init.constant_(module.level_scales, 1 / len(module.level_scales))
 
 
 class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel, ReasoningGenerationMixin):

@@ -15,13 +15,8 @@ from transformers.dynamic_module_utils import custom_object_save
 
 from .checked_loading import CheckedModel
 from .configuration_pixelllm import PixelLLMConfig
-from .mask_head import ChannelNorm
 from .mask_head import MaskAdapter
-from .prompt_encoder import FourierPositions
-from .prompt_encoder import UnitEmbedding
-from .starting_layers import StartingConv2d
-from .starting_layers import StartingLinear
-from .vision_convolutions import TowerConv2d
+from .starting_layers import KnowsItsStart
 from .vision_eva02 import Eva02Attention
 from .vision_eva02 import Eva02VisionTower
 from .vision_sam import SamAttention
@@ -64,7 +59,7 @@ class PixelLLMPreTrainedModel(CheckedModel, PreTrainedModel):
         # transformers asks only about modules that own parameters, never about their containers.
         super()._init_weights(module)
         std = self.config.initializer_range
-        if isinstance(module, (StartingConv2d, StartingLinear, TowerConv2d)):
+        if isinstance(module, KnowsItsStart):
             module.start()
         elif isinstance(module, nn.ConvTranspose2d):  # here always as wide a kernel as a step: one cell makes a pixel
             init.normal_(module.weight, std=module.in_channels**-0.5)
@@ -84,16 +79,9 @@ class PixelLLMPreTrainedModel(CheckedModel, PreTrainedModel):
             init.zeros_(module.v_bias)
         elif isinstance(module, MaskAdapter):
             init.zeros_(module.alpha)
-        elif isinstance(module, ChannelNorm):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
         elif isinstance(module, nn.ParameterList):  # the scales of the detector's levels
             for scale in module:
                 init.ones_(scale)
-        elif isinstance(module, UnitEmbedding):
-            init.normal_(module.weight)
-        elif isinstance(module, FourierPositions):
-            init.normal_(module.positional_encoding_gaussian_matrix, std=module.scale)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PixelLLMPreTrainedModel:
         """`to(bfloat16)`, `half()` and their like keep in float32 what `from_pretrained(dtype=…)` keeps in it."""

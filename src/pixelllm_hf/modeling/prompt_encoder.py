@@ -6,21 +6,27 @@ import math
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
 
 from .configuration_pixelllm import PixelLLMPromptConfig
+from .starting_layers import KnowsItsStart
 from .point_grids import place_in_boxes, solid_grid
 
 # Rows of `point_embeddings`.
 OUTSIDE, INSIDE, TOP_LEFT, BOTTOM_RIGHT = range(4)
 
 
-class UnitEmbedding(nn.Embedding):
+class UnitEmbedding(KnowsItsStart, nn.Embedding):
     """Learnt tokens that start from a unit normal, as in SAM: they are queries and positions at once, and tokens that
     start near zero would all look at the same places for a long time.
     """
 
+    @torch.no_grad()
+    def start(self) -> None:
+        init.normal_(self.weight)
 
-class FourierPositions(nn.Module):
+
+class FourierPositions(KnowsItsStart, nn.Module):
     """Random Fourier features of places in 0..1. The random matrix belongs to the checkpoint."""
 
     positional_encoding_gaussian_matrix: Tensor
@@ -29,6 +35,10 @@ class FourierPositions(nn.Module):
         super().__init__()
         self.scale = scale
         self.register_buffer("positional_encoding_gaussian_matrix", torch.zeros(2, width // 2), persistent=True)
+
+    @torch.no_grad()
+    def start(self) -> None:
+        init.normal_(self.positional_encoding_gaussian_matrix, std=self.scale)
 
     def forward(self, places_xy: Tensor) -> Tensor:
         """places_xy (…,2), 0..1 -> float32 (…,D)."""

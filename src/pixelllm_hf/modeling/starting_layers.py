@@ -1,4 +1,4 @@
-"""Layers that know how they start, where the reference's start is a choice of its own."""
+"""Modules that know how they start, where the reference's start is a choice of its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from torch import nn
 from transformers import initialization as init
 
 
-class StartingConv2d(nn.Conv2d):
+class KnowsItsStart:
+    """A module whose weights `start()` sets; a model's `_init_weights` asks it."""
+
+    def start(self) -> None:
+        """Fill the module's own weights, with transformers' `initialization`."""
+        raise NotImplementedError
+
+
+class StartingConv2d(KnowsItsStart, nn.Conv2d):
     """Same-size 3 x 3 convolution that starts with small weights and a given bias."""
 
     def __init__(self, fan_in: int, fan_out: int, *, std: float, bias: float = 0.0):
@@ -21,7 +29,7 @@ class StartingConv2d(nn.Conv2d):
         init.constant_(self.bias, self.start_bias)
 
 
-class StartingLinear(nn.Linear):
+class StartingLinear(KnowsItsStart, nn.Linear):
     """Linear layer that starts with small weights and without bias."""
 
     def __init__(self, fan_in: int, fan_out: int, *, std: float):
@@ -35,4 +43,4 @@ class StartingLinear(nn.Linear):
         init.zeros_(self.bias)
 
 
-__all__ = ["StartingConv2d", "StartingLinear"]
+__all__ = ["KnowsItsStart", "StartingConv2d", "StartingLinear"]

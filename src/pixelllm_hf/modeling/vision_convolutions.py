@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from .starting_layers import KnowsItsStart
 
-class TowerConv2d(nn.Conv2d):
+
+class TowerConv2d(KnowsItsStart, nn.Conv2d):
     """Square convolution that starts with He's weights, so that a new tower passes on what it sees; divided by
     `input_scale` where the input is not of unit size.
 
