@@ -152,16 +152,10 @@ def _muse(scene: Scene, image: dict[str, Any], annotations: list[dict[str, Any]]
             "segmentation": annotation["segmentation"],
         }
         listed.append(kept)
-    ordered = sorted(range(len(listed)), key=lambda i: scene.objects[i].center_xy[0])
-    shown = ", ".join(f"{object_phrase(scene.objects[i])} {{seg}}" for i in ordered)
-    questions, answers = ["Which objects are in the picture?"], [[listed[i] for i in ordered]]
-    text_answers: list[str | None] = [f"The picture shows {shown}."]
-    for referral in scene.referrals[:1]:
-        questions.append(f"Where is {referral.sentences[0]}?")
-        answers.append([listed[referral.target]])
-        text_answers.append(None)
     return {
         "coco_url": "", "flickr_url": "", "height": image["height"], "width": image["width"], "id": image["id"],
-        "file_name": image["file_name"], "ann_list": listed, "questions": questions, "answers": answers,
-        "text_answers": text_answers,
+        "file_name": image["file_name"], "ann_list": listed,
+        "questions": [question.text for question in scene.questions],
+        "answers": [[listed[i] for i in question.targets] for question in scene.questions],
+        "text_answers": [question.answer for question in scene.questions],
     }  # fmt: skip

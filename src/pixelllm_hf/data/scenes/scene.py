@@ -1,4 +1,4 @@
-"""One finished scene: picture, objects, narratives with traces, referring expressions."""
+"""One finished scene: image, objects, narratives with traces, referring expressions, questions."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from .composition import Entity, SceneObject, compose
 from .expressions import Referral, refer
 from .library import ObjectLibrary
 from .narration import NarratedWord, listing, narrate, written
+from .questions import Question, ask
 from .traces import Trace, trace_words
 
-_STREAMS = ("layout", "background", "words", "trace", "expressions")
+_STREAMS = ("layout", "background", "words", "trace", "expressions", "questions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +42,7 @@ class Scene:
     narratives: tuple[Narrative, ...]
     short_caption: str
     referrals: tuple[Referral, ...]
+    questions: tuple[Question, ...]
 
 
 def compose_scene(seed: int, index: int, library: ObjectLibrary, photographs: list[Image.Image] | None = None) -> Scene:
@@ -60,6 +62,7 @@ def compose_scene(seed: int, index: int, library: ObjectLibrary, photographs: li
         Narrative(tuple(words), trace_words(streams["trace"], words, composed.entities, size_wh))
         for words in narrate(streams["words"], composed.entities, size_wh)
     )
+    referrals = refer(streams["expressions"], composed.objects, size_wh)
     return Scene(
         seed=seed,
         index=index,
@@ -68,5 +71,6 @@ def compose_scene(seed: int, index: int, library: ObjectLibrary, photographs: li
         entities=composed.entities,
         narratives=narratives,
         short_caption=written(listing(composed.entities)),
-        referrals=tuple(refer(streams["expressions"], composed.objects, size_wh)),
+        referrals=tuple(referrals),
+        questions=tuple(ask(streams["questions"], composed.objects, referrals, size_wh)),
     )
