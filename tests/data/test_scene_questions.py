@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from pixelllm_hf.data.scenes import ObjectLibrary, Scene, compose_scene
-from pixelllm_hf.data.scenes.properties import PROPERTIES
+from pixelllm_hf.data.scenes.composition import SceneObject
+from pixelllm_hf.data.scenes.properties import DESCRIBED_NAMES, PROPERTIES
+from pixelllm_hf.data.scenes.questions import ask
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +40,7 @@ def test_a_property_is_true_of_all_targets_and_of_no_other_object(scenes):
         if question.text in by_question:
             names = by_question[question.text].names
             assert set(question.targets) == {item.index for item in scene.objects if item.name in names}
+            assert not by_question[question.text].unclear & {item.name for item in scene.objects}
             seen += 1
     assert seen > 50
 
@@ -65,7 +69,21 @@ def test_answers_name_their_targets_from_left_to_right(scenes):
                 assert phrase.rstrip().endswith(scene.objects[target].name)
 
 
-def test_every_property_holds_for_names_that_are_in_the_library():
+def test_every_name_of_the_library_is_described_and_no_other():
     names = set(ObjectLibrary.builtin().names)
+    assert names == DESCRIBED_NAMES
     for known in PROPERTIES:
-        assert known.names and known.names <= names
+        assert known.names and known.names | known.unclear <= names
+        assert not known.names & known.unclear
+
+
+def test_of_other_names_nothing_is_asked_that_needs_to_know_them():
+    owner = np.zeros((100, 100), np.uint8)
+    objects = tuple(
+        SceneObject(index, name, None, "", box, 1.0, owner)
+        for index, (name, box) in enumerate([("eagle", (0, 0, 30, 30)), ("dog", (60, 0, 90, 30))])
+    )
+    known = {known.question for known in PROPERTIES}
+    for seed in range(40):
+        asked = {question.text for question in ask(np.random.default_rng(seed), objects, [], (100, 100))}
+        assert not asked & known

@@ -14,10 +14,10 @@ import numpy as np
 from .composition import SceneObject
 from .expressions import Referral
 from .narration import relation_between
-from .properties import PROPERTIES
+from .properties import DESCRIBED_NAMES, PROPERTIES, Property
 
 MAX_QUESTIONS = 4
-EMPTY_SHARE = 0.12  # of questions about properties and colours that hold for nothing
+EMPTY_SHARE = 0.12  # of questions, roughly, about properties that hold for nothing
 SEG = "{seg}"  # where MUSE's text answers have a target
 
 
@@ -37,20 +37,22 @@ def ask(
     size_wh: tuple[int, int],
 ) -> list[Question]:
     """Up to four different questions; the first is about everything, one may be about nothing that is there."""
-    kinds = [_about_properties, _about_colors, _about_sides, _about_names, _about_one]
-    found: list[Question] = []
-    for build in kinds:
-        possible = build(rng, objects, referrals, size_wh)
-        if possible:
-            found.append(possible[int(rng.integers(len(possible)))])
-    if rng.random() < EMPTY_SHARE * MAX_QUESTIONS:
-        found.append(_about_nothing(rng, objects))
+    kinds = (
+        _about_properties(objects),
+        _about_colors(objects),
+        _about_sides(objects, size_wh),
+        _about_names(rng, objects),
+        _about_one(referrals),
+    )
+    found = [possible[int(rng.integers(len(possible)))] for possible in kinds if possible]
+    nothing = _about_nothing(objects)
+    if nothing and rng.random() < EMPTY_SHARE * MAX_QUESTIONS:
+        found.append(nothing[int(rng.integers(len(nothing)))])
     chosen = [found[i] for i in rng.permutation(len(found))[: MAX_QUESTIONS - 1]]
-    everything = _listed("which objects are in the picture?", "the picture shows", objects, objects)
-    return [everything, *chosen]
+    return [_listed("which objects are in the picture?", "the picture shows", objects), *chosen]
 
 
-def _listed(text: str, found: str, targets: Sequence[SceneObject], objects: Sequence[SceneObject]) -> Question:
+def _listed(text: str, found: str, targets: Sequence[SceneObject]) -> Question:
     """The answer that names the targets from left to right, each with its {seg}."""
     ordered = sorted(targets, key=lambda target: target.center_xy[0])
     phrases = [f"{_phrase(target)} {SEG}" for target in ordered]
@@ -64,70 +66,77 @@ def _phrase(target: SceneObject) -> str:
     return " ".join(["an" if words[0][0] in "aeiou" else "a", *words])
 
 
-def _about_properties(rng, objects, referrals, size_wh) -> list[Question]:
+def _about_properties(objects: Sequence[SceneObject]) -> list[Question]:
     possible = []
-    for known in PROPERTIES:
+    for known in _decided(objects):
         targets = [item for item in objects if item.name in known.names]
         if targets:
-            possible.append(_listed(known.question, known.found, targets, objects))
+            possible.append(_listed(known.question, known.found, targets))
     return possible
 
 
-def _about_colors(rng, objects, referrals, size_wh) -> list[Question]:
-    colors = {item.color for item in objects if item.color}
+def _about_nothing(objects: Sequence[SceneObject]) -> list[Question]:
+    return [
+        Question(known.question, known.nothing, ())
+        for known in _decided(objects)
+        if not any(item.name in known.names for item in objects)
+    ]
+
+
+def _decided(objects: Sequence[SceneObject]) -> list[Property]:
+    """The properties of which it is certain for each of the objects whether it has them."""
+    names = {item.name for item in objects}
+    return [known for known in PROPERTIES if names <= DESCRIBED_NAMES - known.unclear]
+
+
+def _about_colors(objects: Sequence[SceneObject]) -> list[Question]:
     possible = []
-    for color in sorted(colors):
+    for color in sorted({item.color for item in objects if item.color}):
         targets = [item for item in objects if item.color == color]
         # things that are never painted have colours of their own, which nobody has written down
-        possible.append(_listed(f"which things are painted {color}?", f"painted {color} is", targets, objects))
+        possible.append(_listed(f"which things are painted {color}?", f"painted {color} is", targets))
     return possible
 
 
-def _about_sides(rng, objects, referrals, size_wh) -> list[Question]:
+def _about_sides(objects: Sequence[SceneObject], size_wh: tuple[int, int]) -> list[Question]:
     """What lies on one side of a thing that there is once; only where every other thing is clearly there or not."""
     possible = []
     for anchor in objects:
-        if sum(item.name == anchor.name for item in objects) > 1:
-            continue
         others = [item for item in objects if item is not anchor]
         relations = [relation_between(item.box_xyxy, anchor.box_xyxy, size_wh) for item in others]
+        # above and below are said of what is not clearly beside: their own side stays open
+        if any(item.name == anchor.name for item in others) or {None, "above", "below"} & set(relations):
+            continue
         for side in ("to the left of", "to the right of"):
-            # above and below are said of what is not clearly beside: their own side stays open
-            if any(relation in (None, "above", "below") for relation in relations):
-                continue
             targets = [item for item, relation in zip(others, relations, strict=True) if relation == side]
-            text = f"what is {side} the {anchor.name}?"
             if targets:
-                possible.append(_listed(text, f"{side} the {anchor.name} is", targets, objects))
+                text = f"what is {side} the {anchor.name}?"
+                possible.append(_listed(text, f"{side} the {anchor.name} is", targets))
     return possible
 
 
-def _about_names(rng, objects, referrals, size_wh) -> list[Question]:
-    possible = []
-    for name in sorted({item.name for item in objects}):
-        targets = [item for item in objects if item.name == name]
-        if len(targets) > 1:
-            possible.append(_listed(f"where is every {name}?", "here is", targets, objects))
-    pair = [item for item in objects if sum(other.name == item.name for other in objects) == 1]
-    if len(pair) >= 2:
-        first, second = (pair[i] for i in rng.permutation(len(pair))[:2])
-        text = f"where are the {first.name} and the {second.name}?"
-        possible.append(_listed(text, "here is", [first, second], objects))
+def _about_names(rng: np.random.Generator, objects: Sequence[SceneObject]) -> list[Question]:
+    by_name: dict[str, list[SceneObject]] = {}
+    for item in objects:
+        by_name.setdefault(item.name, []).append(item)
+    possible = [
+        _listed(f"where is every {name}?", "here is", targets)
+        for name, targets in sorted(by_name.items())
+        if len(targets) > 1
+    ]
+    single = [targets[0] for targets in by_name.values() if len(targets) == 1]
+    if len(single) > 1:
+        first, second = (single[i] for i in rng.permutation(len(single))[:2])
+        possible.append(_listed(f"where are the {first.name} and the {second.name}?", "here is", [first, second]))
     return possible
 
 
-def _about_one(rng, objects, referrals, size_wh) -> list[Question]:
-    possible = []
-    for referral in referrals:
-        for sentence in referral.sentences:
-            possible.append(Question(f"where is {sentence}?", f"it is here {SEG}.", (referral.target,)))
-    return possible
-
-
-def _about_nothing(rng: np.random.Generator, objects: tuple[SceneObject, ...]) -> Question:
-    absent = [known for known in PROPERTIES if not any(item.name in known.names for item in objects)]
-    known = absent[int(rng.integers(len(absent)))]
-    return Question(known.question, known.nothing, ())
+def _about_one(referrals: Sequence[Referral]) -> list[Question]:
+    return [
+        Question(f"where is {sentence}?", f"it is here {SEG}.", (referral.target,))
+        for referral in referrals
+        for sentence in referral.sentences
+    ]
 
 
 __all__ = ["Question", "ask"]
