@@ -21,6 +21,10 @@ from pixelllm_hf.data.bad_records import ReadReport
 logger = logging.getLogger(__name__)
 
 _BOX = List(Value("float32"))
+# Compressed COCO run lengths, at the image's size.
+_MASK = {"size": List(Value("int32")), "counts": Value("string")}
+# Stands in a target text behind the words that name one of its `targets`, in their order; as in MUSE's text answers.
+TARGET_PLACEHOLDER = "{seg}"
 
 GROUNDED_FEATURES = Features(
     {
@@ -28,8 +32,8 @@ GROUNDED_FEATURES = Features(
         "image_id": Value("string"),
         "width": Value("int32"),
         "height": Value("int32"),
-        # "trace", "caption", "refer", "segment", "region", "dense": names the default context, the augmentation and
-        # the tensors. The prompts of a "dense" row are the objects to find in the image.
+        # "trace", "caption", "refer", "segment", "region", "dense", "reason": names the default context, the
+        # augmentation and the tensors. The prompts of a "dense" row are the objects to find in the image.
         "task": Value("string"),
         "prompts": List(
             {
@@ -37,8 +41,9 @@ GROUNDED_FEATURES = Features(
                 "context": Value("string"),  # text prompt; None = one of the task's prompt strings
                 "target": Value("string"),
                 "object_box": _BOX,  # box of the object that the target speaks of; None = unknown
-                # Its compressed COCO run lengths, at the image's size; None = unknown.
-                "mask": {"size": List(Value("int32")), "counts": Value("string")},
+                "mask": _MASK,  # its mask; None = unknown
+                # Of a "reason" row: what the target text points at, one for each TARGET_PLACEHOLDER in it.
+                "targets": List({"name": Value("string"), "box": _BOX, "mask": _MASK}),
                 "utterances": List({"text": Value("string"), "box": _BOX, "center": List(Value("float32"))}),
                 "text_loss": Value("bool"),
                 "point_loss": Value("bool"),
@@ -70,6 +75,7 @@ def grounded_prompt(
     object_box: list[float] | None = None,
     mask: dict[str, Any] | None = None,
     utterances: list[dict[str, Any]] | None = None,
+    targets: list[dict[str, Any]] | None = None,
     text_loss: bool = True,
     point_loss: bool = False,
 ) -> dict[str, Any]:
@@ -81,6 +87,7 @@ def grounded_prompt(
         "object_box": object_box,
         "mask": mask,
         "utterances": utterances or [],
+        "targets": targets or [],
         "text_loss": text_loss,
         "point_loss": point_loss,
     }

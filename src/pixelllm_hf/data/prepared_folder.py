@@ -27,7 +27,7 @@ from pixelllm_hf.folders import LOCK
 from pixelllm_hf.processing.tasks import TASK_SPECS
 
 CARD, STATE, SHARDS = "README.md", "preparation.json", "data"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
