@@ -37,7 +37,7 @@ def golden_inputs(golden: Golden) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
 
 
 def test_visual_tokens_equal_the_reference(golden, extractor):
-    tokens = extractor(*golden_inputs(golden))
+    tokens, _ = extractor(*golden_inputs(golden))
     torch.testing.assert_close(tokens, golden.outputs["sparse_outputs"], atol=1e-5, rtol=1e-5)
 
 
@@ -51,10 +51,10 @@ def test_rows_are_the_valid_prompts_image_after_image(golden, extractor):
     images = torch.cat([image, image.flip(1)])
     prompts = torch.cat([sparse, sparse.flip(1)])
     prompt_mask = torch.tensor([[True, False, True], [False, True, False]])
-    rows = extractor(images, positions, prompts, dense, prompt_mask)
+    rows, _ = extractor(images, positions, prompts, dense, prompt_mask)
     one = torch.ones(1, 1, dtype=torch.bool)
     alone = [
-        extractor(images[b : b + 1], positions, prompts[b : b + 1, n : n + 1], dense, one)
+        extractor(images[b : b + 1], positions, prompts[b : b + 1, n : n + 1], dense, one)[0]
         for b, n in ((0, 0), (0, 2), (1, 1))
     ]
     torch.testing.assert_close(rows, torch.cat(alone))
@@ -68,8 +68,8 @@ def test_an_invalid_prompt_costs_nothing_and_may_hold_anything(golden, extractor
     rows_seen = []
     extractor.transformer.register_forward_pre_hook(lambda _, args: rows_seen.append(len(args[2])))
     torch.testing.assert_close(
-        extractor(image, positions, poisoned, dense, prompt_mask),
-        extractor(image, positions, sparse, dense, prompt_mask),
+        extractor(image, positions, poisoned, dense, prompt_mask)[0],
+        extractor(image, positions, sparse, dense, prompt_mask)[0],
     )
     assert rows_seen == [2, 2]
 
@@ -89,13 +89,13 @@ def test_the_map_is_projected_once_per_image(golden, extractor):
 def test_one_prompt_per_image_needs_no_list_of_images(golden, extractor):
     image, positions, sparse, dense, _ = golden_inputs(golden)
     images, prompts = torch.cat([image, image.flip(1)]), sparse[0, :2, None]
-    both = extractor(images, positions, prompts, dense, torch.ones(2, 1, dtype=torch.bool))
-    second = extractor(images, positions, prompts, dense, torch.tensor([[False], [True]]))
+    both, _ = extractor(images, positions, prompts, dense, torch.ones(2, 1, dtype=torch.bool))
+    second, _ = extractor(images, positions, prompts, dense, torch.tensor([[False], [True]]))
     torch.testing.assert_close(both[1:], second)
 
 
 def test_half_precision_maps_give_half_precision_tokens(golden, extractor):
     image, *rest = golden_inputs(golden)
-    tokens = extractor.bfloat16()(image.bfloat16(), *rest)
+    tokens, _ = extractor.bfloat16()(image.bfloat16(), *rest)
     assert tokens.dtype == torch.bfloat16
     torch.testing.assert_close(tokens.float(), golden.outputs["sparse_outputs"], atol=0.1, rtol=0.1)

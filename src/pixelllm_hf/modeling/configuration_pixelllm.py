@@ -34,6 +34,12 @@ class PixelLLMPromptConfig(PreTrainedConfig):
         attention_downsample_rate: its cross-attention works at `hidden_size / attention_downsample_rate`.
         num_tokens: how many visual tokens the language model sees per prompt.
         output_dim: width of these tokens before they are projected to the language model's width.
+        reads_map: whether the language model also reads the cells of the map as each prompt leaves them: behind an
+            encoder the decoder's cross-attention does, otherwise they are more visual tokens. A small model finds
+            locations much sooner so; the official one does without.
+        pools_prompt: whether the mean of the fused map over a prompt's box, through a linear layer and a norm, is added
+            to each of its visual tokens: a short way from what is in the box to its name. The official one does
+            without.
         max_points: points that one prompt may have; with the padding point they fill the same number of
             sparse tokens as a box, so that an answer never depends on its neighbours' prompts.
     """
@@ -50,6 +56,8 @@ class PixelLLMPromptConfig(PreTrainedConfig):
     attention_downsample_rate: int = 2
     num_tokens: int = 32
     output_dim: int = 1024
+    reads_map: bool = False
+    pools_prompt: bool = False
     max_points: int = 4
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02

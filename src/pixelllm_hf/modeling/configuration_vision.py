@@ -19,12 +19,14 @@ class MapShape(NamedTuple):
     """What a tower's config tells of one of its maps.
 
     channels; stride: pixels of the tower's input per cell; padded: whether an incomplete cell at the border is padded
-    to a whole one (a convolution with "same" padding) or left out (patches).
+    to a whole one (a convolution with "same" padding) or left out (patches); plain_numbers: whether its channels are
+    numbers that mean something as they are, so that nobody standardises them.
     """
 
     channels: int
     stride: int
     padded: bool = False
+    plain_numbers: bool = False
 
     def cells(self, side: int) -> int:
         """Cells per side of a square input of `side` pixels."""
@@ -79,6 +81,10 @@ class PixelLLMTowerConfig(PreTrainedConfig):
     def map_names(self) -> list[str]:
         """The names of the tower's maps."""
         return list(self.map_shapes)
+
+    def has_plain_numbers(self, name: str) -> bool:
+        """Whether the channels of a map of the tower mean something as they are; see `MapShape`."""
+        return self.map_shapes[name].plain_numbers
 
     def shapes_at(self, side: int) -> dict[str, tuple[int, int]]:
         """Channels and cells per side of each map when the tower sees a square of `side` pixels."""
@@ -267,8 +273,8 @@ class PixelLLMYoloxTowerConfig(PixelLLMTowerConfig):
         return {
             **{f"p{level}": MapShape(width * 2 ** (level - 1), 2**level, padded=True) for level in levels},
             "classes": MapShape(self.num_classes, 16, padded=True),
-            "boxes": MapShape(6, 32, padded=True),
-            **{f"detections{level}": MapShape(answers, 2**level, padded=True) for level in levels},
+            "boxes": MapShape(6, 32, padded=True, plain_numbers=True),
+            **{f"detections{level}": MapShape(answers, 2**level, padded=True, plain_numbers=True) for level in levels},
         }
 
 
@@ -305,6 +311,9 @@ class PixelLLMBackboneTowerConfig(PixelLLMTowerConfig):
     def map_names(self) -> list[str]:
         return list(self.backbone_config.out_features)
 
+    def has_plain_numbers(self, name: str) -> bool:
+        return False
+
     def shapes_at(self, side: int) -> dict[str, tuple[int, int]]:
         from .vision_backbone import backbone_shapes
 
@@ -336,6 +345,8 @@ class PixelLLMVisionConfig(PreTrainedConfig):
             transformers knows. None is the paper's pair, EVA02 and SAM.
         fused_maps: what is fused, in this order; None is every map of every tower.
         fused_grid_size: side of the fused map in cells; None is the largest grid among the fused maps.
+        standardise: whether each channel of the fused map is standardised by statistics that are saved with the weights
+            (see `VisionTowers.set_statistics`), and cut at 8 standard deviations.
         mask_map: the map that masks are made from, or `fused`; None is the last of the fused maps.
     """
 
@@ -346,6 +357,7 @@ class PixelLLMVisionConfig(PreTrainedConfig):
     towers: list | tuple | None = None
     fused_maps: list[str] | tuple[str, ...] | None = None
     fused_grid_size: int | None = None
+    standardise: bool = False
     mask_map: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -394,6 +406,13 @@ class PixelLLMVisionConfig(PreTrainedConfig):
         """Channels of the fused map."""
         shapes = self.map_shapes
         return sum(shapes[name][0] for name in self.fused_maps or ())
+
+    @property
+    def standardised_channels(self) -> list[bool]:
+        """For each channel of the fused map, whether `standardise` is about it."""
+        plain = {map_name(t, name): t.has_plain_numbers(name) for t in self.towers for name in t.map_names}
+        shapes = self.map_shapes
+        return [not plain[name] for name in self.fused_maps or () for _ in range(shapes[name][0])]
 
     @property
     def mask_map_channels(self) -> int:

@@ -103,8 +103,8 @@ class PrefixDecoderLanguageModel(nn.Module):
     Memory sees all of memory and no text; text sees all of memory and the text up to itself. What text sees of memory
     is therefore the same at every step: `encode` makes its keys and values once, `decode` reads them.
 
-    The four things every language family of this package offers: `embed_prompt`, `encode`, `decode` (with a cache,
-    one state per consumed token) and `logits`. Visual tokens come `visual_width` wide and are projected here.
+    What every language family of this package offers: `prefill`, of `embed_prompt` and `encode`, `decode` (with a
+    cache, one state per consumed token) and `logits`. Visual tokens come `visual_width` wide and are projected here.
     """
 
     def __init__(self, config: PixelLLMPrefixDecoderConfig, visual_width: int):
@@ -162,6 +162,23 @@ class PrefixDecoderLanguageModel(nn.Module):
             if i + 1 < len(self.layers):  # nobody sees what memory becomes in the last layer
                 x = layer(x, keys, values, seen)
         return torch.stack(kept, dim=1).permute(0, 4, 1, 2, 3, 5).flatten(-2)  # from (R,layers,2,heads,S,head_dim)
+
+    def prefill(
+        self,
+        visual_tokens: Tensor,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *,
+        cells: Tensor | None = None,
+        layers: LayerOutputs | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """What `decode` reads of a prompt, as `encode` gives it, and which of it is valid, (R,S); arguments as in
+        `embed_prompt`. cells (R,N,visual_width) are more visual tokens.
+        """
+        if cells is not None:
+            visual_tokens = torch.cat([visual_tokens, cells.to(visual_tokens.dtype)], dim=1)
+        embeddings, mask = self.embed_prompt(visual_tokens, input_ids, attention_mask)
+        return self.encode(embeddings, mask, layers=layers), mask
 
     def decode(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import T5Config, T5Model
 from transformers.cache_utils import Cache
@@ -20,8 +21,8 @@ MASKED_SCORE = -1e10
 class T5PrefixLanguageModel(nn.Module):
     """T5 whose encoder reads [visual tokens ; embedded text] and whose decoder writes the caption.
 
-    The four things every language family of this package offers: `embed_prompt`, `encode`, `decode` (with a cache,
-    one state per consumed token) and `logits`.
+    What every language family of this package offers: `prefill`, of `embed_prompt` and `encode`, `decode` (with a
+    cache, one state per consumed token) and `logits`.
     """
 
     def __init__(self, config: T5Config, *, masked_states_count: bool = False):
@@ -89,6 +90,26 @@ class T5PrefixLanguageModel(nn.Module):
         if layers is not None:
             layers.keep("encoder", output)
         return output.last_hidden_state
+
+    def prefill(
+        self,
+        visual_tokens: Tensor,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *,
+        cells: Tensor | None = None,
+        layers: LayerOutputs | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """What `decode` reads of a prompt, (R,S,C), and which of it is valid, (R,S); arguments as in `embed_prompt`.
+
+        cells (R,N,C) go past the encoder. They stand before its states: cross-attention has no positions, and a mask of
+        the text alone is extended to the left.
+        """
+        embeddings, mask = self.embed_prompt(visual_tokens, input_ids, attention_mask)
+        states = self.encode(embeddings, mask, layers=layers)
+        if cells is None:
+            return states, mask
+        return torch.cat([cells.to(states.dtype), states], dim=1), F.pad(mask, (cells.shape[1], 0), value=True)
 
     def decode(
         self,

@@ -35,6 +35,8 @@ from .point_head import PointHead
 from .pretrained_pixelllm import PixelLLMPreTrainedModel
 from .prompt_encoder import PromptEncoder
 from .prompt_feature_extractor import PromptFeatureExtractor
+from .prompt_feature_extractor import PromptFeatures
+from .prompt_pooling import PromptPooling
 from .prompt_rows import check_rows
 from .proposal_head import ProposalHead
 from .proposed_prompts import ProposedPrompts
@@ -68,6 +70,9 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         self.prompt_feature_extractor = PromptFeatureExtractor(
             config.prompt_config, config.vision_config.feature_channels
         )
+        self.prompt_pooling = None
+        if config.prompt_config.pools_prompt:
+            self.prompt_pooling = PromptPooling(config.prompt_config, config.vision_config.feature_channels)
         visual_width = config.prompt_config.output_dim
         if config.text_config.model_type == PREFIX_DECODER:
             self.language_model = PrefixDecoderLanguageModel(config.text_config, visual_width)
@@ -89,9 +94,9 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             self.mask_head = MaskHead(config.mask_head_config, seen_width, width, map_channels)
         if config.proposal_head_config is not None:
             self.proposal_head = ProposalHead(config.proposal_head_config, config.vision_config.feature_channels)
-        for name in self._keep_in_fp32_modules_strict:  # also where a model is made in half precision and not loaded
-            if (part := getattr(self, name)) is not None:
-                part.float()
+        for part in (self.point_head, self.prompt_encoder, self.proposal_head):
+            if part is not None:
+                part.float()  # also where a model is made in half precision and not loaded
         self.post_init()
         if self.generation_config is not None:
             self.generation_config.return_dict_in_generate = True
@@ -137,7 +142,11 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             )
         return self.get_image_features(pixel_values, pixel_mask)
 
-    def get_visual_tokens(
+    def get_visual_tokens(self, image_features: VisionFeatures, *args: Any, **kwargs: Any) -> Tensor:
+        """The visual tokens of each prompt, (R,V,C): `get_prompt_features` without the cells of the map."""
+        return self.get_prompt_features(image_features, *args, **kwargs).tokens
+
+    def get_prompt_features(
         self,
         image_features: VisionFeatures,
         pixel_mask: Tensor | None = None,
@@ -145,8 +154,9 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         prompt_points: Tensor | None = None,
         prompt_point_labels: Tensor | None = None,
         prompt_mask: Tensor | None = None,
-    ) -> Tensor:
-        """What the language model sees of each prompt: (R,V,C), R valid prompts, image-major.
+    ) -> PromptFeatures:
+        """What the language model sees of each prompt: tokens (R,V,C) and, with `reads_map`, cells (R,h*w,C), of the R
+        valid prompts, image-major.
 
         prompt_boxes (B,N,4) xyxy canvas pixels, a zero row where points speak; None = the whole image.
         prompt_points (B,N,K,2) xy canvas pixels with labels (B,N,K): 1 inside, 0 outside, -1 none.
@@ -172,9 +182,15 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             prompt_mask, again = distinct_prompts(prompt_boxes, prompt_mask)
         sparse = self.prompt_encoder(prompt_boxes, prompt_points, prompt_point_labels, image_size_hw=(side, side))
         positions = self.prompt_encoder.dense_positions(*fused.shape[1:3])
-        tokens = self.prompt_feature_extractor(fused, positions, sparse, self.prompt_encoder.no_mask, prompt_mask)
-        tokens = self.visual_projection(tokens)
-        return tokens if again is None else tokens[again]
+        tokens, cells = self.prompt_feature_extractor(
+            fused, positions, sparse, self.prompt_encoder.no_mask, prompt_mask
+        )
+        if self.prompt_pooling is not None:
+            tokens = tokens + self.prompt_pooling(
+                fused, prompt_boxes, prompt_points, prompt_point_labels, prompt_mask, image_size=side
+            )
+        seen = PromptFeatures(*(None if part is None else self.visual_projection(part) for part in (tokens, cells)))
+        return seen if again is None else seen[again]
 
     def encode(
         self,
@@ -190,33 +206,32 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
     ) -> tuple[Tensor, Tensor]:
         """Image, places and text -> encoder states (R,S,C) and their mask (R,S)."""
         image_features = self.features_or_see(image_features, pixel_values, pixel_mask)
-        visual = self.get_visual_tokens(
+        seen = self.get_prompt_features(
             image_features, pixel_mask, prompt_boxes, prompt_points, prompt_point_labels, prompt_mask
         )
-        return self.encode_prompts(visual, input_ids, attention_mask)
+        return self.encode_prompts(seen, input_ids, attention_mask)
 
     def encode_prompts(
         self,
-        visual_tokens: Tensor,
+        seen: PromptFeatures,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         *,
         length: int = 0,
         layers: LayerOutputs | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """visual_tokens (R,V,C) of `get_visual_tokens` and text (R,L) -> encoder states (R,S,C) and their mask (R,S).
+        """What is seen of R prompts and text (R,L) -> encoder states (R,S,C) and their mask (R,S).
 
         Text is padded to `length` tokens where it is shorter. layers: takes what the encoder's layers leave.
         """
         if input_ids is not None:
-            check_rows(len(input_ids), len(visual_tokens))
+            check_rows(len(input_ids), len(seen.tokens))
         if input_ids is not None and (missing := length - input_ids.shape[1]) > 0:
             pad = self.config.text_config.pad_token_id
             if attention_mask is None:
                 attention_mask = input_ids != pad
             input_ids, attention_mask = F.pad(input_ids, (0, missing), value=pad), F.pad(attention_mask, (0, missing))
-        embeddings, mask = self.language_model.embed_prompt(visual_tokens, input_ids, attention_mask)
-        return self.language_model.encode(embeddings, mask, layers=layers), mask
+        return self.language_model.prefill(seen.tokens, input_ids, attention_mask, cells=seen.cells, layers=layers)
 
     def predict_masks(
         self,
@@ -339,7 +354,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             output_attentions, output_hidden_states: of the language model's layers, see `LayerOutputs`.
         """
         layers = LayerOutputs.asked(self.config, output_attentions, output_hidden_states)
-        visual, detection_loss = None, None
+        seen, detection_loss = None, None
         if encoder_outputs is None:
             image_features = self.features_or_see(image_features, pixel_values, pixel_mask)
             if object_boxes is not None:
@@ -347,11 +362,11 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
                 detection_loss, prompt_boxes, prompt_mask = found.loss, found.boxes, found.prompt_mask
                 labels, point_labels = found.labels, found.point_labels
                 input_ids, attention_mask = (found.of_each_prompt(text) for text in (input_ids, attention_mask))
-            visual = self.get_visual_tokens(
+            seen = self.get_prompt_features(
                 image_features, pixel_mask, prompt_boxes, prompt_points, prompt_point_labels, prompt_mask
             )
             length = 0 if mask_labels is None else self._mask_config().prompt_length
-            states, mask = self.encode_prompts(visual, input_ids, attention_mask, length=length, layers=layers)
+            states, mask = self.encode_prompts(seen, input_ids, attention_mask, length=length, layers=layers)
         else:
             states = encoder_outputs[0]
             mask = None if attention_mask is None else full_encoder_mask(attention_mask, states)
@@ -361,7 +376,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         tokens, takes_part = self._decoder_tokens(labels, decoder_input_ids, decoder_attention_mask)
         consumed = tokens
         if mask_labels is not None:
-            self._check_mask_labels(mask_labels, labels, visual, output_coordinates)
+            self._check_mask_labels(mask_labels, labels, seen, output_coordinates)
             consumed, takes_part = self.padded_for_masks(tokens, takes_part)
         text_states, cache = self.language_model.decode(
             consumed,
@@ -381,13 +396,13 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             sizes_wh = self.row_sizes_wh(pixel_mask, prompt_mask, len(labels))
             targets, masks = GroundedTargets(labels, sizes_wh, text_loss_mask, point_labels), None
             if mask_labels is not None:
-                assert visual is not None and coordinates is not None  # as checked above
+                assert seen is not None and coordinates is not None  # as checked above
                 words = last_words(tokens, self.config.text_config.eos_token_id)
                 boxes = boxes_of_words(coordinates.detach(), words) * sizes_wh.repeat(1, 2)
                 rows = boxes.isfinite().all(-1)  # those that were given a box
                 rows = rows if mask_loss_mask is None else rows & (mask_loss_mask > 0)
                 images = self.image_of_row(prompt_mask, len(image_features.fused), len(labels))[rows]
-                masks = self.predict_masks(image_features, visual[rows], text_states[rows], boxes[rows], images)
+                masks = self.predict_masks(image_features, seen.tokens[rows], text_states[rows], boxes[rows], images)
                 targets.masks = mask_labels[rows]
                 targets.pixel_mask = None if pixel_mask is None else pixel_mask[images]
             loss, parts = GroundedCriterion(self.config)(
@@ -401,7 +416,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             decoder_states=decoder_states,
             encoder_last_hidden_state=states,
             encoder_attention_mask=mask.long() if encoder_outputs is None else None,
-            visual_tokens=visual,
+            visual_tokens=None if seen is None else seen.tokens,
             cache=cache,
             **({} if layers is None else layers.kept),
         )
@@ -446,13 +461,13 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         return given, takes_part
 
     def _check_mask_labels(
-        self, mask_labels: Tensor, labels: Tensor | None, visual: Tensor | None, has_coordinates: bool
+        self, mask_labels: Tensor, labels: Tensor | None, seen: PromptFeatures | None, has_coordinates: bool
     ) -> None:
-        if labels is None or visual is None:
+        if labels is None or seen is None:
             raise ValueError(
                 "mask_labels need labels, whose last word gives the box, and pixel_values or image_features; "
                 f"labels is {'missing' if labels is None else 'there'} and the image is "
-                f"{'missing' if visual is None else 'there'}. Pass both."
+                f"{'missing' if seen is None else 'there'}. Pass both."
             )
         if not has_coordinates:
             raise ValueError("point_labels and mask_labels need output_coordinates=True, but it is False.")

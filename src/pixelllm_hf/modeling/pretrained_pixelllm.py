@@ -52,7 +52,7 @@ class PixelLLMPreTrainedModel(CheckedModel, PreTrainedModel):
         "YoloxStage",
     ]
     # Half precision costs several pixels, so places are computed in float32 whatever the rest runs in.
-    _keep_in_fp32_modules_strict = ["point_head", "prompt_encoder", "proposal_head"]
+    _keep_in_fp32_modules_strict = ["point_head", "prompt_encoder", "proposal_head", "fused_mean", "fused_scale"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -85,9 +85,11 @@ class PixelLLMPreTrainedModel(CheckedModel, PreTrainedModel):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PixelLLMPreTrainedModel:
         """`to(bfloat16)`, `half()` and their like keep in float32 what `from_pretrained(dtype=…)` keeps in it."""
-        parts = [part for name in self._keep_in_fp32_modules_strict if (part := getattr(self, name, None)) is not None]
-        kept = {id(tensor) for part in parts for tensor in (*part.parameters(), *part.buffers())}
-        kept |= {id(p.grad) for part in parts for p in part.parameters() if p.grad is not None}
+        names = set(self._keep_in_fp32_modules_strict or ())
+        tensors = [
+            tensor for name, tensor in (*self.named_parameters(), *self.named_buffers()) if names & {*name.split(".")}
+        ]
+        kept = {id(tensor) for tensor in tensors} | {id(tensor.grad) for tensor in tensors if tensor.grad is not None}
 
         def convert(tensor: Tensor) -> Tensor:
             converted = fn(tensor)

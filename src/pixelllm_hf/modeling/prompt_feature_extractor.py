@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from .configuration_pixelllm import PixelLLMPromptConfig
 from .prompt_encoder import UnitEmbedding
 from .two_way_transformer import TwoWayTransformer
+
+
+@dataclass
+class PromptFeatures:
+    """What the language model sees of R prompts: tokens (R,V,C) and, in models that read the map, its cells as each
+    prompt leaves them, (R,h*w,C).
+    """
+
+    tokens: Tensor
+    cells: Tensor | None = None
+
+    def __getitem__(self, rows: Tensor) -> PromptFeatures:
+        return PromptFeatures(self.tokens[rows], None if self.cells is None else self.cells[rows])
 
 
 class Projection(nn.Module):
@@ -45,17 +60,24 @@ class PromptFeatureExtractor(nn.Module):
             Projection(width, config.output_dim) for _ in range(config.num_tokens)
         )
         self.dense_output_mlp = Projection(width, config.output_dim)
+        self.reads_map = config.reads_map
 
     def forward(
         self, image_map: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, prompt_mask: Tensor
-    ) -> Tensor:
-        """-> visual tokens (R,num_tokens,output_dim) of the R valid prompts, image-major.
+    ) -> tuple[Tensor, Tensor | None]:
+        """-> visual tokens (R,num_tokens,output_dim) of the R valid prompts, image-major, and with `reads_map` the
+        cells of the map as each prompt leaves them, (R,h*w,output_dim).
 
         image_map (B,h,w,C), image_pe (h,w,E), sparse (B,N,S,E), dense (1,E), prompt_mask (B,N) bool.
         """
-        tokens, _ = self._look(image_map, image_pe, sparse, dense, prompt_mask)
+        tokens, image = self._look(image_map, image_pe, sparse, dense, prompt_mask)
         learnt = tokens[:, : self.num_tokens].unbind(1)
-        return torch.stack([mlp(x) for mlp, x in zip(self.output_hypernetworks_mlps, learnt, strict=True)], dim=1)
+        seen = torch.stack([mlp(x) for mlp, x in zip(self.output_hypernetworks_mlps, learnt, strict=True)], dim=1)
+        if not self.reads_map:
+            return seen, None
+        # The transformer adds positions where it compares and never to what it carries: cells are told theirs here.
+        positions = self.image_pe_projection_mlp(image_pe.flatten(0, 1)[None].to(image.dtype))
+        return seen, self.dense_output_mlp(image + positions)
 
     def dense_outputs(
         self, image_map: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, prompt_mask: Tensor

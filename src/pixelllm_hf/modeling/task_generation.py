@@ -221,17 +221,17 @@ class TaskGeneration:
 
     def _answer(self, rows: PromptRows) -> GroundedOutput:
         """Everything that is wanted of one portion."""
-        visual, text_states = None, None
+        seen, text_states = None, None
         layers = LayerOutputs.asked(self.call.config)
         if rows.encoder_states is not None:
             states, mask = rows.encoder_states, rows.attention_mask
         else:
-            visual = self.model.get_visual_tokens(
+            seen = self.model.get_prompt_features(
                 rows.image_features, rows.pixel_mask, rows.boxes, rows.points, rows.point_labels, rows.mask
             )
             length = self.model.config.mask_head_config.prompt_length if self.masks else 0
             states, mask = self.model.encode_prompts(
-                visual, rows.input_ids, rows.attention_mask, length=length, layers=layers
+                seen, rows.input_ids, rows.attention_mask, length=length, layers=layers
             )
         if rows.query_ids is not None:
             output, text_states = read_given(self.model, rows.query_ids, states, mask, self.call, for_masks=self.masks)
@@ -243,7 +243,8 @@ class TaskGeneration:
             output["boxes"] = boxes_of_words(output.coordinates, words)
         if self.masks:
             copies = len(output.sequences) // len(states)
-            visual, states, mask = (value.repeat_interleave(copies, dim=0) for value in (visual, states, mask))
+            assert seen is not None  # as checked before
+            visual, states, mask = (value.repeat_interleave(copies, dim=0) for value in (seen.tokens, states, mask))
             if text_states is None:
                 text_states = self._masked_pass(output.sequences, output.coordinates, states, mask)
             output["masks"], output["mask_scores"] = self._masks(rows, visual, text_states, output.boxes)

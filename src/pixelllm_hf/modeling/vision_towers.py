@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_vision import PixelLLMTowerConfig
 from .configuration_vision import PixelLLMVisionConfig
 from .configuration_vision import map_name
+from .starting_layers import KnowsItsStart
 from .vision_backbone import BackboneTower
 from .vision_efficientnet_lite import EfficientNetLiteTower
 from .vision_eva02 import Eva02VisionTower
@@ -28,6 +30,9 @@ TOWERS: dict[str, type[nn.Module]] = {
     "pixelllm_yolox_tower": YoloxTower,
     "pixelllm_backbone_tower": BackboneTower,
 }
+
+
+MOST_DEVIATIONS = 8.0  # that a channel of a standardised map may be from its mean
 
 
 @dataclass
@@ -86,13 +91,16 @@ def fuse_maps(maps: Sequence[Tensor], size_hw: tuple[int, int] | None = None) ->
     return torch.cat([resize_map(m, size_hw) for m in maps], dim=-1)
 
 
-class VisionTowers(nn.Module):
+class VisionTowers(KnowsItsStart, nn.Module):
     """The towers of the config side by side on the same canvas, each under its name.
 
     Batch norms keep their statistics in every tower. A tower whose config says `frozen` gets no gradients and stays in
     evaluation mode whatever `train()` says; with `drop_path_when_frozen` its drop-path alone follows `train()`, as in
-    the reference.
+    the reference. With `standardise` the buffers `fused_mean` and `fused_scale` (C,), float32, hold the statistics.
     """
+
+    fused_mean: Tensor
+    fused_scale: Tensor
 
     def __init__(self, config: PixelLLMVisionConfig):
         super().__init__()
@@ -103,7 +111,17 @@ class VisionTowers(nn.Module):
                     f"a tower cannot be called {tower.name!r}: torch's modules have that attribute already."
                 )
             self.add_module(tower.name, TOWERS[tower.model_type](tower))
+        if config.standardise:
+            channels = config.feature_channels
+            self.register_buffer("fused_mean", torch.zeros(channels, dtype=torch.float32))
+            self.register_buffer("fused_scale", torch.ones(channels, dtype=torch.float32))
         self.train(self.training)
+
+    @torch.no_grad()
+    def start(self) -> None:
+        if self.config.standardise:
+            init.zeros_(self.fused_mean)
+            init.ones_(self.fused_scale)
 
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> VisionFeatures:
         """pixel_values (B, 3, H, W), RGB, 0..255; pixel_mask (B, H, W), True on real pixels, None if all are."""
@@ -118,13 +136,69 @@ class VisionTowers(nn.Module):
                 f"pixel_mask must have shape {expected} to match pixel_values, but it has {tuple(pixel_mask.shape)}. "
                 "Pass the mask that the processor returned together with these pixels, or None if nothing is padding."
             )
+        maps = self._maps(pixel_values, pixel_mask)
+        fused = self._fused(maps)
+        if self.config.standardise:
+            standard = (fused.float() - self.fused_mean.float()) / self.fused_scale.float()
+            fused = standard.clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS).to(fused.dtype)
+        return VisionFeatures(fused=fused, maps=maps)
+
+    @torch.no_grad()
+    def set_statistics(self, mean: Tensor, scale: Tensor) -> None:
+        """Standardise the fused map by these from now on: mean and scale (C,), one number for each of its channels.
+
+        Channels of maps that are plain numbers (see `MapShape`) stay as they are, whatever is given for them.
+        """
+        if not self.config.standardise:
+            raise ValueError("these towers do not standardise their fused map: set vision_config.standardise.")
+        for name, values in (("mean", mean), ("scale", scale)):
+            if values.shape != self.fused_mean.shape or not bool(values.isfinite().all()):
+                raise ValueError(
+                    f"{name} must be {len(self.fused_mean)} finite numbers, one for each channel of the fused map, but "
+                    f"{int((~values.isfinite()).sum())} of {tuple(values.shape)} are not finite."
+                )
+        if not bool((scale > 0).all()):
+            raise ValueError("every scale must be above 0. A channel that never changes has the scale 1.")
+        chosen = torch.tensor(self.config.standardised_channels, device=self.fused_mean.device)
+        self.fused_mean.copy_(torch.where(chosen, mean.to(self.fused_mean), 0.0))
+        self.fused_scale.copy_(torch.where(chosen, scale.to(self.fused_scale), 1.0))
+
+    @torch.no_grad()
+    def measure_statistics(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel of the fused map before it is standardised, (C,) each.
+
+        batches of pixel_values and pixel_mask as in `forward`. Cells whose middle is padding do not count; a channel
+        that never changes has the deviation 1.
+        """
+        count, total, squares = 0, 0.0, 0.0
+        for pixel_values, pixel_mask in batches:
+            fused = self._fused(self._maps(pixel_values, pixel_mask))
+            if pixel_mask is None:
+                cells = fused.flatten(0, 2)
+            else:
+                rows, columns = (
+                    ((torch.arange(cells, device=fused.device) + 0.5) / cells * pixels).long()
+                    for cells, pixels in zip(fused.shape[1:3], pixel_mask.shape[1:], strict=True)
+                )
+                cells = fused[pixel_mask.bool()[:, rows[:, None], columns]]
+            cells = cells.double()
+            count, total, squares = count + len(cells), total + cells.sum(0), squares + cells.square().sum(0)
+        if not count:
+            raise ValueError("there is no image to measure the fused map of.")
+        mean = torch.as_tensor(total) / count
+        deviation = (torch.as_tensor(squares) / count - mean.square()).clamp(min=0).sqrt()
+        return mean.float(), deviation.where(deviation > 1e-6, 1.0).float()
+
+    def _maps(self, pixel_values: Tensor, pixel_mask: Tensor | None) -> dict[str, Tensor]:
         maps: dict[str, Tensor] = {}
         for tower in self.config.towers:
             seen = self._see(tower, pixel_values, pixel_mask)
             maps |= {map_name(tower, name): seen[name] for name in tower.map_names}
+        return maps
+
+    def _fused(self, maps: dict[str, Tensor]) -> Tensor:
         grid = self.config.fused_grid_size
-        fused = fuse_maps([maps[name] for name in self.config.fused_maps], None if grid is None else (grid, grid))
-        return VisionFeatures(fused=fused, maps=maps)
+        return fuse_maps([maps[name] for name in self.config.fused_maps], None if grid is None else (grid, grid))
 
     def train(self, mode: bool = True) -> VisionTowers:
         super().train(mode)

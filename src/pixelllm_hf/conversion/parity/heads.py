@@ -51,7 +51,7 @@ def prompt_adapter(golden: Golden) -> Computed:
         inputs["dense_prompt_embeddings"],
         torch.ones(sparse.shape[:2]).bool(),
     )
-    return Computed({"sparse_outputs": extractor(*arguments), "dense_outputs": extractor.dense_outputs(*arguments)})
+    return Computed({"sparse_outputs": extractor(*arguments)[0], "dense_outputs": extractor.dense_outputs(*arguments)})
 
 
 def visual_project_layers(golden: Golden) -> Computed:

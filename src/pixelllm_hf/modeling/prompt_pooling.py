@@ -1,0 +1,85 @@
+"""The mean of the fused map over a prompt: a short way from what is there to its name. Not in the paper."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .configuration_pixelllm import PixelLLMPromptConfig
+from .prompt_encoder import INSIDE
+
+
+class PromptPooling(nn.Module):
+    """What every visual token of a prompt is given besides: the mean of the map over the prompt, as wide as a token."""
+
+    def __init__(self, config: PixelLLMPromptConfig, image_channels: int):
+        super().__init__()
+        self.projection = nn.Linear(image_channels, config.output_dim)
+        self.norm = nn.LayerNorm(config.output_dim, eps=config.layer_norm_eps)
+
+    def forward(
+        self,
+        image_map: Tensor,
+        boxes: Tensor,
+        points: Tensor | None,
+        point_labels: Tensor | None,
+        prompt_mask: Tensor,
+        *,
+        image_size: int,
+    ) -> Tensor:
+        """image_map (B,h,w,C) and prompts as in `get_visual_tokens` -> (R,1,output_dim) of the R valid prompts."""
+        weights = prompt_weights(boxes, points, point_labels, image_map.shape[1:3], image_size=image_size)
+        pooled = weights.flatten(2).to(image_map.dtype) @ image_map.flatten(1, 2)
+        return self.norm(self.projection(pooled[prompt_mask]))[:, None]
+
+
+def prompt_weights(
+    boxes: Tensor,
+    points: Tensor | None,
+    point_labels: Tensor | None,
+    grid_hw: tuple[int, int] | torch.Size,
+    *,
+    image_size: int,
+) -> Tensor:
+    """How much each cell counts in the mean of each prompt: (B,N,h,w) float32 that sum to 1.
+
+    boxes (B,N,4) xyxy, points (B,N,K,2) xy, canvas pixels, point_labels (B,N,K). As for the prompt encoder a box with
+    a positive coordinate speaks for its prompt; otherwise its points inside do, and where it has none all of them.
+    """
+    weights = cell_coverage(boxes.float() / image_size, grid_hw)
+    if points is None:
+        return weights
+    places = points.float() / image_size
+    of_points = cell_coverage(torch.cat([places, places], dim=-1), grid_hw)  # B,N,K,h,w
+    inside = torch.ones_like(places[..., 0]) if point_labels is None else (point_labels == INSIDE).float()
+    inside = torch.where(inside.any(-1, keepdim=True), inside, 1.0)
+    of_points = (of_points * inside[..., None, None]).sum(-3) / inside.sum(-1)[..., None, None]
+    return torch.where((boxes.amax(-1) > 0)[..., None, None], weights, of_points)
+
+
+def cell_coverage(boxes: Tensor, grid_hw: tuple[int, int] | torch.Size) -> Tensor:
+    """The share of a box that lies in each cell of a grid: boxes (…,4) xyxy, 0..1 of the canvas -> (…,h,w), sum 1.
+
+    A box smaller than a cell, or a point, stands for the cell-sized box around its middle; what leaves the canvas does
+    not count, and a box that lies beyond it stands for the nearest place on it.
+
+    >>> cell_coverage(torch.tensor([0.0, 0.0, 0.75, 0.5]), (2, 2)).tolist()
+    [[0.6666666865348816, 0.3333333432674408], [0.0, 0.0]]
+    """
+    height, width = grid_hw
+    columns = _shares(boxes[..., 0], boxes[..., 2], width)
+    rows = _shares(boxes[..., 1], boxes[..., 3], height)
+    return rows[..., :, None] * columns[..., None, :]
+
+
+def _shares(start: Tensor, end: Tensor, cells: int) -> Tensor:
+    """How much of each stretch start..end (…) lies in each of the cells of 0..1: (…,cells), sum 1."""
+    start, end = start.clamp(0, 1), end.clamp(0, 1)
+    middle, half = (start + end) / 2, ((end - start) / 2).clamp(min=0.5 / cells)
+    near = torch.arange(cells, device=start.device) / cells
+    first, last = (middle - half)[..., None], (middle + half)[..., None]
+    covered = (last.clamp(max=1).minimum(near + 1 / cells) - first.clamp(min=0).maximum(near)).clamp(min=0)
+    return covered / covered.sum(-1, keepdim=True)
+
+
+__all__ = ["PromptPooling", "cell_coverage", "prompt_weights"]

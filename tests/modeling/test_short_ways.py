@@ -1,0 +1,198 @@
+"""Ways past the two-way transformer: cells of the map for the decoder, what lies in a box for every token."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
+from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
+from pixelllm_hf.modeling.prompt_pooling import cell_coverage, prompt_weights
+
+PREFIX_DECODER = {
+    "model_type": "pixelllm_prefix_decoder",
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "decoder_start_token_id": 2,
+}
+WAYS = {"reads_map": True, "pools_prompt": True}
+
+
+def model_with(text: str = "t5", **ways: bool) -> PixelLLMForGroundedGeneration:
+    torch.manual_seed(0)
+    prompt = PixelLLMConfig.for_tests().prompt_config.to_dict() | ways
+    sizes = {"text_config": PREFIX_DECODER} if text == "prefix decoder" else {}
+    model = PixelLLMForGroundedGeneration(PixelLLMConfig.for_tests(prompt_config=prompt, **sizes)).eval()
+    with torch.no_grad():
+        model.language_model.lm_head.weight.mul_(3)
+    return model
+
+
+@pytest.fixture(params=["t5", "prefix decoder"])
+def model(request) -> PixelLLMForGroundedGeneration:
+    return model_with(request.param, **WAYS)
+
+
+def each_alone(inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    """The valid prompts of small_inputs, each as a call of its own."""
+    alone = []
+    for row, (image, prompt) in enumerate(inputs["prompt_mask"].nonzero().tolist()):
+        length = int(inputs["attention_mask"][row].sum())
+        alone.append(
+            {
+                "pixel_values": inputs["pixel_values"][image : image + 1],
+                "pixel_mask": inputs["pixel_mask"][image : image + 1],
+                "prompt_boxes": inputs["prompt_boxes"][image : image + 1, prompt : prompt + 1],
+                "input_ids": inputs["input_ids"][row : row + 1, :length],
+            }
+        )
+    return alone
+
+
+def test_models_have_neither_way_unless_asked(small_model):
+    assert small_model.prompt_pooling is None
+    assert not small_model.config.prompt_config.reads_map
+    assert not any("prompt_pooling" in name for name in small_model.state_dict())
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_caption_does_not_depend_on_its_neighbours(model, small_inputs, beams):
+    together = model.generate(**small_inputs, num_beams=beams, max_new_tokens=6, prompts_at_once=2)
+    for row, alone in enumerate(each_alone(small_inputs)):
+        output = model.generate(**alone, num_beams=beams, max_new_tokens=6)
+        length = output.sequences.shape[1]
+        assert torch.equal(together.sequences[row, :length], output.sequences[0])
+        points = together.coordinates[row, :length]
+        torch.testing.assert_close(points, output.coordinates[0], atol=1e-4, rtol=1e-4, equal_nan=True)
+
+
+def test_given_answers_masks_and_detections_come_as_from_a_pass_that_is_told_the_words(small_inputs):
+    model = model_with(**WAYS)
+    written = model.generate(**small_inputs, max_new_tokens=5, output_masks=True)
+    given = model.generate(**small_inputs, query_ids=written.sequences[:, 1:], output_masks=True)
+    torch.testing.assert_close(given.coordinates, written.coordinates, atol=1e-5, rtol=1e-5, equal_nan=True)
+    torch.testing.assert_close(given.masks, written.masks, atol=1e-4, rtol=1e-4, equal_nan=True)
+    found = model.generate(**{name: small_inputs[name] for name in ("pixel_values", "pixel_mask")}, detect_objects=True)
+    assert len(found.sequences) == int(found.prompt_mask.sum())
+
+
+def test_a_mask_is_made_of_the_visual_tokens_and_not_of_cells():
+    model = model_with(**WAYS)
+    seen = model.get_prompt_features(model.get_image_features(torch.rand(1, 3, 64, 64) * 255))
+    assert seen.tokens.shape[1] == model.config.prompt_config.num_tokens
+    assert seen.cells.shape[1] == model.config.vision_config.grid_size**2
+
+
+def test_the_cells_reach_the_decoder_past_the_encoder(small_inputs):
+    model = model_with(reads_map=True)
+    lengths = []
+    model.language_model.body.encoder.register_forward_pre_hook(
+        lambda module, args, kwargs: lengths.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    states, mask = model.encode(**{k: v for k, v in small_inputs.items() if k != "original_sizes"})
+    cells = model.config.vision_config.grid_size**2
+    assert lengths == [6 + 5] and states.shape[1] == mask.shape[1] == cells + 6 + 5
+    # A mask of the text alone says the same as that of everything.
+    tokens = torch.zeros(3, 1, dtype=torch.long)
+    whole = model(encoder_outputs=(states,), attention_mask=mask, decoder_input_ids=tokens).logits
+    of_text = model(encoder_outputs=(states,), attention_mask=small_inputs["attention_mask"], decoder_input_ids=tokens)
+    torch.testing.assert_close(of_text.logits, whole)
+
+
+def test_cells_say_where_they_are():
+    """On a map without contents they differ by their positions alone."""
+    model = model_with(reads_map=True)
+    features = model.get_image_features(torch.zeros(1, 3, 64, 64))
+    features.fused = torch.zeros_like(features.fused)
+    cells = model.get_prompt_features(features).cells[0]
+    assert torch.cdist(cells, cells)[~torch.eye(len(cells), dtype=torch.bool)].min() > 1e-2
+
+
+@pytest.mark.parametrize("text", ["t5", "prefix decoder"])
+def test_every_weight_of_both_ways_learns(text, small_inputs):
+    model = model_with(text, **WAYS).train()
+    labels = torch.randint(3, 99, (3, 4), generator=torch.Generator().manual_seed(3))
+    model(**small_inputs, labels=labels).loss.backward()
+    for part in (model.prompt_pooling, model.prompt_feature_extractor.dense_output_mlp):
+        assert all(p.grad is not None and p.grad.any() for p in part.parameters())
+
+
+def test_a_saved_model_keeps_its_ways(small_inputs, tmp_path):
+    model = model_with(**WAYS)
+    model.save_pretrained(tmp_path)
+    loaded = PixelLLMForGroundedGeneration.from_pretrained(tmp_path).eval()
+    assert loaded.config.prompt_config.reads_map and loaded.config.prompt_config.pools_prompt
+    tokens = torch.zeros(3, 1, dtype=torch.long)
+    torch.testing.assert_close(
+        loaded(**small_inputs, decoder_input_ids=tokens).logits, model(**small_inputs, decoder_input_ids=tokens).logits
+    )
+
+
+def test_what_is_pooled_is_what_lies_in_the_box():
+    model = model_with(pools_prompt=True)
+    plain = model_with()
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("prompt_pooling")})
+    side = model.config.image_size
+    cells = model.config.vision_config.grid_size
+    features = model.get_image_features(torch.rand(1, 3, side, side) * 255)
+    box = torch.tensor([[[0.0, 0.0, 2 * side / cells, side / cells]]])  # two cells of the first row
+    with torch.no_grad():
+        pooled = model.prompt_pooling.norm(model.prompt_pooling.projection(features.fused[:, 0, :2].mean(1)))
+        model.visual_projection = plain.visual_projection = torch.nn.Identity()
+        added = model.get_visual_tokens(features, prompt_boxes=box) - plain.get_visual_tokens(
+            features, prompt_boxes=box
+        )
+    torch.testing.assert_close(added, pooled[:, None].expand_as(added), atol=1e-4, rtol=1e-4)
+
+
+def test_coverage_is_the_share_of_a_box_in_each_cell():
+    boxes = torch.tensor([[0.25, 0.0, 0.75, 1.0], [0.0, 0.0, 1.0, 1.0]])
+    covered = cell_coverage(boxes, (2, 4))
+    assert covered[0].tolist() == [[0.0, 0.25, 0.25, 0.0]] * 2
+    assert covered[1].tolist() == [[0.125] * 4] * 2
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ([0.375, 0.375, 0.375, 0.375], {(1, 1): 1.0}),  # the middle of a cell
+        ([0.5, 0.375, 0.5, 0.375], {(1, 1): 0.5, (1, 2): 0.5}),  # between two
+        ([0.37, 0.37, 0.38, 0.38], {(1, 1): 1.0}),  # smaller than a cell
+        ([0.0, 0.0, 0.0, 0.0], {(0, 0): 1.0}),  # at the border
+        ([1.5, -3.0, 2.0, -2.0], {(0, 3): 1.0}),  # beyond it
+    ],
+)
+def test_what_is_smaller_than_a_cell_stands_for_one(box, expected):
+    covered = cell_coverage(torch.tensor(box), (4, 4))
+    wanted = torch.zeros(4, 4)
+    for place, share in expected.items():
+        wanted[place] = share
+    torch.testing.assert_close(covered, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_points_inside_speak_where_a_prompt_has_no_box():
+    boxes = torch.tensor([[[0.0, 0, 0, 0], [0, 0, 8, 8], [0, 0, 0, 0]]])
+    points = torch.tensor([[[1.0, 1], [5, 1], [7, 7]], [[1, 1], [1, 1], [1, 1]], [[1, 1], [7, 1], [7, 7]]])[None]
+    labels = torch.tensor([[[1, 1, 0], [1, 1, 1], [0, 0, -1]]])
+    weights = prompt_weights(boxes, points, labels, (4, 4), image_size=8)[0]
+    assert weights[0, 0].tolist() == [0.5, 0.0, 0.5, 0.0] and weights[0, 1:].sum() == 0
+    torch.testing.assert_close(weights[1], torch.full((4, 4), 1 / 16))
+    torch.testing.assert_close(weights.sum((1, 2)), torch.ones(3))  # the last has no point inside
+
+
+def test_the_whole_image_is_pooled_without_its_padding():
+    model = model_with(pools_prompt=True)
+    features = model.get_image_features(torch.rand(1, 3, 64, 64) * 255)
+    mask = torch.zeros(1, 64, 64, dtype=torch.bool)
+    mask[:, :32] = True
+    before = model.get_visual_tokens(features, mask)
+    seen = []
+    model.prompt_pooling.projection.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    model.get_visual_tokens(features, mask)
+    torch.testing.assert_close(seen[0], features.fused[:, :2].mean((1, 2)), atol=1e-5, rtol=1e-5)
+    assert before.isfinite().all()
