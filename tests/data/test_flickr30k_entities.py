@@ -98,6 +98,32 @@ def test_every_word_of_a_phrase_has_the_box_around_all_boxes_of_its_entity(entit
     assert not second["prompts"][1]["point_loss"] and second["prompts"][1]["utterances"] == []
 
 
+def test_what_is_known_to_have_no_place_is_told_from_what_nobody_has_drawn(entities, tokenizer):
+    rows = entities.read()
+    marks = {one["text"]: one["visual"] for one in rows[0]["prompts"][0]["utterances"]}
+    assert marks == {
+        "A man": True,
+        "throws": False,
+        "a ball": True,
+        "to": False,
+        "two dogs": True,
+        "in": False,
+        "the end.": False,  # entity 0: its annotators found that it cannot be seen
+    }
+    park = rows[1]["prompts"][0]["utterances"][-1]
+    assert park["text"] == "park" and park["visual"] is None  # a scene, which has no box and is there nevertheless
+    row = {**rows[1], "image": Image.new("RGB", (40, 30))}
+    batch = GroundedCollator(tokenizer, image_size=32, max_prompts=2)([row])
+    offsets = tokenizer(row["prompts"][0]["target"], add_special_tokens=False, return_offsets_mapping=True)
+    words = ["a girl", "and", "a girl's", "park"]
+    ends = [len("A girl"), len("A girl and"), len("A girl and a girl's"), len("A girl and a girl's park")]
+    expected = dict(zip(words, (1, 0, 1, -100), strict=True))
+    said = [expected[words[sum(end > stop for stop in ends)]] for _, end in offsets["offset_mapping"]]
+    assert batch["visual_labels"][0, : len(said)].tolist() == said
+    assert (batch["visual_labels"][0, len(said) :] == -100).all()  # the end of the text
+    assert (batch["visual_labels"][1] == -100).all()  # a caption without any place
+
+
 def test_words_outside_phrases_have_no_point_labels_even_where_a_phrase_has_the_same_words(entities, tokenizer):
     row = {**entities.read()[0], "image": Image.new("RGB", (40, 30))}
     row["prompts"] = row["prompts"][1:]

@@ -36,7 +36,8 @@ class GroundedCollator:
     Emits what the processor emits (pixel_values 0..255, pixel_mask, prompt_boxes in canvas pixels, prompt_mask,
     input_ids, attention_mask, original_sizes) and, per valid prompt (R rows, image-major):
     labels (R, T) with EOS, -100 in the padding; point_labels (R, T, 2, 2), box corners xy in 0..1 of the unpadded
-    image, NaN where a token has no place; text_loss_mask (R,) 1.0 where the text counts.
+    image, NaN where a token has no place; visual_labels (R, T) 1 where a token's word is known to have one, 0 where it
+    is known to have none, -100 elsewhere; text_loss_mask (R,) 1.0 where the text counts.
     Rows of task "segment" add mask_labels (R, S, S) uint8, 1 inside, in canvas pixels, and mask_loss_mask (R,), 0.0
     where no mask is known or in view.
     Rows of task "dense" have no prompts: input_ids and attention_mask are (B, L), one context an image, and the objects
@@ -250,20 +251,27 @@ class GroundedCollator:
         tokens = [self._ended(ids, self.max_text_tokens - 1) for ids in encoded["input_ids"]]  # BOS takes one
         labels = _padded(tokens, IGNORED_LABEL)
         points = torch.full((*labels.shape, 2, 2), float("nan"))
+        visual = torch.full_like(labels, IGNORED_LABEL)
         for row, (prompt, ids, offsets) in enumerate(zip(prompts, tokens, encoded["offset_mapping"], strict=True)):
             if prompt["point_loss"]:
                 words = len(ids) - (ids[-1] == end)
-                self._place_tokens(points[row], prompt, offsets[:words], ended=words < len(ids))
-        return {"labels": labels, "point_labels": points}
+                self._place_tokens(points[row], visual[row], prompt, offsets[:words], ended=words < len(ids))
+        return {"labels": labels, "point_labels": points, "visual_labels": visual}
 
     def _ended(self, tokens: list[int], longest: int) -> list[int]:
         """The tokens with EOS, which goes first when they are too many, as in the reference."""
         return (tokens + [self.tokenizer.eos_token_id])[:longest]
 
     def _place_tokens(
-        self, points: Tensor, prompt: dict[str, Any], offsets: Sequence[tuple[int, int]], *, ended: bool
+        self,
+        points: Tensor,
+        visual: Tensor,
+        prompt: dict[str, Any],
+        offsets: Sequence[tuple[int, int]],
+        *,
+        ended: bool,
     ) -> None:
-        """Fill points (T, 2, 2) of one row where its tokens have a place."""
+        """Fill points (T, 2, 2) of one row where its tokens have a place, and visual (T,) where that is known."""
         words, view = len(offsets), prompt["view"]
         nowhere = points.new_tensor(float("nan"))
         if prompt["utterances"]:
@@ -275,6 +283,9 @@ class GroundedCollator:
             known = (utterance >= 0) & (pixels[utterance.clamp(min=0)] > 0).any(-1)
             places = view.relative_boxes(pixels)[utterance.clamp(min=0)].unflatten(-1, (2, 2))
             points[:words] = torch.where(known[:, None, None], places, nowhere)
+            said = [utterance.get("visual") for utterance in prompt["utterances"]]  # rows may be older than the field
+            told = torch.tensor([IGNORED_LABEL if value is None else int(value) for value in said])
+            visual[:words] = told[utterance.clamp(min=0)].where(utterance >= 0, IGNORED_LABEL)
         elif prompt["object_box"] is not None:
             place = (prompt["object_box"] / points.new_tensor(view.size_wh * 2)).unflatten(-1, (2, 2))
             if self.object_points == "all":

@@ -66,8 +66,10 @@ def read_flickr30k_entities(
     split: a list in the folder ("train" for train.txt); None takes all images.
     task: "caption" and "trace" have the captions as prompts, and a box for every word of a phrase: the smallest box
         around all of the phrase's. Words outside phrases, and phrases without a box, have no place (a box of zeros)
-        and cost nothing. "refer" asks for a phrase, "region" has a phrase as the answer about its box; each phrase
-        comes once per entity, and "refer" leaves out those that name two entities of the image.
+        and cost nothing. Words outside phrases, and phrases of entity 0, which the annotators found not to be visible,
+        are marked as having none (`visual`); of other phrases without a box, as a sky, that is not known.
+        "refer" asks for a phrase, "region" has a phrase as the answer about its box; each phrase comes once per entity,
+        and "refer" leaves out those that name two entities of the image.
     check_images: decode every image while reading, so that damaged files are bad records too.
     Blanks before punctuation marks are taken out of the captions.
     An entity of which one box is bad has no place: what is left of its boxes is not where it is.
@@ -194,7 +196,9 @@ def _caption_prompt(text: str, phrases: list[Phrase], places: Places) -> dict[st
     for phrase, words in spoken:
         box = places.get(phrase.entity) if phrase else None
         place = {"box": box, "center": [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2]} if box else _NOWHERE
-        utterances.append({"text": " ".join(words), **place})
+        nowhere = phrase is None or phrase.entity == _NO_ENTITY
+        visual = True if box else False if nowhere else None
+        utterances.append({"text": " ".join(words), **place, "visual": visual})
     placed = any(phrase and phrase.entity in places for phrase in phrases)
     return grounded_prompt(text, utterances=utterances if placed else None, point_loss=placed)
 

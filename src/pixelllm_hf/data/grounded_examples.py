@@ -44,7 +44,14 @@ GROUNDED_FEATURES = Features(
                 "mask": _MASK,  # its mask; None = unknown
                 # Of a "reason" row: what the target text points at, one for each TARGET_PLACEHOLDER in it.
                 "targets": List({"name": Value("string"), "box": _BOX, "mask": _MASK}),
-                "utterances": List({"text": Value("string"), "box": _BOX, "center": List(Value("float32"))}),
+                "utterances": List(
+                    {
+                        "text": Value("string"),
+                        "box": _BOX,  # zeros where no place is known, as in the reference
+                        "center": List(Value("float32")),
+                        "visual": Value("bool"),  # whether the words have a place in the image at all; None = unknown
+                    }
+                ),
                 "text_loss": Value("bool"),
                 "point_loss": Value("bool"),
             }

@@ -34,6 +34,22 @@ def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
     return overlap / union.where(union > 0, 1.0)
 
 
+def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
+    """Of boxes (…,4) pair by pair: IoU less the share of their common hull that neither covers, -1..1 (…).
+
+    Two boxes without an area, or hull, have a share of 0.
+
+    >>> generalized_iou(torch.tensor([0.0, 0, 1, 1]), torch.tensor([3.0, 0, 4, 1])).item()
+    -0.5
+    """
+    low, high = torch.maximum(first[..., :2], second[..., :2]), torch.minimum(first[..., 2:], second[..., 2:])
+    overlap = (high - low).clamp(min=0).prod(-1)
+    union = box_areas(first) + box_areas(second) - overlap
+    hull = torch.maximum(first[..., 2:], second[..., 2:]) - torch.minimum(first[..., :2], second[..., :2])
+    hull = hull.prod(-1)
+    return overlap / union.where(union > 0, 1.0) - (hull - union) / hull.where(hull > 0, 1.0)
+
+
 def match_boxes(boxes: Tensor, gt_boxes: Tensor, gt_classes: Tensor, *, iou_threshold: float) -> tuple[Tensor, Tensor]:
     """The true box of largest overlap for every box: its index (B,N), and its class (B,N) or 0 below the threshold.
 

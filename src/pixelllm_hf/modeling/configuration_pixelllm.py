@@ -73,6 +73,13 @@ class PixelLLMPointHeadConfig(PreTrainedConfig):
         points_per_token: 2 are the corners of the word's box, 1 a single point.
         num_classes: the reference's head also gives `num_classes + 1` logits a point, which no loss uses;
             they are kept so that its weights load whole.
+        predict_scale: also predict how far off each coordinate is: the scale b of a Laplace distribution around it, in
+            0..1 of the image as the coordinate. The point loss is then its negative log-likelihood,
+            |error| / b + log b, and not the reference's L1 in canvas pixels. A likelihood has no unit: about 1 suits
+            its `point_loss_weight`.
+        predict_visual: also predict whether a word has a location at all (`visual_labels` teach it).
+        scale_factor: what `generate` multiplies the scales with; visual_temperature, visual_bias: what it divides the
+            logits by and then adds, before the sigmoid. Calibration sets them.
     """
 
     model_type = "pixelllm_point_head"
@@ -82,8 +89,21 @@ class PixelLLMPointHeadConfig(PreTrainedConfig):
     num_layers: int = 4
     points_per_token: int = 2
     num_classes: int = 1
+    predict_scale: bool = False
+    predict_visual: bool = False
+    scale_factor: float = 1.0
+    visual_temperature: float = 1.0
+    visual_bias: float = 0.0
     layer_norm_eps: float = 1e-6
     initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        for name in ("scale_factor", "visual_temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(
+                    f"{name} must be above 0, but it is {getattr(self, name)}. 1 leaves predictions as is."
+                )
 
 
 @strict
@@ -228,14 +248,17 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
             official size.
         label_smoothing: of the text loss.
         text_loss_weight, point_loss_weight, mask_loss_weight, detection_loss_weight: weights of the parts in the total
-            (the point loss is in canvas pixels).
+            (the point loss is in canvas pixels, or has no unit where the point head predicts scales).
+        giou_loss_weight: of 1 - GIoU of the box that a word's two points span, besides the point loss. The reference
+            has none.
+        visual_loss_weight: of the cross entropy of "this word has a location", where the point head predicts that.
     """
 
     model_type = "pixelllm"
     # Of an output, Trainer gathers the rest as predictions: logits (R,T,V) and coordinates (R,T,P,2).
     keys_to_ignore_at_inference = [
         "loss_parts", "decoder_states", "encoder_last_hidden_state", "encoder_attention_mask", "cache",
-        "visual_tokens",
+        "visual_tokens", "coordinate_scales", "visual_logits",
     ]  # fmt: skip
     sub_configs_defaults = {
         "vision_config": SubConfigSpec(config_class=PixelLLMVisionConfig),
@@ -261,6 +284,8 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
     point_loss_weight: float = 0.1
     mask_loss_weight: float = 1.0
     detection_loss_weight: float = 1.0
+    giou_loss_weight: float = 0.0
+    visual_loss_weight: float = 0.3
     initializer_range: float = 0.02
     is_encoder_decoder: bool = True
     tie_word_embeddings: bool = True
@@ -274,6 +299,11 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
             kwargs = {name: value for name, value in kwargs.items() if name not in ("auto_map", "custom_pipelines")}
         super().__post_init__(**kwargs)
         self._check_language_model()
+        if self.giou_loss_weight and self.point_head_config.points_per_token != 2:
+            raise ValueError(
+                f"giou_loss_weight is {self.giou_loss_weight}, but a box has two points and points_per_token is "
+                f"{self.point_head_config.points_per_token}. Set giou_loss_weight to 0 or points_per_token to 2."
+            )
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The language model's config; for its decoder, of which caches are made, with the decoder's own depth."""

@@ -1,6 +1,7 @@
 """The criterion of a grounded model: text, point, mask and detection losses, weighted as its config says.
 
-The losses of the reference, each over its valid entries only (spec section 10).
+The losses of the reference, each over its valid entries only (spec section 10), and those of how sure a place is,
+which it lacks.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .box_coding import generalized_iou
 from .box_ops import is_one_of
 from .configuration_pixelllm import PixelLLMConfig
 from .mask_head import MaskHeadOutput
 from .mask_losses import mask_loss
+from .point_head import PointHeadOutput
 
 IGNORED_LABEL = -100
 
@@ -25,13 +28,15 @@ class GroundedTargets:
 
     labels (R,T), IGNORED_LABEL where nothing is; text_loss_mask (R,) > 0 where the text counts; point_labels
     (R,T,P,2) 0..1 of the unpadded image, NaN or all zero where there is no location; sizes_wh (R,2) of that image in
-    canvas pixels. Of the K rows with a mask: masks (K,S,S) > 0 inside and pixel_mask (K,S,S) on the canvas.
+    canvas pixels; visual_labels (R,T) 1 where a token has a location, 0 where it has none, IGNORED_LABEL where that is
+    not known. Of the K rows with a mask: masks (K,S,S) > 0 inside and pixel_mask (K,S,S) on the canvas.
     """
 
     labels: Tensor
     sizes_wh: Tensor
     text_loss_mask: Tensor | None = None
     point_labels: Tensor | None = None
+    visual_labels: Tensor | None = None
     masks: Tensor | None = None
     pixel_mask: Tensor | None = None
 
@@ -47,11 +52,11 @@ class GroundedCriterion:
         targets: GroundedTargets,
         *,
         logits: Tensor,
-        coordinates: Tensor | None,
+        located: PointHeadOutput,
         masks: MaskHeadOutput | None,
         detection_loss: Tensor | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """logits (R,T,V) and coordinates (R,T,P,2) of the consumed tokens, masks of the rows that have one."""
+        """logits (R,T,V) and `located` (R,T,…) of the consumed tokens, masks of the rows that have one."""
         text, parts = self.config.text_config, {}
         if detection_loss is not None:
             parts["detection"] = detection_loss
@@ -65,23 +70,37 @@ class GroundedCriterion:
             pad_token_id=text.pad_token_id,
         )
         if targets.point_labels is not None:
-            if coordinates is None:
+            if located.coordinates is None:
                 raise ValueError("point_labels and mask_labels need output_coordinates=True, but it is False.")
-            parts["point"] = self._point_loss(coordinates, targets)
+            parts |= self._point_losses(located, targets)
         if masks is not None:
             of_masks = mask_loss(masks.logits, masks.iou_predictions, targets.masks, pixel_mask=targets.pixel_mask)
             parts["mask"] = torch.stack(list(of_masks.values())).sum()
         weighted = [getattr(self.config, f"{name}_loss_weight") * part for name, part in parts.items()]
         return torch.stack(weighted).sum(), parts
 
-    def _point_loss(self, coordinates: Tensor, targets: GroundedTargets) -> Tensor:
-        """In canvas pixels. The state that has consumed a label gives its location; BOS has none."""
-        assert targets.point_labels is not None
-        scale = targets.sizes_wh[:, None, None, :]  # R,1,1,2
-        placed = coordinates.shape[1] - 1  # labels that the decoder has consumed
-        labels, points = targets.labels[:, :placed], targets.point_labels[:, :placed]
-        valid = torch.isfinite(points).flatten(2).all(-1) & (labels != IGNORED_LABEL)
-        return point_loss(coordinates[:, 1:] * scale, points.nan_to_num(0.0).float() * scale, valid)
+    def _point_losses(self, located: PointHeadOutput, targets: GroundedTargets) -> dict[str, Tensor]:
+        """The state that has consumed a label gives its location; BOS has none."""
+        assert targets.point_labels is not None and located.coordinates is not None
+        placed = located.coordinates.shape[1] - 1  # labels that the decoder has consumed
+        labels, points = targets.labels[:, :placed], targets.point_labels[:, :placed].float()
+        valid = points.isfinite().flatten(2).all(-1) & (labels != IGNORED_LABEL)
+        predicted, points = located.coordinates[:, 1:], points.nan_to_num(0.0)
+        valid = valid & (points != 0).flatten(2).any(-1)
+        parts = {}
+        if located.coordinate_scales is None:
+            in_pixels = targets.sizes_wh[:, None, None, :]  # R,1,1,2
+            parts["point"] = point_loss(predicted * in_pixels, points * in_pixels, valid)
+        else:
+            parts["point"] = laplace_loss(predicted, located.coordinate_scales[:, 1:], points, valid)
+        if self.config.giou_loss_weight:
+            parts["giou"] = giou_loss(predicted, points, valid)
+        if located.visual_logits is not None and targets.visual_labels is not None:
+            visual = targets.visual_labels[:, :placed]
+            # A row in which nothing has a location says nothing about locations.
+            known = (labels != IGNORED_LABEL) & valid.any(1, keepdim=True)
+            parts["visual"] = visual_loss(located.visual_logits[:, 1:], visual.where(known, IGNORED_LABEL))
+        return parts
 
 
 def text_loss(
@@ -150,4 +169,50 @@ def point_loss(pred: Tensor, target: Tensor, token_mask: Tensor, kind: str = "l1
     return error.sum() / valid.sum().clamp(min=1)
 
 
-__all__ = ["IGNORED_LABEL", "GroundedCriterion", "GroundedTargets", "label_loss", "point_loss", "text_loss"]
+def laplace_loss(pred: Tensor, scales: Tensor, target: Tensor, token_mask: Tensor) -> Tensor:
+    """Negative log-likelihood of target places, but for log 2: |difference| / scale + log scale.
+
+    pred, scales and target (…,T,P,2) in one frame, token_mask (…,T); averaged as in `point_loss`. Another frame adds a
+    constant and leaves the gradient as it is.
+    """
+    valid = token_mask.bool()
+    difference = (pred - target).masked_fill(~valid[..., None, None], 0.0).abs()
+    likelihood = (difference / scales + scales.log()).mean((-2, -1))
+    return (likelihood * valid).sum() / valid.sum().clamp(min=1)
+
+
+def giou_loss(pred: Tensor, target: Tensor, token_mask: Tensor) -> Tensor:
+    """1 - generalized IoU (Rezatofighi et al. 2019) of the boxes that a token's two points span, averaged over tokens.
+
+    pred and target (…,T,2,2) in one frame, in which no corner need be the upper left one; token_mask (…,T). The ratio
+    of areas is the same in pixels and in 0..1.
+    """
+    valid = token_mask.bool()
+    boxes = [
+        torch.cat([points.amin(-2), points.amax(-2)], dim=-1)
+        for points in (pred.masked_fill(~valid[..., None, None], 0.0), target)
+    ]
+    loss = (1 - generalized_iou(*boxes)) * valid
+    return loss.sum() / valid.sum().clamp(min=1)
+
+
+def visual_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross entropy of logits (…) with labels (…) 1 or 0, averaged over those that are not IGNORED_LABEL."""
+    known = labels != IGNORED_LABEL
+    total = F.binary_cross_entropy_with_logits(
+        logits, labels.where(known, 0).to(logits), weight=known.to(logits), reduction="sum"
+    )
+    return total / known.sum().clamp(min=1)
+
+
+__all__ = [
+    "IGNORED_LABEL",
+    "GroundedCriterion",
+    "GroundedTargets",
+    "giou_loss",
+    "label_loss",
+    "laplace_loss",
+    "point_loss",
+    "text_loss",
+    "visual_loss",
+]

@@ -15,10 +15,12 @@ from transformers.modeling_outputs import Seq2SeqLMOutput
 class PixelLLMOutput(Seq2SeqLMOutput):
     """What one forward pass gives.
 
-    loss: weighted total, if labels were given; loss_parts: its unweighted parts by name ("text", "point", "mask",
-    "detection").
+    loss: weighted total, if labels were given; loss_parts: its unweighted parts by name ("text", "point", "giou",
+    "visual", "mask", "detection").
     logits (R,T,V); decoder_states (R,T,C): state t has consumed decoder token t; coordinates (R,T,P,2) float32, xy,
     0..1 of the unpadded image, entry t belongs to decoder token t (entry 0, of BOS, means nothing).
+    coordinate_scales (R,T,P,2) float32, the expected error of each coordinate, and visual_logits (R,T) float32, that
+    the token has a location at all: as predicted, not calibrated; None in models that do not predict them.
     With labels and no decoder_input_ids T is one more than the labels': decoder tokens are BOS and the labels.
     encoder_last_hidden_state (R,S,C) and its encoder_attention_mask (R,S) int64, the mask unless encoder_outputs came.
     visual_tokens (R,V,C) of `get_visual_tokens`, likewise.
@@ -27,6 +29,8 @@ class PixelLLMOutput(Seq2SeqLMOutput):
 
     loss_parts: dict[str, Tensor] | None = None
     coordinates: Tensor | None = None
+    coordinate_scales: Tensor | None = None
+    visual_logits: Tensor | None = None
     decoder_states: Tensor | None = None
     encoder_attention_mask: Tensor | None = None
     visual_tokens: Tensor | None = None

@@ -32,6 +32,7 @@ from .mask_head import check_one_width
 from .model_output import LayerOutputs
 from .model_output import PixelLLMOutput
 from .point_head import PointHead
+from .point_head import PointHeadOutput
 from .pretrained_pixelllm import PixelLLMPreTrainedModel
 from .prompt_encoder import PromptEncoder
 from .prompt_feature_extractor import PromptFeatureExtractor
@@ -316,6 +317,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         decoder_attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         point_labels: Tensor | None = None,
+        visual_labels: Tensor | None = None,
         text_loss_mask: Tensor | None = None,
         mask_labels: Tensor | None = None,
         mask_loss_mask: Tensor | None = None,
@@ -344,6 +346,8 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
                 decoder_input_ids (R,T) that come too: BOS and all labels but the last, whose place is then not learnt.
             point_labels: (R,T,P,2) places of the labels' tokens, xy, 0..1 of the unpadded image; NaN or all zero:
                 no place. text_loss_mask (R,): rows whose text counts (all by default).
+            visual_labels: (R,T) 1 where a label's token has a place, 0 where it has none, -100 where nobody knows;
+                a point head that does not predict it leaves them alone.
             mask_labels: (R,S,S) what the labels refer to, > 0 inside, on the canvas; mask_loss_mask (R,): rows that
                 have a mask (all by default).
             object_boxes: (B,M,4) xyxy canvas pixels of all objects, zero rows for padding; object_labels (B,M,T) their
@@ -360,7 +364,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             if object_boxes is not None:
                 found = self._proposed(image_features, object_boxes, object_labels, point_labels)
                 detection_loss, prompt_boxes, prompt_mask = found.loss, found.boxes, found.prompt_mask
-                labels, point_labels = found.labels, found.point_labels
+                labels, point_labels, visual_labels = found.labels, found.point_labels, None
                 input_ids, attention_mask = (found.of_each_prompt(text) for text in (input_ids, attention_mask))
             seen = self.get_prompt_features(
                 image_features, pixel_mask, prompt_boxes, prompt_points, prompt_point_labels, prompt_mask
@@ -389,12 +393,13 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         )
         decoder_states = text_states[:, : tokens.shape[1]] if mask_labels is not None else text_states
         logits = self.language_model.logits(decoder_states)
-        coordinates = self.point_head(decoder_states).coordinates if output_coordinates else None
+        located = self.point_head(decoder_states) if output_coordinates else PointHeadOutput()
+        coordinates = located.coordinates
 
         loss, parts = None, None
         if labels is not None:
             sizes_wh = self.row_sizes_wh(pixel_mask, prompt_mask, len(labels))
-            targets, masks = GroundedTargets(labels, sizes_wh, text_loss_mask, point_labels), None
+            targets, masks = GroundedTargets(labels, sizes_wh, text_loss_mask, point_labels, visual_labels), None
             if mask_labels is not None:
                 assert seen is not None and coordinates is not None  # as checked above
                 words = last_words(tokens, self.config.text_config.eos_token_id)
@@ -406,13 +411,15 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
                 targets.masks = mask_labels[rows]
                 targets.pixel_mask = None if pixel_mask is None else pixel_mask[images]
             loss, parts = GroundedCriterion(self.config)(
-                targets, logits=logits, coordinates=coordinates, masks=masks, detection_loss=detection_loss
+                targets, logits=logits, located=located, masks=masks, detection_loss=detection_loss
             )
         output = PixelLLMOutput(
             loss=loss,
             loss_parts=parts,
             logits=logits,
             coordinates=coordinates,
+            coordinate_scales=located.coordinate_scales,
+            visual_logits=located.visual_logits,
             decoder_states=decoder_states,
             encoder_last_hidden_state=states,
             encoder_attention_mask=mask.long() if encoder_outputs is None else None,

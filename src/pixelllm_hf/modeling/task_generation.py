@@ -63,6 +63,7 @@ _PASSING_NAMES = (
     "query_characters",
     "labels",
     "point_labels",
+    "visual_labels",
     "text_loss_mask",
     "mask_labels",
     "mask_loss_mask",
