@@ -6,10 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
+from datasets import Features, List
 
 from pixelllm_hf.data import prepare_format, read_prepared
+from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES, LATER_FIELDS
 from pixelllm_hf.data.prepared_folder import PreparedFolder, PreparedFolderError
 
 FIRST = "data/train-00000.parquet"
@@ -58,6 +61,47 @@ def test_a_shard_with_other_columns_or_rows_is_refused_before_reading(prepared):
         read_prepared(prepared, streaming=True)
 
 
+def lacking(value, names: tuple[str, ...]):
+    """Features or values without the fields of these names, at any depth."""
+    if isinstance(value, dict):
+        return {name: lacking(one, names) for name, one in value.items() if name not in names}
+    if isinstance(value, List):
+        return List(lacking(value.feature, names))
+    return [lacking(one, names) for one in value] if isinstance(value, list) else value
+
+
+def as_version_1(folder: Path) -> None:
+    """Make the folder what an earlier version has written."""
+    schema = Features(lacking(dict(GROUNDED_FEATURES), LATER_FIELDS)).arrow_schema
+    for shard in (folder / "data").iterdir():
+        rows = lacking(pq.read_table(shard).to_pylist(), LATER_FIELDS)
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), shard, write_page_checksum=True)
+    state = json.loads((folder / "preparation.json").read_text())
+    (folder / "preparation.json").write_text(json.dumps({**state, "version": 1}))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_folder_of_an_earlier_version_is_read_with_the_later_fields_unknown(squares, prepared, streaming):
+    folder, cache = prepared.parent / "narratives", prepared.parent / "cache"
+    prepare_format("localized_narratives", squares.narratives, squares.images, folder)
+    now = list(read_prepared(folder, streaming=streaming, cache_dir=cache))
+    as_version_1(folder)
+    earlier = list(read_prepared(folder, streaming=streaming, cache_dir=cache / "other"))
+    assert len(earlier) == 4 and lacking(earlier, LATER_FIELDS) == lacking(now, LATER_FIELDS)
+    for row in earlier:
+        for prompt in row["prompts"]:
+            assert not prompt["targets"] and prompt["utterances"]
+            assert all(utterance["visual"] is None for utterance in prompt["utterances"])
+
+
+def test_a_shard_without_a_field_that_was_always_there_is_refused(prepared):
+    rows = lacking(pq.read_table(prepared / FIRST).to_pylist(), ("text_loss",))
+    schema = Features(lacking(dict(GROUNDED_FEATURES), ("text_loss",))).arrow_schema
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), prepared / FIRST)
+    with pytest.raises(PreparedFolderError, match="the column 'prompts' is"):
+        read_prepared(prepared, streaming=True)
+
+
 @pytest.mark.parametrize(
     "name", ["../outside.parquet", "data/../../outside.parquet", "/tmp/outside.parquet", "data/a\\b.parquet", "x"]
 )
@@ -81,7 +125,7 @@ def test_a_shard_outside_the_folder_is_not_followed(prepared, name):
         ({"shards": {FIRST: {"rows": "2"}}}, "train-00000"),
         ({"shards": {}}, "as many rows as it counts"),
         ({"counts": {"rows": -1, "prompts": 0}}, "counts"),
-        ({"version": 2}, "version is 2"),
+        ({"version": 3}, "version is 3"),
     ],
 )
 def test_a_record_that_is_not_as_it_was_written_is_refused_with_its_field(prepared, change, field):

@@ -1,7 +1,8 @@
 """The one row that every grounded source becomes.
 
 A row is an image with a list of prompts. A prompt asks about a place (or the whole image) and has one target text;
-what is known about places in that text comes with it, per utterance or as one box of the object it speaks of.
+what is known about places in that text comes with it, per utterance, as one box of the object it speaks of, or as the
+targets that it points at.
 All boxes are xyxy in pixels of the original image (`width` x `height`).
 """
 
@@ -43,7 +44,8 @@ GROUNDED_FEATURES = Features(
                 "object_box": _BOX,  # box of the object that the target speaks of; None = unknown
                 "mask": _MASK,  # its mask; None = unknown
                 # Of a "reason" row: what the target text points at, one for each TARGET_PLACEHOLDER in it.
-                "targets": List({"name": Value("string"), "box": _BOX, "mask": _MASK}),
+                # ignored: pixels that are neither of the target nor not of it; None = there are none.
+                "targets": List({"name": Value("string"), "box": _BOX, "mask": _MASK, "ignored": _MASK}),
                 "utterances": List(
                     {
                         "text": Value("string"),
@@ -58,6 +60,11 @@ GROUNDED_FEATURES = Features(
         ),
     }
 )
+
+
+# Fields of prompts and utterances that folders of rows lack which were prepared before there were such fields; there
+# they are None.
+LATER_FIELDS = ("targets", "visual")
 
 
 def grounded_row(
@@ -98,6 +105,17 @@ def grounded_prompt(
         "text_loss": text_loss,
         "point_loss": point_loss,
     }
+
+
+def grounded_target(
+    name: str | None,
+    *,
+    box: list[float] | None = None,
+    mask: dict[str, Any] | None = None,
+    ignored: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One entry of a prompt's `targets`; name: what it is called, None if unknown."""
+    return {"name": name, "box": box, "mask": mask, "ignored": ignored}
 
 
 def build_dataset(

@@ -28,6 +28,7 @@ from pixelllm_hf.processing.tasks import TASK_SPECS
 
 CARD, STATE, SHARDS = "README.md", "preparation.json", "data"
 VERSION = 2
+_READABLE = (1, VERSION)  # rows of version 1 lack the fields of `LATER_FIELDS`
 
 
 @dataclass
@@ -207,8 +208,8 @@ class _Retask:
 def _checked_state(content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None]:
     """settings, shards and counts of a record; what is not as `PreparedFolder.save` wrote it is a bad record."""
     version, settings, shards, counts = required(STATE, content, "version", "settings", "shards", "counts")
-    if version != VERSION:
-        raise BadRecordError("version", STATE, f"its version is {shown(version)}, not {VERSION}.", "")
+    if isinstance(version, bool) or version not in _READABLE:
+        raise BadRecordError("version", STATE, f"its version is {shown(version)}, not one of {_READABLE}.", "")
     where = f"{STATE}, settings"
     split = checked_string(where, required_one(where, settings, "split"), "split")
     if not re.fullmatch(r"\w+(\.\w+)*", split):

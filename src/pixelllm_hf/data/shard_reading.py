@@ -15,7 +15,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
-from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES
+from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES, LATER_FIELDS
 
 _ROWS_AT_ONCE = 16
 _DAMAGED = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError)
@@ -40,21 +40,46 @@ def check_shard(file: Path, *, rows: int | None = None, content: bool = False) -
     except _DAMAGED as error:
         raise PreparedFolderError(_damage(file, error)) from error
     for field in expected:
-        if own.get_field_index(field.name) < 0 or own.field(field.name).type != field.type:
+        if own.get_field_index(field.name) < 0 or not _serves(own.field(field.name).type, field.type):
             there = own.field(field.name).type if own.get_field_index(field.name) >= 0 else "not there"
             raise PreparedFolderError(f"{str(file)!r}: the column {field.name!r} is {there}, and not {field.type}.")
     if rows not in (None, number):
         raise PreparedFolderError(f"{str(file)!r} has {number} rows, and not {rows}. Run the preparation again.")
 
 
+def _serves(own: pa.DataType, expected: pa.DataType) -> bool:
+    """Whether a column of this type is as rows need it; structures in it may lack the fields that came later."""
+    if own == expected:
+        return True
+    if pa.types.is_list(own) and pa.types.is_list(expected):
+        return _serves(own.value_type, expected.value_type)
+    if not (pa.types.is_struct(own) and pa.types.is_struct(expected)):
+        return False
+    there, wanted = ({field.name: field.type for field in kind} for kind in (own, expected))
+    return there.keys() <= wanted.keys() <= {*there, *LATER_FIELDS} and all(
+        _serves(there[name], wanted[name]) for name in there
+    )
+
+
+def _completed(value: Any, kind: pa.DataType) -> Any:
+    """A value of a shard with the fields that it lacks of this type, as None."""
+    if value is None or not pa.types.is_nested(kind):
+        return value
+    if pa.types.is_struct(kind):
+        return {field.name: _completed(value.get(field.name), field.type) for field in kind}
+    return [_completed(one, kind.value_type) for one in value]
+
+
 def stream_shards(files: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The rows of these shards, one after the other; raises `PreparedFolderError` where one is damaged."""
+    prompts = GROUNDED_FEATURES.arrow_schema.field("prompts").type
     for file in files:
         try:
             with pq.ParquetFile(file, page_checksum_verification=True) as shard:
+                earlier = shard.schema_arrow.field("prompts").type != prompts
                 for batch in shard.iter_batches(_ROWS_AT_ONCE, columns=list(GROUNDED_FEATURES)):
-                    rows = batch.to_pylist()
-                    yield from rows
+                    for row in batch.to_pylist():
+                        yield {**row, "prompts": _completed(row["prompts"], prompts)} if earlier else row
         except _DAMAGED as error:
             raise PreparedFolderError(_damage(file, error)) from error
 
