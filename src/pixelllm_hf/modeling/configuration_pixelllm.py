@@ -34,9 +34,9 @@ class PixelLLMPromptConfig(PreTrainedConfig):
         attention_downsample_rate: its cross-attention works at `hidden_size / attention_downsample_rate`.
         num_tokens: how many visual tokens the language model sees per prompt.
         output_dim: width of these tokens before they are projected to the language model's width.
-        reads_map: whether the language model also reads the cells of the map as each prompt leaves them: behind an
-            encoder the decoder's cross-attention does, otherwise they are more visual tokens. A small model finds
-            locations much sooner so; the official one does without.
+        reads_map: whether the language model also reads the cells of the image's projected map: behind an encoder the
+            decoder's cross-attention does, otherwise they are more visual tokens. A small model learns to look much
+            sooner so; the official one does without.
         pools_prompt: whether the mean of the fused map over a prompt's box, through a linear layer and a norm, is added
             to each of its visual tokens: a short way from what is in the box to its name. The official one does
             without.

@@ -14,8 +14,8 @@ from .two_way_transformer import TwoWayTransformer
 
 @dataclass
 class PromptFeatures:
-    """What the language model sees of R prompts: tokens (R,V,C) and, in models that read the map, its cells as each
-    prompt leaves them, (R,h*w,C).
+    """What the language model sees of R prompts: tokens (R,V,C) and, in models that read the map, the cells of their
+    image, (R,h*w,C).
     """
 
     tokens: Tensor
@@ -66,35 +66,37 @@ class PromptFeatureExtractor(nn.Module):
         self, image_map: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, prompt_mask: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """-> visual tokens (R,num_tokens,output_dim) of the R valid prompts, image-major, and with `reads_map` the
-        cells of the map as each prompt leaves them, (R,h*w,output_dim).
+        cells of the image's map, (R,h*w,output_dim).
 
         image_map (B,h,w,C), image_pe (h,w,E), sparse (B,N,S,E), dense (1,E), prompt_mask (B,N) bool.
         """
-        tokens, image = self._look(image_map, image_pe, sparse, dense, prompt_mask)
+        images, positions = self._project(image_map, image_pe, dense)
+        tokens, _ = self._look(images, positions, sparse, prompt_mask)
         learnt = tokens[:, : self.num_tokens].unbind(1)
         seen = torch.stack([mlp(x) for mlp, x in zip(self.output_hypernetworks_mlps, learnt, strict=True)], dim=1)
         if not self.reads_map:
             return seen, None
-        # The transformer adds positions where it compares and never to what it carries: cells are told theirs here.
-        positions = self.image_pe_projection_mlp(image_pe.flatten(0, 1)[None].to(image.dtype))
-        return seen, self.dense_output_mlp(image + positions)
+        # Before any prompt has looked: behind the two-way transformer a small model learns to read them much later.
+        # It adds positions where it compares and never to what it carries; cells are told theirs here.
+        return seen, self.dense_output_mlp(images + positions)[prompt_mask.nonzero()[:, 0]]
 
     def dense_outputs(
         self, image_map: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, prompt_mask: Tensor
     ) -> Tensor:
         """The map as each prompt leaves it, (R,h,w,output_dim). No released recipe uses it; its weights load anyway."""
-        _, image = self._look(image_map, image_pe, sparse, dense, prompt_mask)
+        _, image = self._look(*self._project(image_map, image_pe, dense), sparse, prompt_mask)
         return self.dense_output_mlp(image).unflatten(1, image_map.shape[1:3])
 
-    def _look(
-        self, image_map: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, prompt_mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _project(self, image_map: Tensor, image_pe: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+        """The map (B,h*w,width), once per image, and the positions of its cells (1,h*w,width)."""
         dtype = image_map.dtype
-        images = self.image_projection_mlp(image_map.flatten(1, 2))  # once per image
+        images = self.image_projection_mlp(image_map.flatten(1, 2))
         images = images + self.prompt_embedding_projection_mlp(dense.to(dtype))
-        positions = self.image_pe_projection_mlp(image_pe.flatten(0, 1)[None].to(dtype))
+        return images, self.image_pe_projection_mlp(image_pe.flatten(0, 1)[None].to(dtype))
+
+    def _look(self, images: Tensor, positions: Tensor, sparse: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tensor]:
         image_of_row: Tensor | None = prompt_mask.nonzero()[:, 0]
-        prompts = self.prompt_embedding_projection_mlp(sparse[prompt_mask].to(dtype))
+        prompts = self.prompt_embedding_projection_mlp(sparse[prompt_mask].to(images.dtype))
         learnt = self.output_tokens.weight.to(prompts.dtype).expand(len(prompts), -1, -1)
         if prompt_mask.shape[1] == 1 and len(prompts) == len(images):
             image_of_row = None  # one prompt each, nothing to share
