@@ -34,9 +34,9 @@ class PixelLLMPromptConfig(PreTrainedConfig):
         attention_downsample_rate: its cross-attention works at `hidden_size / attention_downsample_rate`.
         num_tokens: how many visual tokens the language model sees per prompt.
         output_dim: width of these tokens before they are projected to the language model's width.
-        reads_map: whether the language model also reads the cells of the image's projected map: behind an encoder the
-            decoder's cross-attention does, otherwise they are more visual tokens. A small model learns to look much
-            sooner so; the official one does without.
+        reads_map: whether the language model also reads the cells of the map, projected as for the prompts and told
+            their positions: behind an encoder the decoder's cross-attention does, otherwise they are more visual
+            tokens. A small model learns to describe and to point much sooner so; the official one does without.
         pools_prompt: whether the mean of the fused map over a prompt's box, through a linear layer and a norm, is added
             to each of its visual tokens: a short way from what is in the box to its name. The official one does
             without.
@@ -199,6 +199,36 @@ class PixelLLMProposalHeadConfig(PreTrainedConfig):
 
 
 @strict
+class PixelLLMTowerProposalConfig(PreTrainedConfig):
+    """Dense captioning with the boxes that a tower's own detector finds, whatever it calls them. It has no weights.
+
+    Args:
+        maps: the tower's detection maps: for each cell a box xyxy in shares of the canvas, whether there is an object,
+            and the probability of each class, as in YOLOX's `detections3` to `detections5`.
+        pre_nms_topk: boxes per image that are looked at, the surest.
+        detection_nms_threshold: overlap from which the worse of two boxes is dropped, whatever their classes.
+        detection_score_threshold: boxes with this score or less are no detections.
+        max_detections, multiply_caption_score, caption_matching_threshold, num_caption_proposals: as in
+            `PixelLLMProposalHeadConfig`.
+    """
+
+    model_type = "pixelllm_tower_proposals"
+    base_config_key = "proposal_head_config"
+
+    maps: list[str] | tuple[str, ...] = ("yolox.detections3", "yolox.detections4", "yolox.detections5")
+    pre_nms_topk: int = 300
+    detection_nms_threshold: float = 0.5
+    detection_score_threshold: float = 0.05
+    max_detections: int = 30
+    caption_matching_threshold: float = 0.6
+    num_caption_proposals: int = 16
+    multiply_caption_score: bool = False
+
+
+PROPOSAL_HEADS = {config.model_type: config for config in (PixelLLMProposalHeadConfig, PixelLLMTowerProposalConfig)}
+
+
+@strict
 class PixelLLMPrefixDecoderConfig(PreTrainedConfig):
     """GIT-style text head (spec section 5.2): one BERT stack over [visual tokens ; prompt ; text], written causally.
 
@@ -245,7 +275,7 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
     Args:
         vision_config, prompt_config, text_config, point_head_config: the parts; each a config, a dict or None.
         mask_head_config, proposal_head_config: heads that a model may lack. None means that it does; `{}` is the
-            official size.
+            official size, and {"model_type": "pixelllm_tower_proposals"} takes a tower's own boxes as proposals.
         label_smoothing: of the text loss.
         text_loss_weight, point_loss_weight, mask_loss_weight, detection_loss_weight: weights of the parts in the total
             (the point loss is in canvas pixels, or has no unit where the point head predicts scales).
@@ -294,6 +324,7 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
         if isinstance(self.text_config, dict) and self.text_config.get("model_type") == PREFIX_DECODER:
             # Remote code registers nothing: transformers' own look-up by model_type would not find it there.
             self.text_config = PixelLLMPrefixDecoderConfig(**self.text_config)
+        self.proposal_head_config = _proposal_head(self.proposal_head_config)
         if self._auto_class is None:
             # A class of the package, not of code beside weights: it neither needs such code nor saves it.
             kwargs = {name: value for name, value in kwargs.items() if name not in ("auto_map", "custom_pipelines")}
@@ -304,6 +335,7 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
                 f"giou_loss_weight is {self.giou_loss_weight}, but a box has two points and points_per_token is "
                 f"{self.point_head_config.points_per_token}. Set giou_loss_weight to 0 or points_per_token to 2."
             )
+        self._check_proposals()
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The language model's config; for its decoder, of which caches are made, with the decoder's own depth."""
@@ -313,6 +345,17 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
             text = copy.deepcopy(text)
             text.num_hidden_layers = depth
         return text
+
+    def _check_proposals(self) -> None:
+        head, known = self.proposal_head_config, self.vision_config.map_shapes
+        if not isinstance(head, PixelLLMTowerProposalConfig):
+            return
+        if not head.maps or any(name not in known or known[name][0] < 6 for name in head.maps):
+            raise ValueError(
+                f"maps of proposal_head_config must be detection maps of the towers, not {list(head.maps)}. There are: "
+                f"{', '.join(known)}. Add detections3, detections4 and detections5 to output_maps of a "
+                "pixelllm_yolox_tower."
+            )
 
     def _check_language_model(self) -> None:
         text = self.text_config
@@ -377,6 +420,19 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
         return cls(**(for_tests_sizes() | overrides))
 
 
+def _proposal_head(given: Any) -> Any:
+    """The config of a proposal head from what was given for it; without a model_type it is the official one."""
+    model_type = given.get("model_type") if isinstance(given, dict) else getattr(given, "model_type", None)
+    if model_type is None:
+        return given
+    if model_type not in PROPOSAL_HEADS:
+        raise ValueError(
+            f"model_type {model_type!r} is no proposal head. Supported as proposal_head_config are: "
+            f"{', '.join(PROPOSAL_HEADS)}."
+        )
+    return PROPOSAL_HEADS[model_type](**given) if isinstance(given, dict) else given
+
+
 __all__ = [
     "PixelLLMBackboneTowerConfig",
     "PixelLLMConfig",
@@ -388,6 +444,7 @@ __all__ = [
     "PixelLLMPromptConfig",
     "PixelLLMProposalHeadConfig",
     "PixelLLMSamTowerConfig",
+    "PixelLLMTowerProposalConfig",
     "PixelLLMVisionConfig",
     "PixelLLMYoloxTowerConfig",
 ]

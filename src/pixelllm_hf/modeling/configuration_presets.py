@@ -137,21 +137,7 @@ def photo_sizes() -> dict[str, Any]:
             text_length=12,
             prompt_length=12,
         ),
-        proposal_head_config=dict(
-            pyramid_channels=64,
-            pyramid_input_size=128,
-            tower_channels=64,
-            num_tower_layers=2,
-            tower_groups=16,
-            pre_nms_topk=300,
-            post_nms_topk=64,
-            pre_nms_topk_train=400,
-            post_nms_topk_train=120,
-            roi_hidden_sizes=(256, 256),
-            roi_samples=64,
-            max_detections=30,
-            num_caption_proposals=16,
-        ),
+        proposal_head_config=dict(model_type="pixelllm_tower_proposals"),
     )
 
 

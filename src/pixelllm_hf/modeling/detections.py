@@ -11,7 +11,13 @@ from torch import Tensor
 
 from .box_coding import pairwise_iou
 from .detection_rescoring import rescore_with_beams
+from .configuration_pixelllm import PixelLLMConfig
+from .configuration_pixelllm import PixelLLMTowerProposalConfig
 from .proposal_head import ProposalHead
+from .tower_proposals import TowerProposalHead
+from .vision_towers import VisionFeatures
+
+AnyProposalHead = ProposalHead | TowerProposalHead
 
 
 @dataclass
@@ -32,12 +38,20 @@ class Detections:
         return of_image[self.mask.nonzero()[:, 0]]
 
 
-def detect_objects(head: ProposalHead, fused: Tensor, image_size: int) -> Detections:
-    """The objects of every image, best first: fused (B,h,w,C). Slots of the reference that hold none are left out.
+def make_proposal_head(config: PixelLLMConfig) -> AnyProposalHead:
+    """The proposal head of a config that has one."""
+    head = config.proposal_head_config
+    if isinstance(head, PixelLLMTowerProposalConfig):
+        return TowerProposalHead(head, config.image_size)
+    return ProposalHead(head, config.vision_config.feature_channels)
+
+
+def detect_objects(head: AnyProposalHead, features: VisionFeatures, image_size: int) -> Detections:
+    """The objects of every image, best first. Slots of the reference that hold none are left out.
 
     Boxes are clipped to the whole canvas of side `image_size`: as in the reference they may reach into the padding.
     """
-    found = head(fused, (image_size, image_size))
+    found = head(head.reads(features), (image_size, image_size))
     number = int(found.num_detections.max())
     boxes, scores = found.boxes[:, :number], found.scores[:, :number]
     exists = scores > 0
@@ -108,4 +122,4 @@ def _longer(values: Tensor, length: int, filler: float) -> Tensor:
     return F.pad(values, (*after, 0, length - values.shape[1]), value=filler)
 
 
-__all__ = ["Detections", "agreement", "detect_objects", "joined", "rescored"]
+__all__ = ["AnyProposalHead", "Detections", "agreement", "detect_objects", "joined", "make_proposal_head", "rescored"]

@@ -29,6 +29,7 @@ from .roi_head import RoIHead
 from .roi_head import StagePredictions
 from .roi_head import final_detections
 from .roi_head import sample_boxes
+from .vision_towers import VisionFeatures
 
 
 @dataclass
@@ -56,7 +57,11 @@ class ProposalHeadLoss(ModelOutput):
 
 
 class ProposalHead(nn.Module):
-    """Finds every object of an image, of whatever class."""
+    """Finds every object of an image, of whatever class.
+
+    What every proposal head offers: `reads` of the towers' features what `forward`, which detects, and `losses` take,
+    and `match_captions`.
+    """
 
     def __init__(self, config: PixelLLMProposalHeadConfig, image_channels: int):
         super().__init__()
@@ -66,13 +71,18 @@ class ProposalHead(nn.Module):
         self.proposal_generator = CenterNetHead(config)
         self.roi_heads = RoIHead(config)
 
+    def reads(self, features: VisionFeatures) -> Tensor:
+        """The fused map of all towers (B,h,w,C), which the other methods take."""
+        assert features.fused is not None
+        return features.fused
+
     def forward(self, image_map: Tensor, image_size_hw: tuple[int, int] | Tensor) -> ProposalHeadOutput:
         """image_map (B,h,w,C) of all towers -> detections.
 
         Boxes are clipped to image_size_hw, one (h,w) or (B,2): the canvas in the reference, whose padding may hold
         boxes; with the sizes of the images inside it, all boxes end at their image.
         """
-        config, size_hw = self.config, _sizes(image_size_hw, image_map)
+        config, size_hw = self.config, image_sizes(image_size_hw, image_map)
         maps = self._pyramid(image_map)
         boxes, scores = self._proposals(
             self.proposal_generator(maps), size_hw, config.pre_nms_topk, config.post_nms_topk
@@ -99,7 +109,7 @@ class ProposalHead(nn.Module):
 
         gt_classes (B,M): 0 leaves a box out. The generator draws the boxes that the second stage is trained on.
         """
-        config, size_hw = self.config, _sizes(image_size_hw, image_map)
+        config, size_hw = self.config, image_sizes(image_size_hw, image_map)
         gt_boxes = gt_boxes.float()
         if gt_classes is not None:
             gt_boxes = gt_boxes.masked_fill((gt_classes <= 0)[..., None], 0.0)
@@ -175,7 +185,7 @@ def _check(config: PixelLLMProposalHeadConfig) -> None:
         )
 
 
-def _sizes(image_size_hw: tuple[int, int] | Tensor, image_map: Tensor) -> Tensor:
+def image_sizes(image_size_hw: tuple[int, int] | Tensor, image_map: Tensor) -> Tensor:
     """One size or one per image -> (B,2) float32."""
     sizes = torch.as_tensor(image_size_hw, dtype=torch.float32, device=image_map.device)
     if sizes.ndim > 2 or sizes.shape[-1:] != (2,) or (sizes.ndim == 2 and len(sizes) != len(image_map)):
@@ -186,4 +196,4 @@ def _sizes(image_size_hw: tuple[int, int] | Tensor, image_map: Tensor) -> Tensor
     return sizes.expand(len(image_map), 2)
 
 
-__all__ = ["ProposalHead", "ProposalHeadLoss", "ProposalHeadOutput"]
+__all__ = ["ProposalHead", "ProposalHeadLoss", "ProposalHeadOutput", "image_sizes"]

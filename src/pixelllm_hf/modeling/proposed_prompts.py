@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .box_coding import box_areas
+from .detections import AnyProposalHead
 from .losses import IGNORED_LABEL
-from .proposal_head import ProposalHead
+from .vision_towers import VisionFeatures
 
 
 @dataclass
@@ -31,8 +32,8 @@ class ProposedPrompts:
 
 
 def propose_prompts(
-    head: ProposalHead,
-    fused: Tensor,
+    head: AnyProposalHead,
+    features: VisionFeatures,
     object_boxes: Tensor,
     object_labels: Tensor | None,
     point_labels: Tensor | None,
@@ -41,7 +42,7 @@ def propose_prompts(
 ) -> ProposedPrompts:
     """Detect the objects and give each proposal that found one its caption.
 
-    fused (B,h,w,C), object_boxes (B,M,4) xyxy canvas pixels, zero rows = padding, object_labels (B,M,T), point_labels
+    object_boxes (B,M,4) xyxy canvas pixels, zero rows = padding, object_labels (B,M,T), point_labels
     (B,M,T,P,2) or None. Proposals that match nothing are left out, as the reference's losses do; where there is none at
     all one stays without labels, so that every weight takes part in every step.
     """
@@ -57,7 +58,7 @@ def propose_prompts(
         object_labels = F.pad(object_labels, (0, 0, 0, 1), value=IGNORED_LABEL)
         point_labels = None if point_labels is None else F.pad(point_labels, (0, 0, 0, 0, 0, 0, 0, 1))
     is_object = (box_areas(object_boxes) > 0).long()
-    detected = head.losses(fused, (image_size, image_size), object_boxes, is_object)
+    detected = head.losses(head.reads(features), (image_size, image_size), object_boxes, is_object)
     assert detected.proposals is not None and detected.loss is not None
     boxes = detected.proposals[:, : head.config.num_caption_proposals]  # objects come first
     index, classes = head.match_captions(boxes, object_boxes, is_object)

@@ -28,6 +28,7 @@ from .grounded_generation import start_id
 from .model_output import GroundedGenerateOutput
 from .model_output import LayerOutputs
 from .prompt_rows import PromptRows
+from .vision_towers import VisionFeatures
 
 if TYPE_CHECKING:
     from .modeling_pixelllm import PixelLLMForGroundedGeneration
@@ -149,7 +150,7 @@ class TaskGeneration:
         features = self.model.features_or_see(given["image_features"], given["pixel_values"], given["pixel_mask"])
         detections = None
         if detect:
-            detections = self._detected(features.fused)
+            detections = self._detected(features)
             places |= {"boxes": detections.boxes, "mask": detections.mask}
             for name in ("input_ids", "attention_mask"):
                 text[name] = None if text[name] is None else detections.of_each_prompt(text[name], name)
@@ -173,15 +174,15 @@ class TaskGeneration:
         copies = max(config.num_beams or 1, config.num_return_sequences or 1)
         check_beginning(beginning, mask, start_id(config, self.model.config), cache, len(rows) * copies)
 
-    def _detected(self, fused: Tensor) -> Detections:
-        return detect_objects(self.model.proposal_head, fused, self.model.config.image_size)
+    def _detected(self, features: VisionFeatures) -> Detections:
+        return detect_objects(self.model.proposal_head, features, self.model.config.image_size)
 
     def _box_scores(self, rows: PromptRows, boxes: Tensor) -> Tensor:
         """boxes (R,4) 0..1 of the unpadded image -> how well they agree with what the detector finds, (R,)."""
         copies = len(boxes) // len(rows)
         images = rows.prompt_mask.nonzero()[:, 0].repeat_interleave(copies)
         sizes = self.model.row_sizes_wh(rows.pixel_mask, rows.prompt_mask, len(rows)).repeat_interleave(copies, dim=0)
-        return agreement(boxes.clamp(0, 1) * sizes.repeat(1, 2), images, self._detected(rows.image_features.fused))
+        return agreement(boxes.clamp(0, 1) * sizes.repeat(1, 2), images, self._detected(rows.image_features))
 
     def _nothing(self, rows: PromptRows) -> GroundedOutput:
         """The answers to no prompts."""
