@@ -104,6 +104,26 @@ def test_the_cells_reach_the_decoder_past_the_encoder(small_inputs):
     torch.testing.assert_close(of_text.logits, whole)
 
 
+def test_the_cells_are_those_of_the_map_and_not_what_a_prompt_makes_of_it():
+    model = model_with(reads_map=True)
+    features = model.get_image_features(torch.rand(2, 3, 64, 64) * 255)
+    boxes = torch.tensor([[[0.0, 0, 64, 64], [4, 4, 20, 20]], [[0, 0, 9, 9], [0, 0, 64, 64]]])
+    cells = model.get_prompt_features(features, prompt_boxes=boxes).cells
+    assert torch.equal(cells[0], cells[1]) and torch.equal(cells[2], cells[3]) and not torch.equal(cells[1], cells[2])
+    extractor = model.prompt_feature_extractor
+    where = model.prompt_encoder.dense_positions(*features.fused.shape[1:3])
+    expected = extractor.image_projection_mlp(features.fused[1]) + extractor.image_pe_projection_mlp(where)
+    torch.testing.assert_close(cells[2], extractor.map_norm(expected.flatten(0, 1)), atol=1e-5, rtol=1e-5)
+
+
+def test_cells_are_projected_where_the_language_model_has_another_width(small_inputs):
+    text = PixelLLMConfig.for_tests().text_config.to_dict() | {"d_model": 40}
+    prompt = PixelLLMConfig.for_tests().prompt_config.to_dict() | WAYS
+    model = PixelLLMForGroundedGeneration(PixelLLMConfig.for_tests(text_config=text, prompt_config=prompt)).eval()
+    assert model.prompt_feature_extractor.map_projection.out_features == 40
+    assert model.generate(**small_inputs, max_new_tokens=3).coordinates.shape[0] == 3
+
+
 def test_cells_say_where_they_are():
     """On a map without contents they differ by their positions alone."""
     model = model_with(reads_map=True)
@@ -118,7 +138,7 @@ def test_every_weight_of_both_ways_learns(text, small_inputs):
     model = model_with(text, **WAYS).train()
     labels = torch.randint(3, 99, (3, 4), generator=torch.Generator().manual_seed(3))
     model(**small_inputs, labels=labels).loss.backward()
-    for part in (model.prompt_pooling, model.prompt_feature_extractor.dense_output_mlp):
+    for part in (model.prompt_pooling, model.prompt_feature_extractor.map_norm):
         assert all(p.grad is not None and p.grad.any() for p in part.parameters())
 
 
@@ -143,7 +163,6 @@ def test_what_is_pooled_is_what_lies_in_the_box():
     box = torch.tensor([[[0.0, 0.0, 2 * side / cells, side / cells]]])  # two cells of the first row
     with torch.no_grad():
         pooled = model.prompt_pooling.norm(model.prompt_pooling.projection(features.fused[:, 0, :2].mean(1)))
-        model.visual_projection = plain.visual_projection = torch.nn.Identity()
         added = model.get_visual_tokens(features, prompt_boxes=box) - plain.get_visual_tokens(
             features, prompt_boxes=box
         )

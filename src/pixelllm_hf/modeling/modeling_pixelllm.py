@@ -17,6 +17,7 @@ from .box_ops import is_one_of
 from .box_ops import last_words
 from .configuration_pixelllm import PREFIX_DECODER
 from .configuration_pixelllm import PixelLLMConfig
+from .detections import make_proposal_head
 from .distinct_prompts import distinct_prompts
 from .encoder_mask import full_encoder_mask
 from .grounded_generation import GroundedGenerationMixin
@@ -39,7 +40,6 @@ from .prompt_feature_extractor import PromptFeatureExtractor
 from .prompt_feature_extractor import PromptFeatures
 from .prompt_pooling import PromptPooling
 from .prompt_rows import check_rows
-from .proposal_head import ProposalHead
 from .proposed_prompts import ProposedPrompts
 from .proposed_prompts import propose_prompts
 from .task_generation import TaskGeneration
@@ -68,33 +68,31 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         super().__init__(config)
         self.vision_towers = VisionTowers(config.vision_config)
         self.prompt_encoder = PromptEncoder(config.prompt_config)
-        self.prompt_feature_extractor = PromptFeatureExtractor(
-            config.prompt_config, config.vision_config.feature_channels
-        )
-        self.prompt_pooling = None
-        if config.prompt_config.pools_prompt:
-            self.prompt_pooling = PromptPooling(config.prompt_config, config.vision_config.feature_channels)
         visual_width = config.prompt_config.output_dim
         if config.text_config.model_type == PREFIX_DECODER:
             self.language_model = PrefixDecoderLanguageModel(config.text_config, visual_width)
             self.visual_projection = nn.Identity()  # this family projects visual tokens itself
             self._tied_weights_keys = {}
+            seen_width = visual_width
         else:
             reads_padding = config.mask_head_config is not None
             self.language_model = T5PrefixLanguageModel(config.text_config, masked_states_count=reads_padding)
+            seen_width = self.language_model.width
             self.visual_projection = nn.Sequential(
-                nn.Linear(visual_width, self.language_model.width), nn.LayerNorm(self.language_model.width, eps=1e-5)
+                nn.Linear(visual_width, seen_width), nn.LayerNorm(seen_width, eps=1e-5)
             )
+        channels = config.vision_config.feature_channels
+        self.prompt_feature_extractor = PromptFeatureExtractor(config.prompt_config, channels, seen_width)
+        self.prompt_pooling = PromptPooling(channels, seen_width) if config.prompt_config.pools_prompt else None
         width = self.language_model.width
         self.point_head = PointHead(config.point_head_config, width)
         self.mask_head, self.proposal_head = None, None
         if config.mask_head_config is not None:
             check_one_width(config)
-            seen_width = width if config.text_config.model_type != PREFIX_DECODER else visual_width
             map_channels = config.vision_config.mask_map_channels
             self.mask_head = MaskHead(config.mask_head_config, seen_width, width, map_channels)
         if config.proposal_head_config is not None:
-            self.proposal_head = ProposalHead(config.proposal_head_config, config.vision_config.feature_channels)
+            self.proposal_head = make_proposal_head(config)
         for part in (self.point_head, self.prompt_encoder, self.proposal_head):
             if part is not None:
                 part.float()  # also where a model is made in half precision and not loaded
@@ -186,11 +184,12 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         tokens, cells = self.prompt_feature_extractor(
             fused, positions, sparse, self.prompt_encoder.no_mask, prompt_mask
         )
+        tokens = self.visual_projection(tokens)
         if self.prompt_pooling is not None:
             tokens = tokens + self.prompt_pooling(
                 fused, prompt_boxes, prompt_points, prompt_point_labels, prompt_mask, image_size=side
             )
-        seen = PromptFeatures(*(None if part is None else self.visual_projection(part) for part in (tokens, cells)))
+        seen = PromptFeatures(tokens, cells)
         return seen if again is None else seen[again]
 
     def encode(
@@ -437,9 +436,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         if self.proposal_head is None:
             raise ValueError(lacks_head("proposal", "detects no objects"))
         side = self.config.image_size
-        return propose_prompts(
-            self.proposal_head, image_features.fused, object_boxes, object_labels, points, image_size=side
-        )
+        return propose_prompts(self.proposal_head, image_features, object_boxes, object_labels, points, image_size=side)
 
     def _decoder_tokens(
         self, labels: Tensor | None, given: Tensor | None, takes_part: Tensor | None

@@ -14,8 +14,8 @@ from .two_way_transformer import TwoWayTransformer
 
 @dataclass
 class PromptFeatures:
-    """What the language model sees of R prompts: tokens (R,V,C) and, in models that read the map, the cells of their
-    image, (R,h*w,C).
+    """What the language model sees of R prompts: tokens (R,V,C) and, in models that read the map, the cells of each
+    prompt's image, (R,h*w,C).
     """
 
     tokens: Tensor
@@ -39,7 +39,8 @@ class Projection(nn.Module):
 class PromptFeatureExtractor(nn.Module):
     """Learnt tokens look at the image together with a prompt's tokens and carry away what the prompt is about."""
 
-    def __init__(self, config: PixelLLMPromptConfig, image_channels: int):
+    def __init__(self, config: PixelLLMPromptConfig, image_channels: int, cell_width: int | None = None):
+        """cell_width: of the map's cells where the language model reads them, by default that of the transformer."""
         super().__init__()
         width = config.hidden_size
         self.num_tokens = config.num_tokens
@@ -60,41 +61,49 @@ class PromptFeatureExtractor(nn.Module):
             Projection(width, config.output_dim) for _ in range(config.num_tokens)
         )
         self.dense_output_mlp = Projection(width, config.output_dim)
-        self.reads_map = config.reads_map
+        self.map_projection, self.map_norm = None, None
+        if config.reads_map:
+            cell_width = cell_width or width
+            self.map_projection = None if cell_width == width else nn.Linear(width, cell_width)
+            self.map_norm = nn.LayerNorm(cell_width, eps=config.layer_norm_eps)
 
     def forward(
         self, image_map: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, prompt_mask: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """-> visual tokens (R,num_tokens,output_dim) of the R valid prompts, image-major, and with `reads_map` the
-        cells of the image's map, (R,h*w,output_dim).
+        cells of their images, (R,h*w,cell_width).
 
         image_map (B,h,w,C), image_pe (h,w,E), sparse (B,N,S,E), dense (1,E), prompt_mask (B,N) bool.
         """
-        images, positions = self._project(image_map, image_pe, dense)
-        tokens, _ = self._look(images, positions, sparse, prompt_mask)
+        images, positions = self._projected(image_map, image_pe)
+        tokens, _ = self._look(images, positions, sparse, dense, prompt_mask)
         learnt = tokens[:, : self.num_tokens].unbind(1)
         seen = torch.stack([mlp(x) for mlp, x in zip(self.output_hypernetworks_mlps, learnt, strict=True)], dim=1)
-        if not self.reads_map:
+        if self.map_norm is None:
             return seen, None
         # Before any prompt has looked: behind the two-way transformer a small model learns to read them much later.
-        # It adds positions where it compares and never to what it carries; cells are told theirs here.
-        return seen, self.dense_output_mlp(images + positions)[prompt_mask.nonzero()[:, 0]]
+        # That adds positions where it compares and never to what it carries; cells are told theirs here.
+        cells = images + positions
+        cells = self.map_norm(cells if self.map_projection is None else self.map_projection(cells))
+        return seen, cells[prompt_mask.nonzero()[:, 0]]
 
     def dense_outputs(
         self, image_map: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, prompt_mask: Tensor
     ) -> Tensor:
         """The map as each prompt leaves it, (R,h,w,output_dim). No released recipe uses it; its weights load anyway."""
-        _, image = self._look(*self._project(image_map, image_pe, dense), sparse, prompt_mask)
+        _, image = self._look(*self._projected(image_map, image_pe), sparse, dense, prompt_mask)
         return self.dense_output_mlp(image).unflatten(1, image_map.shape[1:3])
 
-    def _project(self, image_map: Tensor, image_pe: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
-        """The map (B,h*w,width), once per image, and the positions of its cells (1,h*w,width)."""
-        dtype = image_map.dtype
+    def _projected(self, image_map: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
+        """The cells of each image (B,h*w,D) and their positions (1,h*w,D)."""
         images = self.image_projection_mlp(image_map.flatten(1, 2))
-        images = images + self.prompt_embedding_projection_mlp(dense.to(dtype))
-        return images, self.image_pe_projection_mlp(image_pe.flatten(0, 1)[None].to(dtype))
+        return images, self.image_pe_projection_mlp(image_pe.flatten(0, 1)[None].to(image_map.dtype))
 
-    def _look(self, images: Tensor, positions: Tensor, sparse: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _look(
+        self, images: Tensor, positions: Tensor, sparse: Tensor, dense: Tensor, prompt_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        dtype = images.dtype
+        images = images + self.prompt_embedding_projection_mlp(dense.to(dtype))
         image_of_row: Tensor | None = prompt_mask.nonzero()[:, 0]
         prompts = self.prompt_embedding_projection_mlp(sparse[prompt_mask].to(images.dtype))
         learnt = self.output_tokens.weight.to(prompts.dtype).expand(len(prompts), -1, -1)

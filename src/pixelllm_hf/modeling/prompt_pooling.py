@@ -5,17 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .configuration_pixelllm import PixelLLMPromptConfig
 from .prompt_encoder import INSIDE
 
 
 class PromptPooling(nn.Module):
     """What every visual token of a prompt is given besides: the mean of the map over the prompt, as wide as a token."""
 
-    def __init__(self, config: PixelLLMPromptConfig, image_channels: int):
+    def __init__(self, image_channels: int, width: int):
         super().__init__()
-        self.projection = nn.Linear(image_channels, config.output_dim)
-        self.norm = nn.LayerNorm(config.output_dim, eps=config.layer_norm_eps)
+        self.projection = nn.Linear(image_channels, width)
+        self.norm = nn.LayerNorm(width, eps=1e-5)
 
     def forward(
         self,
@@ -27,7 +26,7 @@ class PromptPooling(nn.Module):
         *,
         image_size: int,
     ) -> Tensor:
-        """image_map (B,h,w,C) and prompts as in `get_visual_tokens` -> (R,1,output_dim) of the R valid prompts."""
+        """image_map (B,h,w,C) and prompts as in `get_visual_tokens` -> (R,1,width) of the R valid prompts."""
         weights = prompt_weights(boxes, points, point_labels, image_map.shape[1:3], image_size=image_size)
         pooled = weights.flatten(2).to(image_map.dtype) @ image_map.flatten(1, 2)
         return self.norm(self.projection(pooled[prompt_mask]))[:, None]
