@@ -33,6 +33,7 @@ DEV = [
     "pytest>=9.0",
     "ruff>=0.17",
     "scipy>=1.14",
+    "segment-anything",  # whose own modules assembled models are held to
     "sentencepiece>=0.2",
     "tensorboard>=2.20",
     "types-PyYAML",

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from pixelllm_hf.conversion import assemble_command
 from pixelllm_hf.inference import Request
 from pixelllm_hf.processing.tasks import TASK_SPECS, TaskSpec
 from pixelllm_hf.publishing import command as publishing
@@ -40,6 +41,7 @@ def all_commands() -> dict[str, Command]:
         for name, spec in TASK_SPECS.items()
     }
     commands["demo"] = Command(demo_command.HELP, demo_command.add_arguments, demo_command.run)
+    commands["assemble"] = Command(assemble_command.HELP, assemble_command.add_arguments, assemble_command.run)
     commands["publish"] = Command(publishing.HELP, publishing.add_arguments, publishing.run)
     return commands
 

@@ -10,8 +10,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from pixelllm_hf.safetensors_files import WeightsError, read_layout
+
 from .errors import PublishError
-from .safetensors_files import WeightsError, read_layout
 
 MODEL_TYPE = "pixelllm"
 REQUIRED = ("config.json", "processor_config.json", "tokenizer.json")

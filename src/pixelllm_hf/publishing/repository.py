@@ -17,6 +17,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from pixelllm_hf.files import sha256_of_files
+from pixelllm_hf.safetensors_files import MAX_SHARD_BYTES, read_layout, sharded
 
 from .contents import (
     DATA_FILES,
@@ -34,7 +35,6 @@ from .contents import (
 from .errors import AccessError, PublishError, hub_errors
 from .model_card import dataset_card, load_reports, render_model_card, validate_card, with_licence
 from .remote_code import code_beside
-from .safetensors_files import MAX_SHARD_BYTES, read_layout, sharded
 
 MAIN = "main"
 PACKAGE = Path(__file__).parents[1]

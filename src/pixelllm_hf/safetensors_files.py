@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from huggingface_hub import split_state_dict_into_shards_factory
 
@@ -83,25 +83,44 @@ def sharded(files: Sequence[Path], into: Path, *, max_shard_bytes: int = MAX_SHA
         max_shard_size=max_shard_bytes,
     )
     into.mkdir(parents=True, exist_ok=True)
-    written = [
-        _write(into / name, {key: tensors[key] for key in inside}) for name, inside in plan.filename_to_tensors.items()
-    ]
+    written = []
+    for name, inside in plan.filename_to_tensors.items():
+        write_tensors(into / name, {key: tensors[key] for key in inside}, lambda key: pieces(tensors[key]))
+        written.append(into / name)
     index = into / "model.safetensors.index.json"
-    index.write_text(json.dumps(_index(plan, tensors), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_index(index, plan.tensor_to_filename, tensors)
     return [*written, index]
 
 
-def _index(plan: Any, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
-    return {
+class Described(Protocol):
+    """What a header says of a tensor."""
+
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def num_bytes(self) -> int: ...
+    @property
+    def num_values(self) -> int: ...
+
+
+def write_index(file: Path, weight_map: Mapping[str, str], tensors: Mapping[str, Described]) -> None:
+    """The index beside shards: which file holds each tensor."""
+    content = {
         "metadata": {
             "total_parameters": sum(tensor.num_values for tensor in tensors.values()),
             "total_size": sum(tensor.num_bytes for tensor in tensors.values()),
         },
-        "weight_map": plan.tensor_to_filename,
+        "weight_map": dict(weight_map),
     }
+    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _write(target: Path, tensors: Mapping[str, StoredTensor]) -> Path:
+def write_tensors(
+    target: Path, tensors: Mapping[str, Described], content: Callable[[str], Iterable[bytes | memoryview]]
+) -> None:
+    """A file of these tensors; `content` gives the bytes of one after the other, so that no two must be in memory."""
     # wide types first, so that every tensor starts at a multiple of its own width
     ordered = sorted(tensors.items(), key=lambda item: (-_width(item[1]), item[0]))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -115,18 +134,23 @@ def _write(target: Path, tensors: Mapping[str, StoredTensor]) -> Path:
     encoded += b" " * (-len(encoded) % 8)
     with open(target, "wb") as out:
         out.write(struct.pack("<Q", len(encoded)) + encoded)
-        for _, tensor in ordered:
-            with open(tensor.file, "rb") as source:
-                source.seek(tensor.start)
-                left = tensor.num_bytes
-                while left:
-                    piece = source.read(min(left, COPIED_AT_ONCE))
-                    if not piece:
-                        raise WeightsError(f"{tensor.file} became shorter while it was read.")
-                    out.write(piece)
-                    left -= len(piece)
-    return target
+        for name, tensor in ordered:
+            written = sum(out.write(piece) for piece in content(name))
+            assert written == tensor.num_bytes, f"{name}: {written} bytes where {tensor.num_bytes} were announced"
 
 
-def _width(tensor: StoredTensor) -> int:
+def pieces(tensor: StoredTensor) -> Iterator[bytes]:
+    """The bytes of a stored tensor, a part at a time."""
+    with open(tensor.file, "rb") as source:
+        source.seek(tensor.start)
+        left = tensor.num_bytes
+        while left:
+            piece = source.read(min(left, COPIED_AT_ONCE))
+            if not piece:
+                raise WeightsError(f"{tensor.file} became shorter while it was read.")
+            yield piece
+            left -= len(piece)
+
+
+def _width(tensor: Described) -> int:
     return tensor.num_bytes // tensor.num_values if tensor.num_values else 0

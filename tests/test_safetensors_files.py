@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pixelllm_hf.files import sha256_of_files
-from pixelllm_hf.publishing.safetensors_files import WeightsError, read_layout, sharded
+from pixelllm_hf.safetensors_files import WeightsError, read_layout, sharded
 
 TENSORS = {
     "a.weight": torch.arange(600, dtype=torch.float32).reshape(20, 30),
