@@ -31,7 +31,7 @@ def _files(folder: Path) -> dict[str, tuple[str, Any, Any]]:
     (folder / "images").mkdir()
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[3:9, 2:20] = True
-    images, refs, regions, narratives, chats = [], [], [], [], []
+    images, refs, regions, narratives, chats, muse = [], [], [], [], [], []
     objects: list[dict[str, Any]] = []
     for n in (1, 2):
         Image.new("RGB", (WIDTH, HEIGHT), (90 * n, 60, 30)).save(folder / "images" / f"{n}.png")
@@ -50,6 +50,11 @@ def _files(folder: Path) -> dict[str, tuple[str, Any, Any]]:
         narratives.append({**story, "timed_caption": words, "voice_recording": ""})
         turns = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A car."}]
         chats.append({"id": str(n), "image": f"{n}.png", "conversations": turns})
+        named = ({"category_name": name, "rephrased_name": f"a {name}"} for name in ("car", "dog"))
+        car, dog = ({**thing, **names} for thing, names in zip(objects[-2:], named, strict=True))
+        asked = {"questions": ["what drives?", "what barks?", "what is here?"], "answers": [[car], [], [dog, car]]}
+        said = {"text_answers": ["a car {seg}.", "nothing.", None], "ann_list": [car, dog]}
+        muse.append({"id": n, "file_name": f"{n}.png", "width": WIDTH, "height": HEIGHT, **asked, **said})
     categories = [{"id": 3, "name": "car"}, {"id": 4, "name": "dog-other"}]
     coco = {"images": images, "annotations": objects, "categories": categories}
     size: dict[str, Any] = {"width": WIDTH, "height": HEIGHT}
@@ -65,6 +70,7 @@ def _files(folder: Path) -> dict[str, tuple[str, Any, Any]]:
         "grit": ("dense", coco, None),
         "localized_narratives": ("trace", narratives, None),
         "mdetr": ("segment", mdetr, None),
+        "muse": ("reason", muse, None),
         "referring_expressions": ("segment", refs, coco),
         "visual_genome": ("region", regions, about),
     }
@@ -95,8 +101,15 @@ def check_rows(fuzz: Any, rows: Any, task: str) -> int:
                 fuzz.must(inside, f"box {box} in {width}x{height}")
             for said in prompt["utterances"]:
                 fuzz.must(all(map(math.isfinite, [*said["box"], *said["center"]])), f"utterance {said}")
-            if prompt["mask"]:
-                fuzz.must(decode_rle(prompt["mask"]).shape == (height, width), "a mask of another size")
+            for target in prompt["targets"]:
+                fuzz.must(target["mask"] and (target["name"] or "").strip() != "None", f"target {target}")
+            fuzz.must(prompt["target"].count("{seg}") == len(prompt["targets"]), "placeholders and targets differ")
+            for mask in [
+                prompt["mask"],
+                *(target[name] for target in prompt["targets"] for name in ("mask", "ignored")),
+            ]:
+                if mask:
+                    fuzz.must(decode_rle(mask).shape == (height, width), "a mask of another size")
     return number
 
 

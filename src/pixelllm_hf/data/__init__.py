@@ -20,6 +20,7 @@ _HOMES = {
     "image_transforms": ("REFERENCE_AUGMENTATION", "Augmentation"),
     "localized_narratives": ("read_localized_narratives",),
     "mixing": ("GroundedBatches", "MixedBatches"),
+    "muse": ("read_muse",),
     "pascal_voc": ("read_pascal_voc",),
     "parquet_shards": ("prepare_format", "prepare_shards"),
     "prepared_folder": ("read_prepared",),

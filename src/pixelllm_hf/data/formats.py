@@ -73,6 +73,7 @@ FORMATS: dict[str, Format] = {
     ),
     "grit": Format("grit_captions", "read_grit_captions", ("dense", "region")),
     "mdetr": Format("grounding_json", "read_grounding_json", ("refer", "segment")),
+    "muse": Format("muse", "read_muse", ("reason",)),
     "pascal_voc": Format(
         "pascal_voc",
         "read_pascal_voc",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from pixelllm_hf.data.bad_records import BadRecordError, OnError, ReadReport
 from pixelllm_hf.data.record_fields import shown
 from pixelllm_hf.processing.mask_codec import (
@@ -34,6 +36,16 @@ def checked_mask(
     except MaskCodecError as error:
         raise _malformed(where, error) from error
     return _record(mask_to_counts(mask), size_wh)
+
+
+def target_mask(
+    where: str, segmentation: Any, size_wh: tuple[int, int], report: ReadReport, on_error: OnError
+) -> dict[str, Any]:
+    """As `checked_mask`, of an object that must have one; a segmentation that covers no pixel is an empty mask."""
+    if segmentation is None or segmentation == []:
+        raise BadRecordError("missing mask", where, "the object has no segmentation.", "Add it or skip the record.")
+    mask = checked_mask(where, segmentation, size_wh, report, on_error)
+    return mask or {"size": [size_wh[1], size_wh[0]], "counts": counts_to_string(np.array([size_wh[0] * size_wh[1]]))}
 
 
 def usable_segmentation(
