@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from pixelllm_hf.modeling.configuration_pixellm import PixelLMConfig
+from pixelllm_hf.modeling.decoding_rules import CompleteTokenGroups
 from pixelllm_hf.modeling.modeling_pixellm import PixelLMForReasoningSegmentation
-from pixelllm_hf.modeling.reasoning_generation import CompleteTokenGroups, padded_on_the_left
+from pixelllm_hf.modeling.reasoning_generation import padded_on_the_left
 
 GROUP = [40, 41, 42, 43]
 
@@ -132,7 +133,7 @@ def test_several_questions_about_one_image_are_answered_as_alone(model):
 def test_targets_are_decoded_in_chunks_that_change_nothing(model, monkeypatch):
     inputs = ask(2, 5)
     whole = model.generate(**inputs, max_new_tokens=14, eos_token_id=None)
-    monkeypatch.setattr("pixelllm_hf.modeling.reasoning_generation.TARGET_CHUNK_SIZE", 1)
+    monkeypatch.setattr("pixelllm_hf.modeling.target_masks.TARGET_CHUNK_SIZE", 1)
     chunked = model.generate(**inputs, max_new_tokens=14, eos_token_id=None)
     torch.testing.assert_close(chunked.mask_logits, whole.mask_logits, rtol=1e-4, atol=1e-5)
 

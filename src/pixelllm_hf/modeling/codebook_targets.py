@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
@@ -56,6 +57,36 @@ def find_token_groups(sequences: Tensor, codebook_ids: Sequence[int]) -> TokenGr
     return TokenGroups(row, positions, belongs.sum(1) != size * torch.bincount(row, minlength=len(sequences)))
 
 
+class TargetTokens(KnowsItsStart, nn.Module):
+    """The codebook: what its tokens are read as, and how they are written.
+
+    Weights of their own stand in for the tokens' rows of the vocabulary, whose other rows may so stay frozen.
+    """
+
+    def __init__(self, token_ids: Sequence[int], width: int):
+        super().__init__()
+        self.token_ids = list(token_ids)
+        self.embedding = nn.Parameter(torch.empty(len(self.token_ids), width))
+        self.output = nn.Parameter(torch.empty(len(self.token_ids), width))
+        self.start()
+
+    @torch.no_grad()
+    def start(self) -> None:
+        init.normal_(self.embedding, std=1.0)  # as T5 draws its words
+        init.normal_(self.output, std=self.output.shape[1] ** -0.5)
+
+    def embed(self, input_ids: Tensor, words: Tensor) -> Tensor:
+        """words (…,C), the vocabulary's embeddings of input_ids (…), with the codebook's own for its tokens."""
+        hits = input_ids[..., None] == torch.tensor(self.token_ids, device=input_ids.device)
+        own = hits.to(words.dtype) @ self.embedding.to(words.dtype)
+        return torch.where(hits.any(-1, keepdim=True), own, words)
+
+    def logits(self, states: Tensor, logits: Tensor) -> Tensor:
+        """logits (…,V) of the vocabulary with the codebook's own scores for its tokens."""
+        index = torch.tensor(self.token_ids, device=logits.device)
+        return logits.index_copy(-1, index, F.linear(states, self.output.to(states.dtype)).to(logits.dtype))
+
+
 class TargetProjection(KnowsItsStart, nn.Module):
     """The states of a group's tokens become one embedding for each scale: projected, then summed with learnt scales.
 
@@ -84,4 +115,4 @@ class TargetProjection(KnowsItsStart, nn.Module):
         return (projected * self.token_scales[:, None].to(projected.dtype)).sum(2)
 
 
-__all__ = ["TargetProjection", "TokenGroups", "find_token_groups"]
+__all__ = ["TargetProjection", "TargetTokens", "TokenGroups", "find_token_groups"]

@@ -12,7 +12,9 @@ from .configuration_presets import bert_sizes
 from .configuration_presets import for_tests_sizes
 from .configuration_presets import photo_sizes
 from .configuration_presets import t5_xl_sizes
+from .configuration_pixellm import PixelLMCodebookConfig
 from .configuration_presets import tiny_sizes
+from .configuration_vision import FUSED
 from .configuration_vision import PixelLLMBackboneTowerConfig
 from .configuration_vision import PixelLLMEfficientNetLiteTowerConfig
 from .configuration_vision import PixelLLMEva02TowerConfig
@@ -229,6 +231,28 @@ PROPOSAL_HEADS = {config.model_type: config for config in (PixelLLMProposalHeadC
 
 
 @strict
+class PixelLLMCodebookHeadConfig(PixelLMCodebookConfig):
+    """Answers of T5 that point at targets: PixelLM's segmentation codebook (spec of PixelLM, section 12).
+
+    Args:
+        token_ids: the tokens that each target is written with, those of the deepest scale first. They lie in the
+            vocabulary and have weights of their own; a released T5 has room behind its tokenizer's 32100 pieces.
+        level_maps: the map that each scale is decoded on, by name: "fused", or a map of a tower. By default the fused
+            map is the deepest, and the map that masks are made of (`mask_map`) serves the others.
+        target_state: what says what a token means: "predicting", the state that predicts it (as in PixelLM), or
+            "reading", the one that has consumed it (as locations are read of words).
+        The rest is as in `PixelLMCodebookConfig`.
+    """
+
+    model_type = "pixelllm_codebook_head"
+    base_config_key = "codebook_config"
+
+    token_ids: list[int] | tuple[int, ...] = (32100, 32101, 32102, 32103, 32104, 32105)
+    level_maps: list[str] | tuple[str, ...] | None = None
+    target_state: str = "predicting"
+
+
+@strict
 class PixelLLMPrefixDecoderConfig(PreTrainedConfig):
     """GIT-style text head (spec section 5.2): one BERT stack over [visual tokens ; prompt ; text], written causally.
 
@@ -263,6 +287,8 @@ class PixelLLMPrefixDecoderConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
 
+SEGMENTATION_HEADS = ("codebook", "sam")
+TARGET_STATES = ("predicting", "reading")
 PREFIX_DECODER = PixelLLMPrefixDecoderConfig.model_type
 # mT5 is T5 v1.1 with other words. UMT5 is not: its layers have position tables of their own.
 LANGUAGE_MODELS = ("t5", "mt5", PREFIX_DECODER)
@@ -276,9 +302,13 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
         vision_config, prompt_config, text_config, point_head_config: the parts; each a config, a dict or None.
         mask_head_config, proposal_head_config: heads that a model may lack. None means that it does; `{}` is the
             official size, and {"model_type": "pixelllm_tower_proposals"} takes a tower's own boxes as proposals.
+        codebook_config: lets answers of T5 point at targets, each with a mask; None or a config likewise.
+        segmentation_head: what makes these masks: "codebook", the light decoder (by default), or "sam", the mask
+            head's decoder, prompted with what the codebook's tokens say.
         label_smoothing: of the text loss.
-        text_loss_weight, point_loss_weight, mask_loss_weight, detection_loss_weight: weights of the parts in the total
-            (the point loss is in canvas pixels, or has no unit where the point head predicts scales).
+        text_loss_weight, point_loss_weight, mask_loss_weight, target_loss_weight, detection_loss_weight: weights of the
+            parts in the total (the point loss is in canvas pixels, or has no unit where the point head predicts
+            scales).
         giou_loss_weight: of 1 - GIoU of the box that a word's two points span, besides the point loss. The reference
             has none.
         visual_loss_weight: of the cross entropy of "this word has a location", where the point head predicts that.
@@ -301,6 +331,7 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
         "point_head_config": SubConfigSpec(config_class=PixelLLMPointHeadConfig),
         "mask_head_config": SubConfigSpec(config_class=PixelLLMMaskHeadConfig, optional=True),
         "proposal_head_config": SubConfigSpec(config_class=PixelLLMProposalHeadConfig, optional=True),
+        "codebook_config": SubConfigSpec(config_class=PixelLLMCodebookHeadConfig, optional=True),
     }
 
     vision_config: dict | PreTrainedConfig | None = None
@@ -309,10 +340,13 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
     point_head_config: dict | PreTrainedConfig | None = None
     mask_head_config: dict | PreTrainedConfig | None = None
     proposal_head_config: dict | PreTrainedConfig | None = None
+    codebook_config: dict | PreTrainedConfig | None = None
+    segmentation_head: str | None = None
     label_smoothing: float = 0.1
     text_loss_weight: float = 1.0
     point_loss_weight: float = 0.1
     mask_loss_weight: float = 1.0
+    target_loss_weight: float = 1.0
     detection_loss_weight: float = 1.0
     giou_loss_weight: float = 0.0
     visual_loss_weight: float = 0.3
@@ -328,6 +362,8 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
         if self._auto_class is None:
             # A class of the package, not of code beside weights: it neither needs such code nor saves it.
             kwargs = {name: value for name, value in kwargs.items() if name not in ("auto_map", "custom_pipelines")}
+        if self.segmentation_head is not None and self.codebook_config is None:
+            self.codebook_config = {}
         super().__post_init__(**kwargs)
         self._check_language_model()
         if self.giou_loss_weight and self.point_head_config.points_per_token != 2:
@@ -336,6 +372,9 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
                 f"{self.point_head_config.points_per_token}. Set giou_loss_weight to 0 or points_per_token to 2."
             )
         self._check_proposals()
+        if self.codebook_config is not None:
+            self.segmentation_head = self.segmentation_head or "codebook"
+            self._check_codebook_head()
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The language model's config; for its decoder, of which caches are made, with the decoder's own depth."""
@@ -372,6 +411,65 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
                 )
             self.text_config = copy.deepcopy(text)  # it is the caller's
             self.text_config.decoder_start_token_id = text.pad_token_id  # as T5 is trained
+
+    def _check_codebook_head(self) -> None:
+        head, text = self.codebook_config, self.text_config
+        if text.model_type == PREFIX_DECODER:
+            raise ValueError(
+                f"codebook_config needs a T5 as text_config, but that is {text.model_type!r}. Leave the head out."
+            )
+        if self.segmentation_head not in SEGMENTATION_HEADS:
+            raise ValueError(
+                f"segmentation_head must be {' or '.join(SEGMENTATION_HEADS)}, but it is {self.segmentation_head!r}."
+            )
+        if len(set(head.token_ids)) != head.group_size or len(head.token_ids) != head.group_size:
+            raise ValueError(
+                f"token_ids of codebook_config must be {head.group_size} different ids (scales times tokens per "
+                f"scale), but they are {list(head.token_ids)}."
+            )
+        if not all(0 <= token < text.vocab_size for token in head.token_ids):
+            raise ValueError(
+                f"token_ids of codebook_config must lie in the language model's vocabulary of {text.vocab_size}, "
+                f"but they are {list(head.token_ids)}. Choose ids that the tokenizer leaves free or enlarge vocab_size."
+            )
+        if head.level_maps is None:
+            head.level_maps = [FUSED, *[self.vision_config.mask_map] * (head.num_scales - 1)]
+        known = [FUSED, *self.vision_config.map_names]
+        if len(head.level_maps) != head.num_scales or not set(head.level_maps) <= set(known):
+            raise ValueError(
+                f"level_maps of codebook_config must name a map for each of the {head.num_scales} scales, of "
+                f"{', '.join(known)}, but it is {list(head.level_maps)}."
+            )
+        if head.target_state not in TARGET_STATES:
+            raise ValueError(
+                f"target_state of codebook_config must be {' or '.join(TARGET_STATES)}, but it is "
+                f"{head.target_state!r}."
+            )
+        if self.segmentation_head == "sam" and self.mask_head_config is None:
+            raise ValueError(
+                "segmentation_head 'sam' is the decoder of the mask head, but mask_head_config is None. Give it a "
+                "value, or choose 'codebook'."
+            )
+        if self.segmentation_head == "sam" and self.mask_head_config.hidden_size != head.hidden_size:
+            raise ValueError(
+                "with segmentation_head 'sam' the targets are prompts of the mask head's width, but hidden_size is "
+                f"{self.mask_head_config.hidden_size} in mask_head_config and {head.hidden_size} in "
+                "codebook_config. Set them alike."
+            )
+
+    @property
+    def level_channels(self) -> list[int]:
+        """Channels of the maps that the codebook head's scales are decoded on."""
+        vision, head = self.vision_config, self.codebook_config
+        shapes = vision.map_shapes
+        return [vision.feature_channels if name == FUSED else shapes[name][0] for name in head.level_maps]
+
+    @property
+    def head_maps(self) -> list[str]:
+        """All maps that the model reads of what its towers see, each once; the fused one is the first."""
+        levels = [] if self.codebook_config is None else self.codebook_config.level_maps
+        proposals = getattr(self.proposal_head_config, "maps", [])
+        return list(dict.fromkeys([FUSED, self.vision_config.mask_map, *levels, *proposals]))
 
     @property
     def pad_token_id(self) -> int:
@@ -435,6 +533,7 @@ def _proposal_head(given: Any) -> Any:
 
 __all__ = [
     "PixelLLMBackboneTowerConfig",
+    "PixelLLMCodebookHeadConfig",
     "PixelLLMConfig",
     "PixelLLMEfficientNetLiteTowerConfig",
     "PixelLLMEva02TowerConfig",

@@ -1,6 +1,8 @@
-"""What an answer may not do: say a token twice in a row, or go round in circles."""
+"""What an answer may not do: say a token twice in a row, go round in circles, or leave a target half written."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -34,4 +36,21 @@ class EndOfLoop(LogitsProcessor):
         return scores.masked_fill((loops & may_end)[:, None] & ~ends, -torch.inf)
 
 
-__all__ = ["EndOfLoop", "NoImmediateRepetition"]
+class CompleteTokenGroups(LogitsProcessor):
+    """A target's tokens follow each other: after one that is not the last only the next, and none out of turn."""
+
+    def __init__(self, codebook_ids: Sequence[int]):
+        self.codebook_ids = list(codebook_ids)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        last = input_ids[:, -1]
+        scores = scores.clone()
+        scores[:, self.codebook_ids[1:]] = -torch.inf
+        for token, follower in zip(self.codebook_ids, self.codebook_ids[1:], strict=False):
+            begun = last == token
+            scores[begun] = -torch.inf
+            scores[begun, follower] = 0.0
+        return scores
+
+
+__all__ = ["CompleteTokenGroups", "EndOfLoop", "NoImmediateRepetition"]

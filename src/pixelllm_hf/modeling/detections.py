@@ -14,6 +14,7 @@ from .detection_rescoring import rescore_with_beams
 from .configuration_pixelllm import PixelLLMConfig
 from .configuration_pixelllm import PixelLLMTowerProposalConfig
 from .proposal_head import ProposalHead
+from .target_masks import joined_targets
 from .tower_proposals import TowerProposalHead
 from .vision_towers import VisionFeatures
 
@@ -108,6 +109,8 @@ def joined(outputs: list[Any], pad_token_id: int) -> Any:
             filler = pad_token_id if name == "sequences" else torch.nan
             values = [_longer(value, longest, filler) for value in values]
         parts[name] = torch.cat(values)
+    if outputs[0].targets is not None:
+        parts["targets"] = joined_targets([output.targets for output in outputs])
     return type(outputs[0])(**parts)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .box_ops import is_one_of
 from .grounded_generation import GenerateCall
+from .grounded_generation import ReadTargets
 from .grounded_generation import caption_scores
 from .grounded_generation import eos_ids
 from .grounded_generation import start_id
@@ -27,9 +28,11 @@ def read_given(
     call: GenerateCall,
     *,
     for_masks: bool,
+    read_targets: ReadTargets | None = None,
 ) -> tuple[GroundedGenerateOutput, Tensor]:
     """query_ids (R,T), encoder states (R,S,…) and their mask (R,S) -> the answers with locations, and the states
-    (R,T',C) that were read, as many as the mask head reads where it is to."""
+    (R,T',C) that were read, as many as the mask head reads where it is to. read_targets: makes the output's `targets`.
+    """
     if call.streamer is not None:
         raise ValueError("a streamer shows words as they are written, but query_ids are given. Leave out either.")
     start = query_ids.new_full((len(query_ids), 1), start_id(call.config, model.config))
@@ -51,6 +54,7 @@ def read_given(
         coordinates=model.point_head(of_words).coordinates.masked_fill(~has_place[:, :, None, None], torch.nan),
         token_log_probs=log_probs.masked_fill(~has_place, torch.nan),
         sequences_scores=caption_scores(log_probs, has_place, ended) if call.rescores else None,
+        targets=None if read_targets is None else read_targets(sequences.masked_fill(ended, -1), of_words),
     )
     return output, text_states
 

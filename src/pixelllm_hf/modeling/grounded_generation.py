@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from transformers.utils import ModelOutput
 
 from .box_ops import is_one_of
 from .decoding_modes import end_ids
+from .decoding_rules import CompleteTokenGroups
 from .decoding_rules import EndOfLoop
 from .decoding_rules import NoImmediateRepetition
 from .language_prefix_decoder import PrefixDecoderLanguageModel
@@ -27,6 +29,7 @@ from .model_output import GroundedGenerateOutput
 from .model_output import LayerOutputs
 from .point_head import PointHead
 from .reference_beam_search import reference_beam_search
+from .target_masks import AnswerTargets
 from .token_states import StateRecorder
 from .token_states import TokenStatesMixin
 from .token_states import current_recorder
@@ -34,6 +37,8 @@ from .token_states import log_probs_of
 from .token_states import recording
 
 GroundedOutput = GroundedGenerateOutput | GroundedBeamGenerateOutput
+# sequences (R,T), -1 from their ends on, and the states (R,T,C) that have consumed them -> what they point at
+ReadTargets = Callable[[Tensor, Tensor], AnswerTargets]
 
 
 @dataclass
@@ -64,10 +69,11 @@ class GroundedGenerationMixin(TokenStatesMixin):
         call: GenerateCall,
         layers: LayerOutputs | None,
         beginning: Tensor | None = None,
+        read_targets: ReadTargets | None = None,
     ) -> GroundedOutput:
         """Search or sample the answers with transformers, keeping the state of every token.
 
-        beginning (R,T): what the answers begin with, as decoder_input_ids.
+        beginning (R,T): what the answers begin with, as decoder_input_ids. read_targets: makes `targets` of the output.
         """
         seen = {} if layers is None else layers.kept
         options, own, config = dict(call.options), call.own, call.given_config
@@ -83,6 +89,9 @@ class GroundedGenerationMixin(TokenStatesMixin):
             processors.append(NoImmediateRepetition())
         if own["max_repeated_tokens"] and end_ids(call.config):
             processors.append(EndOfLoop(int(own["max_repeated_tokens"]), end_ids(call.config)))
+        if own["complete_groups"] and self.config.codebook_config is not None:
+            # behind the other rules: a target that is begun is written whole, whatever they say
+            processors.append(CompleteTokenGroups(self.config.codebook_config.token_ids))
         if own["reference_beam_search"]:
             if not end_ids(call.config):
                 raise ValueError("reference_beam_search needs an end token: set eos_token_id or leave it out.")
@@ -110,7 +119,7 @@ class GroundedGenerationMixin(TokenStatesMixin):
                 output_coordinates=False,
                 **options,
             )
-        output = self._with_places(output, recorder, states, mask, call)
+        output = self._with_places(output, recorder, states, mask, call, read_targets)
         if held is not None:
             held.release()
         return output
@@ -160,8 +169,9 @@ class GroundedGenerationMixin(TokenStatesMixin):
         encoder_states: Tensor,
         encoder_mask: Tensor,
         call: GenerateCall,
+        read_targets: ReadTargets | None,
     ) -> GroundedOutput:
-        """Sort the recorded states along the final sequences and read the places from them."""
+        """Sort the recorded states along the final sequences and read places and targets from them."""
         sequences = output.sequences
         beams = isinstance(output, GenerateBeamEncoderDecoderOutput)
         ended = is_one_of(sequences, end_ids(call.config)).cumsum(1) > 0
@@ -179,7 +189,8 @@ class GroundedGenerationMixin(TokenStatesMixin):
             output["sequences_scores"] = caption_scores(log_probs, has_place, ended)
         log_probs = log_probs.masked_fill(~has_place, torch.nan)
         kind = GroundedBeamGenerateOutput if beams else GroundedGenerateOutput
-        return kind(**output, coordinates=coordinates, token_log_probs=log_probs)
+        targets = None if read_targets is None else read_targets(sequences.masked_fill(ended, -1), states)
+        return kind(**output, coordinates=coordinates, token_log_probs=log_probs, targets=targets)
 
     def _filled(
         self,
@@ -290,6 +301,7 @@ __all__ = [
     "GenerateCall",
     "GroundedGenerationMixin",
     "GroundedOutput",
+    "ReadTargets",
     "caption_scores",
     "eos_ids",
     "start_id",

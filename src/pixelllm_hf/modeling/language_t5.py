@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from transformers import T5Config, T5Model
 from transformers.cache_utils import Cache
 
+from .codebook_targets import TargetTokens
 from .encoder_mask import full_encoder_mask
 from .model_output import LayerOutputs
 
@@ -25,13 +27,17 @@ class T5PrefixLanguageModel(nn.Module):
     cache, one state per consumed token) and `logits`.
     """
 
-    def __init__(self, config: T5Config, *, masked_states_count: bool = False):
-        """masked_states_count: something reads the states of masked positions, and may be trained through them."""
+    def __init__(
+        self, config: T5Config, *, masked_states_count: bool = False, target_token_ids: Sequence[int] | None = None
+    ):
+        """masked_states_count: something reads the states of masked positions, and may be trained through them.
+        target_token_ids: the codebook's tokens, which have weights of their own; None for none."""
         super().__init__()
         self.config = config
         self.body = T5Model(config)
         # Untied, and no d**-0.5 rescale of the states before it (spec section 5.1).
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.target_tokens = None if target_token_ids is None else TargetTokens(target_token_ids, config.d_model)
         self.masked_states_count = masked_states_count
         self._evaluation_attention: str | None = None
         self.train(self.training)
@@ -74,7 +80,7 @@ class T5PrefixLanguageModel(nn.Module):
             return visual_tokens, visual_mask
         if attention_mask is None:
             attention_mask = input_ids != self.config.pad_token_id
-        words = self.get_input_embeddings()(input_ids)
+        words = self._embed(input_ids)
         embeddings = torch.cat([visual_tokens, words.to(visual_tokens.dtype)], dim=1)
         return embeddings, torch.cat([visual_mask, attention_mask.bool()], dim=1)
 
@@ -138,7 +144,7 @@ class T5PrefixLanguageModel(nn.Module):
             readable = full_encoder_mask(encoder_mask, encoder_states)
             cross_mask = _score_mask(valid[:, None, :, None] & readable[:, None, None, :], dtype)
         output = self.body.decoder(
-            input_ids=decoder_input_ids,
+            inputs_embeds=self._embed(decoder_input_ids),
             attention_mask=self_mask,
             encoder_hidden_states=encoder_states,
             encoder_attention_mask=cross_mask,
@@ -152,7 +158,12 @@ class T5PrefixLanguageModel(nn.Module):
 
     def logits(self, states: Tensor) -> Tensor:
         """states (…,C) -> scores of the next token (…,V)."""
-        return self.lm_head(states)
+        scores = self.lm_head(states)
+        return scores if self.target_tokens is None else self.target_tokens.logits(states, scores)
+
+    def _embed(self, input_ids: Tensor) -> Tensor:
+        words = self.get_input_embeddings()(input_ids)
+        return words if self.target_tokens is None else self.target_tokens.embed(input_ids, words)
 
 
 def _recorded(layers: LayerOutputs | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The criterion of a grounded model: text, point, mask and detection losses, weighted as its config says.
+"""The criterion of a grounded model: text, point, mask, target and detection losses, weighted as its config says.
 
 The losses of the reference, each over its valid entries only (spec section 10), and those of how sure a place is,
 which it lacks.
@@ -18,6 +18,7 @@ from .configuration_pixelllm import PixelLLMConfig
 from .mask_head import MaskHeadOutput
 from .mask_losses import mask_loss
 from .point_head import PointHeadOutput
+from .target_masks import target_mask_loss
 
 IGNORED_LABEL = -100
 
@@ -30,6 +31,8 @@ class GroundedTargets:
     (R,T,P,2) 0..1 of the unpadded image, NaN or all zero where there is no location; sizes_wh (R,2) of that image in
     canvas pixels; visual_labels (R,T) 1 where a token has a location, 0 where it has none, IGNORED_LABEL where that is
     not known. Of the K rows with a mask: masks (K,S,S) > 0 inside and pixel_mask (K,S,S) on the canvas.
+    Of the targets that the labels point at: target_masks (K,S,S) on the canvas, row_of_target (K,), image_of_row (R,)
+    and image_sizes_hw (B,2) of the unpadded images in canvas pixels.
     """
 
     labels: Tensor
@@ -39,6 +42,10 @@ class GroundedTargets:
     visual_labels: Tensor | None = None
     masks: Tensor | None = None
     pixel_mask: Tensor | None = None
+    target_masks: Tensor | None = None
+    row_of_target: Tensor | None = None
+    image_of_row: Tensor | None = None
+    image_sizes_hw: Tensor | None = None
 
 
 class GroundedCriterion:
@@ -55,8 +62,10 @@ class GroundedCriterion:
         located: PointHeadOutput,
         masks: MaskHeadOutput | None,
         detection_loss: Tensor | None,
+        target_logits: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """logits (R,T,V) and `located` (R,T,…) of the consumed tokens, masks of the rows that have one."""
+        """logits (R,T,V) and `located` (R,T,…) of the consumed tokens, masks of the rows that have one, target_logits
+        (K,h,w) of the targets."""
         text, parts = self.config.text_config, {}
         if detection_loss is not None:
             parts["detection"] = detection_loss
@@ -76,6 +85,15 @@ class GroundedCriterion:
         if masks is not None:
             of_masks = mask_loss(masks.logits, masks.iou_predictions, targets.masks, pixel_mask=targets.pixel_mask)
             parts["mask"] = torch.stack(list(of_masks.values())).sum()
+        if target_logits is not None:
+            parts["target"] = target_mask_loss(
+                target_logits,
+                targets.target_masks,
+                targets.row_of_target,
+                targets.image_of_row,
+                targets.image_sizes_hw,
+                self.config.codebook_config,
+            )
         weighted = [getattr(self.config, f"{name}_loss_weight") * part for name, part in parts.items()]
         return torch.stack(weighted).sum(), parts
 

@@ -10,13 +10,15 @@ from torch import Tensor
 from transformers.generation.utils import GenerateBeamEncoderDecoderOutput, GenerateEncoderDecoderOutput
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
+from .target_masks import AnswerTargets
+
 
 @dataclass
 class PixelLLMOutput(Seq2SeqLMOutput):
     """What one forward pass gives.
 
     loss: weighted total, if labels were given; loss_parts: its unweighted parts by name ("text", "point", "giou",
-    "visual", "mask", "detection").
+    "visual", "mask", "target", "detection").
     logits (R,T,V); decoder_states (R,T,C): state t has consumed decoder token t; coordinates (R,T,P,2) float32, xy,
     0..1 of the unpadded image, entry t belongs to decoder token t (entry 0, of BOS, means nothing).
     coordinate_scales (R,T,P,2) float32, the expected error of each coordinate, and visual_logits (R,T) float32, that
@@ -58,6 +60,8 @@ class GroundedGenerateOutput(GenerateEncoderDecoderOutput):
     Of detections: prompt_boxes (B,N,4) canvas pixels, prompt_mask (B,N) which of them exist (the R rows, image-major)
     and detection_scores (B,N), best first. sequences_scores (R,), log-probabilities of the captions, if scores count
     them (`multiply_caption_score`).
+    targets: what the answers point at with the codebook's tokens, of a model that has a codebook head, where the image
+    was given and prompts too.
     """
 
     coordinates: Tensor | None = None
@@ -70,6 +74,7 @@ class GroundedGenerateOutput(GenerateEncoderDecoderOutput):
     prompt_mask: Tensor | None = None
     detection_scores: Tensor | None = None
     sequences_scores: Tensor | None = None
+    targets: AnswerTargets | None = None
 
 
 @dataclass
@@ -85,6 +90,7 @@ class GroundedBeamGenerateOutput(GenerateBeamEncoderDecoderOutput):
     prompt_boxes: Tensor | None = None
     prompt_mask: Tensor | None = None
     detection_scores: Tensor | None = None
+    targets: AnswerTargets | None = None
 
 
 @dataclass

@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from .box_ops import boxes_of_words
 from .box_ops import is_one_of
 from .box_ops import last_words
+from .codebook_head import CodebookHead
 from .configuration_pixelllm import PREFIX_DECODER
 from .configuration_pixelllm import PixelLLMConfig
 from .detections import make_proposal_head
@@ -55,7 +56,8 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
 
     Data flows one way: vision towers -> fused map (once per image) -> prompt tokens -> prompt feature extractor ->
     language model -> point head -> mask head. Where no place is asked about, the proposal head finds the places. R rows
-    are the valid prompts of all images, image-major. The mask and proposal heads are None in models that lack them.
+    are the valid prompts of all images, image-major. The mask, proposal and codebook heads are None in models that lack
+    them.
     """
 
     # transformers collects these from children that are pretrained models themselves; T5 sits one level deeper.
@@ -76,7 +78,12 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             seen_width = visual_width
         else:
             reads_padding = config.mask_head_config is not None
-            self.language_model = T5PrefixLanguageModel(config.text_config, masked_states_count=reads_padding)
+            codebook = config.codebook_config
+            self.language_model = T5PrefixLanguageModel(
+                config.text_config,
+                masked_states_count=reads_padding,
+                target_token_ids=None if codebook is None else codebook.token_ids,
+            )
             seen_width = self.language_model.width
             self.visual_projection = nn.Sequential(
                 nn.Linear(visual_width, seen_width), nn.LayerNorm(seen_width, eps=1e-5)
@@ -86,13 +93,15 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         self.prompt_pooling = PromptPooling(channels, seen_width) if config.prompt_config.pools_prompt else None
         width = self.language_model.width
         self.point_head = PointHead(config.point_head_config, width)
-        self.mask_head, self.proposal_head = None, None
+        self.mask_head, self.proposal_head, self.codebook_head = None, None, None
         if config.mask_head_config is not None:
             check_one_width(config)
             map_channels = config.vision_config.mask_map_channels
             self.mask_head = MaskHead(config.mask_head_config, seen_width, width, map_channels)
         if config.proposal_head_config is not None:
             self.proposal_head = make_proposal_head(config)
+        if config.codebook_config is not None:
+            self.codebook_head = CodebookHead(config, width)
         for part in (self.point_head, self.prompt_encoder, self.proposal_head):
             if part is not None:
                 part.float()  # also where a model is made in half precision and not loaded
@@ -260,6 +269,24 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             image_of_row,
         )
 
+    def predict_target_masks(
+        self, image_features: VisionFeatures, group_states: Tensor, image_of_target: Tensor
+    ) -> Tensor:
+        """The masks of K targets: the states (K,G,C) of their tokens, as the codebook head's `find` gives them, and
+        image_of_target (K,) -> logits (K,h,w) over the canvas, > 0 inside."""
+        if self.codebook_head is None:
+            raise ValueError(lacks_head("codebook", "points at no targets", "codebook_config"))
+        if self.mask_head is None or self.config.segmentation_head != "sam":
+            return self.codebook_head(image_features, group_states, image_of_target)
+        image_map = image_features[self.config.vision_config.mask_map]
+        return self.mask_head.decoder(
+            self.mask_head.project_map(image_map),
+            self.prompt_encoder.dense_positions(image_map.shape[1], image_map.shape[2]),
+            self.prompt_encoder.no_mask,
+            self.codebook_head.target_projection(group_states),
+            image_of_target,
+        ).logits[:, 0]
+
     @torch.no_grad()
     def generate(
         self,
@@ -285,6 +312,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             detect_objects: no prompt is given; the model finds the objects and captions each. input_ids (B,L).
             prompts_at_once: more prompts are encoded and decoded in portions of this many (64), for bounded memory.
             no_immediate_repetition: the reference's greedy rule.
+            complete_groups: let a target that is begun be written whole, whatever the model would write (True).
             max_repeated_tokens: an answer ends once so many tokens in a row repeat those directly before them; 0 is
                 never.
             reference_beam_search: the reference's beam search instead of transformers' (see its module), with
@@ -320,6 +348,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         text_loss_mask: Tensor | None = None,
         mask_labels: Tensor | None = None,
         mask_loss_mask: Tensor | None = None,
+        target_mask_labels: Tensor | None = None,
         object_boxes: Tensor | None = None,
         object_labels: Tensor | None = None,
         cache: Cache | None = None,
@@ -349,6 +378,8 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
                 a point head that does not predict it leaves them alone.
             mask_labels: (R,S,S) what the labels refer to, > 0 inside, on the canvas; mask_loss_mask (R,): rows that
                 have a mask (all by default).
+            target_mask_labels: (K,S,S) masks on the canvas, > 0 inside, of all targets that are written whole in the
+                labels, row after row in the order they are written.
             object_boxes: (B,M,4) xyxy canvas pixels of all objects, zero rows for padding; object_labels (B,M,T) their
                 captions as labels. The proposal head finds them and its proposals become the prompts: no prompt and no
                 labels are given beside them, input_ids (B,L) has one row per image, point_labels are (B,M,T,P,2).
@@ -399,6 +430,11 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         if labels is not None:
             sizes_wh = self.row_sizes_wh(pixel_mask, prompt_mask, len(labels))
             targets, masks = GroundedTargets(labels, sizes_wh, text_loss_mask, point_labels, visual_labels), None
+            target_logits = None
+            if target_mask_labels is not None:
+                target_logits = self._taught_targets(
+                    targets, target_mask_labels, tokens, decoder_states, image_features, pixel_mask, prompt_mask
+                )
             if mask_labels is not None:
                 assert seen is not None and coordinates is not None  # as checked above
                 words = last_words(tokens, self.config.text_config.eos_token_id)
@@ -410,7 +446,12 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
                 targets.masks = mask_labels[rows]
                 targets.pixel_mask = None if pixel_mask is None else pixel_mask[images]
             loss, parts = GroundedCriterion(self.config)(
-                targets, logits=logits, located=located, masks=masks, detection_loss=detection_loss
+                targets,
+                logits=logits,
+                located=located,
+                masks=masks,
+                detection_loss=detection_loss,
+                target_logits=target_logits,
             )
         output = PixelLLMOutput(
             loss=loss,
@@ -481,6 +522,35 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
                 f"mask_labels must be ({rows}, {side}, {side}), a mask on the canvas for each valid prompt, but the "
                 f"shape is {tuple(mask_labels.shape)}. Give masks in the order of the prompts, image after image."
             )
+
+    def _taught_targets(
+        self,
+        targets: GroundedTargets,
+        masks: Tensor,
+        tokens: Tensor,
+        decoder_states: Tensor,
+        image_features: VisionFeatures | None,
+        pixel_mask: Tensor | None,
+        prompt_mask: Tensor | None,
+    ) -> Tensor:
+        """The logits (K,h,w) of the targets in the labels, of which `targets` learns what belongs to them."""
+        if self.codebook_head is None:
+            raise ValueError(lacks_head("codebook", "points at no targets", "codebook_config"))
+        side = self.config.image_size
+        if image_features is None:
+            raise ValueError("target_mask_labels need pixel_values or image_features, but the image is missing.")
+        if tuple(masks.shape[1:]) != (side, side):
+            raise ValueError(
+                f"target_mask_labels must be masks on the canvas, (targets, {side}, {side}), but the shape is "
+                f"{tuple(masks.shape)}."
+            )
+        groups, states = self.codebook_head.find(tokens, decoder_states)
+        images = len(image_features.fused)
+        targets.target_masks, targets.row_of_target = masks, groups.row
+        targets.image_of_row = self.image_of_row(prompt_mask, images, len(tokens))
+        sizes = torch.full((images, 2), side) if pixel_mask is None else valid_size_hw(pixel_mask)
+        targets.image_sizes_hw = sizes
+        return self.predict_target_masks(image_features, states, targets.image_of_row[groups.row])
 
     def padded_for_masks(self, tokens: Tensor, takes_part: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """tokens (R,T), the first BOS -> (R,T') as long as the mask head reads, and which of them take part (R,T').

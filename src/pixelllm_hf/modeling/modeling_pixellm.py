@@ -18,8 +18,6 @@ from transformers.utils import ModelOutput
 from .checked_loading import CheckedModel
 from .codebook_decoder import CodebookDecoderOutput
 from .codebook_decoder import CodebookPixelDecoder
-from .codebook_decoder import resize_logits
-from .codebook_losses import codebook_mask_losses
 from .codebook_targets import TargetProjection
 from .codebook_targets import find_token_groups
 from .configuration_pixellm import PixelLMConfig
@@ -27,6 +25,7 @@ from .feature_pyramid import map_neck
 from .losses import IGNORED_LABEL
 from .reasoning_generation import ReasoningGenerationMixin
 from .starting_layers import KnowsItsStart
+from .target_masks import target_mask_loss
 from .trainer_signature import OneLabelArgument
 from .vision_clip import ClipVisionTower
 from .vision_clip import patch_mask
@@ -278,32 +277,19 @@ class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel, ReasoningGeneratio
         self, output: PixelLMOutput, mask_labels: Tensor, image_of_row: Tensor | None, pixel_mask: Tensor | None
     ) -> Tensor:
         """The masks of a batch at the size of the canvas, its padding cut off."""
-        config, side = self.config.codebook_config, self.config.image_size
+        side = self.config.image_size
         if image_of_row is None or output.mask_logits is None:
             raise ValueError("mask_labels need input_ids with pixel_values or image_features, but these are missing.")
-        targets = len(output.mask_logits)
-        if tuple(mask_labels.shape) != (targets, side, side):
+        if tuple(mask_labels.shape[1:]) != (side, side):
             raise ValueError(
-                f"mask_labels must be ({targets}, {side}, {side}), a mask on the canvas for each target that is "
-                f"written whole in input_ids, but the shape is {tuple(mask_labels.shape)}. A group of codebook tokens "
-                "that truncation cut has no mask: leave its mask out, or the target."
+                f"mask_labels must be masks on the canvas, (targets, {side}, {side}), but the shape is "
+                f"{tuple(mask_labels.shape)}."
             )
-        per_row = torch.bincount(output.row_of_target, minlength=len(image_of_row))
         images = int(image_of_row.max()) + 1 if len(image_of_row) else 0
-        if pixel_mask is None:
-            sizes = torch.full((images, 2), side)
-        else:
-            sizes = valid_size_hw(pixel_mask)
-        logits, masks, counts = [], [], []
-        image_of_target = image_of_row[output.row_of_target]
-        for image in range(images):
-            height, width = sizes[image].tolist()
-            own = image_of_target == image
-            counts.append(per_row[image_of_row == image].tolist())
-            logits.append(resize_logits(output.mask_logits[own], (side, side))[:, :height, :width])
-            masks.append((mask_labels[own] > 0).float()[:, :height, :width])
-        parts = codebook_mask_losses(logits, masks, counts, refinement_alpha=config.refinement_alpha)
-        return config.cross_entropy_weight * parts["cross_entropy"] + config.dice_weight * parts["dice"]
+        sizes = torch.full((images, 2), side) if pixel_mask is None else valid_size_hw(pixel_mask)
+        return target_mask_loss(
+            output.mask_logits, mask_labels, output.row_of_target, image_of_row, sizes, self.config.codebook_config
+        )
 
 
 def projector(fan_in: int, width: int, factor: int) -> nn.Sequential:

@@ -6,14 +6,12 @@ the recorder keeps the state of every consumed token, and the one before a token
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
-from transformers import LogitsProcessor
 from transformers import LogitsProcessorList
 from transformers import SuppressTokensLogitsProcessor
 from transformers.cache_utils import Cache
@@ -23,52 +21,27 @@ from .box_ops import is_one_of
 from .codebook_targets import find_token_groups
 from .decoding_modes import end_ids
 from .decoding_modes import refuse_unkept_modes
+from .decoding_rules import CompleteTokenGroups
+from .target_masks import AnswerTargets
+from .target_masks import decoded_targets
 from .token_states import StateRecorder
 from .token_states import TokenStatesMixin
 from .token_states import current_recorder
 from .token_states import recording
 
-# Targets are decoded in chunks, so that memory does not grow with their number: each holds maps of its own.
-TARGET_CHUNK_SIZE = 16
-
 
 @dataclass
-class PixelLMGenerateOutput(ModelOutput):
+class PixelLMGenerateOutput(AnswerTargets):
     """Answers with the masks of their targets.
 
     sequences (R,T) int64 what was written, without the question; token_log_probs (R,T) float32, the model's own
-    log-probability of each token, NaN from the end on. Of the K targets, row after row in the order they are written:
-    row_of_target (K,), target_positions (K,G) of their tokens in the row's sequence, mask_logits (K,h,w) float32 over
-    the whole canvas, > 0 inside, mask_scores (K,) mean probability inside, 0 for an empty mask. incomplete (R,) bool:
-    answers with codebook tokens that belong to no complete target, e.g. cut off by the length limit.
-    sequences_scores (R,) of a beam search.
+    log-probability of each token, NaN from the end on; sequences_scores (R,) of a beam search. The rest as in
+    `AnswerTargets`.
     """
 
     sequences: Tensor | None = None
     token_log_probs: Tensor | None = None
-    row_of_target: Tensor | None = None
-    target_positions: Tensor | None = None
-    mask_logits: Tensor | None = None
-    mask_scores: Tensor | None = None
-    incomplete: Tensor | None = None
     sequences_scores: Tensor | None = None
-
-
-class CompleteTokenGroups(LogitsProcessor):
-    """A target's tokens follow each other: after one that is not the last only the next, and none out of turn."""
-
-    def __init__(self, codebook_ids: Sequence[int]):
-        self.codebook_ids = list(codebook_ids)
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        last = input_ids[:, -1]
-        scores = scores.clone()
-        scores[:, self.codebook_ids[1:]] = -torch.inf
-        for token, follower in zip(self.codebook_ids, self.codebook_ids[1:], strict=False):
-            begun = last == token
-            scores[begun] = -torch.inf
-            scores[begun, follower] = 0.0
-        return scores
 
 
 class ReasoningGenerationMixin(TokenStatesMixin):
@@ -151,22 +124,16 @@ class ReasoningGenerationMixin(TokenStatesMixin):
         groups = find_token_groups(written.masked_fill(ended, -1), self.config.codebook_token_ids)
         predicting = states[groups.row[:, None], groups.positions + asked - 1]
         image_of_row = image_of_row.repeat_interleave(len(written) // len(image_of_row))
-        image_of_target = image_of_row[groups.row]
-        decoded = [
-            self.predict_masks(image_features, chunk.to(self.dtype), images).logits.float()
-            for chunk, images in zip(
-                predicting.split(TARGET_CHUNK_SIZE), image_of_target.split(TARGET_CHUNK_SIZE), strict=True
-            )
-        ]
-        logits = torch.cat(decoded)
+        targets = decoded_targets(
+            groups,
+            predicting.to(self.dtype),
+            image_of_row[groups.row],
+            lambda group_states, images: self.predict_masks(image_features, group_states, images).logits,
+        )
         return PixelLMGenerateOutput(
+            **targets,
             sequences=written,
             token_log_probs=log_probs[:, asked:].masked_fill(ended, torch.nan),
-            row_of_target=groups.row,
-            target_positions=groups.positions,
-            mask_logits=logits,
-            mask_scores=mask_scores(logits),
-            incomplete=groups.incomplete,
             sequences_scores=getattr(output, "sequences_scores", None),
         )
 
@@ -210,16 +177,8 @@ def padded_on_the_left(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tenso
     return input_ids.gather(1, order), attention_mask.gather(1, order)
 
 
-def mask_scores(logits: Tensor) -> Tensor:
-    """Mean probability of the pixels inside, (K,H,W) -> (K,); 0 for an empty mask."""
-    inside = (logits > 0).float()
-    return (logits.sigmoid() * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6)
-
-
 __all__ = [
-    "CompleteTokenGroups",
     "PixelLMGenerateOutput",
     "ReasoningGenerationMixin",
-    "mask_scores",
     "padded_on_the_left",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,11 +24,14 @@ from .encoder_mask import full_encoder_mask
 from .given_answers import read_given
 from .grounded_generation import GenerateCall
 from .grounded_generation import GroundedOutput
+from .grounded_generation import ReadTargets
 from .grounded_generation import eos_ids
 from .grounded_generation import start_id
 from .model_output import GroundedGenerateOutput
 from .model_output import LayerOutputs
 from .prompt_rows import PromptRows
+from .target_masks import AnswerTargets
+from .target_masks import decoded_targets
 from .vision_towers import VisionFeatures
 
 if TYPE_CHECKING:
@@ -39,6 +43,7 @@ _OWN_OPTIONS: dict[str, Any] = {
     "output_masks": False,
     "detect_objects": False,
     "prompts_at_once": 64,
+    "complete_groups": True,
     "no_immediate_repetition": False,
     "max_repeated_tokens": 0,
     "reference_beam_search": False,
@@ -68,6 +73,7 @@ _PASSING_NAMES = (
     "text_loss_mask",
     "mask_labels",
     "mask_loss_mask",
+    "target_mask_labels",
     "object_boxes",
     "object_labels",
 )
@@ -235,10 +241,13 @@ class TaskGeneration:
             states, mask = self.model.encode_prompts(
                 seen, rows.input_ids, rows.attention_mask, length=length, layers=layers
             )
+        read_targets = None if seen is None or self.model.codebook_head is None else self._targets_of(rows)
         if rows.query_ids is not None:
-            output, text_states = read_given(self.model, rows.query_ids, states, mask, self.call, for_masks=self.masks)
+            output, text_states = read_given(
+                self.model, rows.query_ids, states, mask, self.call, for_masks=self.masks, read_targets=read_targets
+            )
         else:
-            output = self.model.write(states, mask, self.call, layers, rows.decoder_input_ids)
+            output = self.model.write(states, mask, self.call, layers, rows.decoder_input_ids, read_targets)
         if self.boxes:
             ends = end_ids(self.call.config) if rows.query_ids is None else eos_ids(self.call.config, self.model.config)
             words = last_words(output.sequences, ends)
@@ -251,6 +260,23 @@ class TaskGeneration:
                 text_states = self._masked_pass(output.sequences, output.coordinates, states, mask)
             output["masks"], output["mask_scores"] = self._masks(rows, visual, text_states, output.boxes)
         return output
+
+    def _targets_of(self, rows: PromptRows) -> ReadTargets:
+        """What reads the targets in the answers to these rows."""
+        features, head = rows.image_features, self.model.codebook_head
+        assert features is not None
+
+        def read(sequences: Tensor, states: Tensor) -> AnswerTargets:
+            groups, group_states = head.find(sequences, states)
+            images = rows.prompt_mask.nonzero()[:, 0].repeat_interleave(len(sequences) // len(rows))
+            return decoded_targets(
+                groups,
+                group_states.to(self.model.dtype),
+                images[groups.row],
+                partial(self.model.predict_target_masks, features),
+            )
+
+        return read
 
     def _masked_pass(self, sequences: Tensor, coordinates: Tensor, states: Tensor, mask: Tensor) -> Tensor:
         """The reference's second pass, whose states of EOS and padding the mask head reads: (R,T,C)."""
@@ -275,11 +301,12 @@ class TaskGeneration:
         return masks, promised.float().masked_fill(~known, torch.nan)
 
 
-def lacks_head(head: str, consequence: str) -> str:
-    """What to say to someone who asks a model for what its config gives it no head for."""
+def lacks_head(head: str, consequence: str, entry: str | None = None) -> str:
+    """What to say to someone who asks a model for what its config (its entry of this name) gives it no head for."""
+    entry = entry or f"{head}_head_config"
     return (
-        f"this model has no {head} head, so it {consequence} ({head}_head_config is None). Load a checkpoint that has "
-        f"one, or give {head}_head_config a value in this one's config and train the new head."
+        f"this model has no {head} head, so it {consequence} ({entry} is None). Load a checkpoint that has one, or "
+        f"give {entry} a value in this one's config and train the new head."
     )
 
 

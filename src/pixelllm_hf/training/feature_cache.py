@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -46,16 +47,22 @@ class FeatureCache:
 
 
 def open_feature_cache(
-    towers: nn.Module, pixels: PixelCache, cache_dir: str | Path, accelerator: Accelerator
+    towers: nn.Module,
+    pixels: PixelCache,
+    cache_dir: str | Path,
+    accelerator: Accelerator,
+    maps: Sequence[str] | None = None,
 ) -> FeatureCache:
     """The cache of these pixels and these weights, built on first use by all processes together.
 
-    Weights and pixels are its key, so that other towers never meet features that are not theirs.
+    Weights and pixels are its key, so that other towers never meet features that are not theirs. maps: the maps that
+    are kept, by name; the fused one and that of masks by default.
     """
-    folder = Path(cache_dir) / f"features-{_digest(towers, pixels)}"
+    maps = list(dict.fromkeys(maps or [FUSED, towers.config.mask_map]))
+    folder = Path(cache_dir) / f"features-{_digest(towers, pixels, maps)}"
     (missing,) = broadcast_object_list([not folder.is_dir()])  # one looks for all: another run may be making it
     if missing:
-        _build(towers, pixels, folder, accelerator)
+        _build(towers, pixels, folder, accelerator, maps)
     return FeatureCache(folder)
 
 
@@ -65,7 +72,14 @@ class CachedFeatureBatches:
     Needs frozen towers, and sources whose pictures are the same every time: without random scale or flip.
     """
 
-    def __init__(self, batches: GroundedBatches, towers: nn.Module, cache_dir: str | None, accelerator: Accelerator):
+    def __init__(
+        self,
+        batches: GroundedBatches,
+        towers: nn.Module,
+        cache_dir: str | None,
+        accelerator: Accelerator,
+        maps: Sequence[str] | None = None,
+    ):
         if cache_dir is None:
             raise ConfigError("cache_features needs data.cache_dir: the folder that receives the features.")
         if any(parameter.requires_grad for parameter in towers.parameters()):
@@ -77,7 +91,7 @@ class CachedFeatureBatches:
         sources: dict[str, Any] = batches.sources
         check_pictures_stay(sources, "cache_features")
         for name, source in sources.items():
-            self.caches[name] = open_feature_cache(towers, source.cache, cache_dir, accelerator)
+            self.caches[name] = open_feature_cache(towers, source.cache, cache_dir, accelerator, maps)
 
     def batch_at(self, index: int) -> dict[str, Any]:
         batch, plan = self.batches.batch_at(index), self.batches.plan.at(index)
@@ -86,9 +100,9 @@ class CachedFeatureBatches:
         return {**batch, "image_features": self.caches[plan.source].features(rows)}
 
 
-def _digest(towers: Any, pixels: PixelCache) -> str:
+def _digest(towers: Any, pixels: PixelCache, maps: Sequence[str]) -> str:
     # Also the config: the same weights may be asked for other maps, or see the canvas at another size.
-    about = f"{CACHE_VERSION} {pixels.folder.name} {towers.config.to_json_string()}"
+    about = f"{CACHE_VERSION} {pixels.folder.name} {' '.join(maps)} {towers.config.to_json_string()}"
     digest = hashlib.sha256(about.encode())
     for name, tensor in sorted(towers.state_dict().items()):
         digest.update(name.encode())
@@ -97,7 +111,7 @@ def _digest(towers: Any, pixels: PixelCache) -> str:
 
 
 @torch.no_grad()
-def _build(towers: nn.Module, pixels: PixelCache, folder: Path, accelerator: Accelerator) -> None:
+def _build(towers: nn.Module, pixels: PixelCache, folder: Path, accelerator: Accelerator, maps: Sequence[str]) -> None:
     towers = towers.to(accelerator.device).eval()
     with ExitStack() as stack:
         temporary = None
@@ -105,7 +119,7 @@ def _build(towers: nn.Module, pixels: PixelCache, folder: Path, accelerator: Acc
             remove_leftovers(folder.parent, f"{folder.name}.*")
             temporary = stack.enter_context(atomic_folder(folder, replace=False))
             shapes = {}
-            for name, value in _see(towers, pixels, np.arange(min(1, len(pixels))), accelerator).items():
+            for name, value in _see(towers, pixels, np.arange(min(1, len(pixels))), accelerator, maps).items():
                 shapes[name] = [len(pixels), *value.shape[1:]]
                 reserve(temporary / f"{name}.f16", 2 * int(np.prod(shapes[name])))
             (temporary / "shapes.json").write_text(json.dumps(shapes), encoding="utf-8")
@@ -114,7 +128,7 @@ def _build(towers: nn.Module, pixels: PixelCache, folder: Path, accelerator: Acc
         own = np.array_split(np.arange(len(pixels)), accelerator.num_processes)[accelerator.process_index]
         for start in range(0, len(own), IMAGES_AT_ONCE):
             rows = own[start : start + IMAGES_AT_ONCE]
-            for name, value in _see(towers, pixels, rows, accelerator).items():
+            for name, value in _see(towers, pixels, rows, accelerator, maps).items():
                 cache.maps[name][rows] = value.half().cpu().numpy()
         for maps in cache.maps.values():
             maps.flush()
@@ -122,9 +136,11 @@ def _build(towers: nn.Module, pixels: PixelCache, folder: Path, accelerator: Acc
     accelerator.wait_for_everyone()
 
 
-def _see(towers: Any, pixels: PixelCache, rows: np.ndarray, accelerator: Accelerator) -> dict[str, Tensor]:
+def _see(
+    towers: Any, pixels: PixelCache, rows: np.ndarray, accelerator: Accelerator, maps: Sequence[str]
+) -> dict[str, Tensor]:
     values = torch.from_numpy(pixels.pixels[rows]).permute(0, 3, 1, 2).float().to(accelerator.device)
     mask = torch.from_numpy(pixels.pixel_mask(rows)).to(accelerator.device)
     with accelerator.autocast():
         features = towers(values, mask)
-    return {name: features[name] for name in {FUSED: None, towers.config.mask_map: None}}
+    return {name: features[name] for name in maps}

@@ -67,7 +67,9 @@ def language_objective(recipe: TrainConfig, accelerator: Accelerator) -> Objecti
     if recipe.auxiliary is not None:
         module, source = with_auxiliary(model, batches, recipe.auxiliary, data.cache_dir)
     elif data.cache_features:
-        source = CachedFeatureBatches(batches, model.vision_towers, data.cache_dir, accelerator)
+        source = CachedFeatureBatches(
+            batches, model.vision_towers, data.cache_dir, accelerator, maps=model.config.head_maps
+        )
 
     def save(folder: Path, final: bool) -> None:
         if final or settings.lora is None:  # a checkpoint of an adapter run is its training state

@@ -44,8 +44,8 @@ def lora_config(settings: LoraSettings) -> Any:
 def add_lora(model: nn.Module, settings: LoraSettings) -> list[str]:
     """Put adapters into the model's language model, in place; returns the names of the adapted projections.
 
-    The language model's own weights freeze; what trains elsewhere stays as it was. B starts at zero, so the model's
-    answers do not change; A is drawn like the kernel it modifies.
+    The language model's own weights freeze, but for the codebook's tokens; what trains elsewhere stays as it was. B
+    starts at zero, so the model's answers do not change; A is drawn like the kernel it modifies.
     """
     require("peft", what="LoRA")
     from peft import inject_adapter_in_model
@@ -54,7 +54,7 @@ def add_lora(model: nn.Module, settings: LoraSettings) -> list[str]:
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     inject_adapter_in_model(lora_config(settings), model)  # freezes everything but the adapters
     for name, parameter in model.named_parameters():
-        if not name.startswith("language_model."):
+        if not name.startswith("language_model.") or ".target_tokens." in name:
             parameter.requires_grad_(name in trained)
     config: Any = model.config
     head_width = config.get_text_config().d_kv

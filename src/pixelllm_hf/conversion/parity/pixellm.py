@@ -25,7 +25,7 @@ from ...modeling.configuration_pixellm import PixelLMCodebookConfig, PixelLMConf
 from ...modeling.feature_pyramid import map_neck
 from ...modeling.mask_head import MaskMLP
 from ...modeling.modeling_pixellm import PixelLMFeatures, PixelLMForReasoningSegmentation
-from ...modeling.reasoning_generation import mask_scores
+from ...modeling.target_masks import mask_scores
 from ...modeling.vision_clip import patch_mask, resize_positions
 from ..pixellm import codebook_weights
 from .golden import Computed, Golden
