@@ -7,6 +7,7 @@ import torch
 
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
+from pixelllm_hf.modeling.prompt_feature_extractor import ChannelDropout, MapLinear
 from pixelllm_hf.modeling.prompt_pooling import cell_coverage, prompt_weights
 
 PREFIX_DECODER = {
@@ -52,6 +53,22 @@ def each_alone(inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]
             }
         )
     return alone
+
+
+def test_while_training_an_image_loses_whole_channels_of_its_map_but_never_plain_numbers():
+    dropout = ChannelDropout(0.5, [True] * 60 + [False] * 4)
+    seen = dropout.train()(torch.ones(3, 2, 2, 64))
+    assert {*seen[..., :60].unique().tolist()} == {0.0, 2.0}
+    assert torch.equal(seen, seen[:, :1, :1].expand_as(seen))
+    assert torch.equal(seen[..., 60:], torch.ones(3, 2, 2, 4))
+    assert not torch.equal(seen[0], seen[1])
+    assert torch.equal(dropout.eval()(seen), seen)
+
+
+def test_what_reads_a_plain_number_starts_larger_than_what_reads_one_feature_of_many():
+    linear = MapLinear(400, 64, [True] * 394 + [False] * 6)
+    assert linear.weight[:, :394].std().item() == pytest.approx(0.05, rel=0.1)
+    assert linear.weight[:, 394:].std().item() == pytest.approx(0.25, rel=0.2)
 
 
 def test_models_have_neither_way_unless_asked(small_model):

@@ -107,6 +107,7 @@ def photo_sizes() -> dict[str, Any]:
             "fused_maps": ["efficientnet_lite", "yolox.p3", "yolox.p4", "yolox.p5", "yolox.classes", "yolox.boxes"],
             "fused_grid_size": 10,
             "standardise": True,
+            "channel_dropout": 0.12,
             "mask_map": "yolox.p4",
         },
         prompt_config=dict(

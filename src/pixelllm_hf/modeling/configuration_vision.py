@@ -347,6 +347,8 @@ class PixelLLMVisionConfig(PreTrainedConfig):
         fused_grid_size: side of the fused map in cells; None is the largest grid among the fused maps.
         standardise: whether each channel of the fused map is standardised by statistics that are saved with the weights
             (see `VisionTowers.set_statistics`), and cut at 8 standard deviations.
+        channel_dropout: share of the fused map's channels that an image loses while training, all cells alike; maps of
+            plain numbers keep theirs.
         mask_map: the map that masks are made from, or `fused`; None is the last of the fused maps.
     """
 
@@ -358,6 +360,7 @@ class PixelLLMVisionConfig(PreTrainedConfig):
     fused_maps: list[str] | tuple[str, ...] | None = None
     fused_grid_size: int | None = None
     standardise: bool = False
+    channel_dropout: float = 0.0
     mask_map: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -409,7 +412,7 @@ class PixelLLMVisionConfig(PreTrainedConfig):
 
     @property
     def standardised_channels(self) -> list[bool]:
-        """For each channel of the fused map, whether `standardise` is about it."""
+        """For each channel of the fused map, whether `standardise` and `channel_dropout` are about it."""
         plain = {map_name(t, name): t.has_plain_numbers(name) for t in self.towers for name in t.map_names}
         shapes = self.map_shapes
         return [not plain[name] for name in self.fused_maps or () for _ in range(shapes[name][0])]

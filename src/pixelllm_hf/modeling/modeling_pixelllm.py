@@ -37,6 +37,7 @@ from .point_head import PointHead
 from .point_head import PointHeadOutput
 from .pretrained_pixelllm import PixelLLMPreTrainedModel
 from .prompt_encoder import PromptEncoder
+from .prompt_feature_extractor import ChannelDropout
 from .prompt_feature_extractor import PromptFeatureExtractor
 from .prompt_feature_extractor import PromptFeatures
 from .prompt_pooling import PromptPooling
@@ -89,7 +90,9 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
                 nn.Linear(visual_width, seen_width), nn.LayerNorm(seen_width, eps=1e-5)
             )
         channels = config.vision_config.feature_channels
-        self.prompt_feature_extractor = PromptFeatureExtractor(config.prompt_config, channels, seen_width)
+        features = config.vision_config.standardised_channels
+        self.channel_dropout = ChannelDropout(config.vision_config.channel_dropout, features)
+        self.prompt_feature_extractor = PromptFeatureExtractor(config.prompt_config, channels, seen_width, features)
         self.prompt_pooling = PromptPooling(channels, seen_width) if config.prompt_config.pools_prompt else None
         width = self.language_model.width
         self.point_head = PointHead(config.point_head_config, width)
@@ -170,7 +173,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         prompt_points (B,N,K,2) xy canvas pixels with labels (B,N,K): 1 inside, 0 outside, -1 none.
         prompt_mask (B,N): which prompts exist.
         """
-        fused = image_features.fused
+        fused = self.channel_dropout(image_features.fused)
         side = self.config.image_size
         if prompt_boxes is None and prompt_points is None:
             prompt_boxes = _whole_image_boxes(pixel_mask, fused, side)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import initialization as init
 
 from .configuration_pixelllm import PixelLLMPromptConfig
 from .prompt_encoder import UnitEmbedding
+from .starting_layers import KnowsItsStart
 from .two_way_transformer import TwoWayTransformer
+
+PLAIN_NUMBER_STD = 0.25  # of the first weights that read a plain number (chosen by how soon boxes were copied)
 
 
 @dataclass
@@ -36,16 +42,60 @@ class Projection(nn.Module):
         return self.layers[0](x)
 
 
+class MapLinear(KnowsItsStart, nn.Linear):
+    """Reads a map of which some channels are plain numbers, boxes say: a few among a thousand features, and to be
+    copied, so that their weights start large enough to be heard.
+    """
+
+    def __init__(self, fan_in: int, fan_out: int, features: Sequence[bool]):
+        """features (fan_in,): False where a channel is a plain number."""
+        super().__init__(fan_in, fan_out)
+        self.features = tuple(features)
+        self.start()
+
+    @torch.no_grad()
+    def start(self) -> None:
+        spread = torch.tensor([self.in_features**-0.5 if feature else PLAIN_NUMBER_STD for feature in self.features])
+        init.copy_(self.weight, torch.randn(self.weight.shape) * spread)
+        init.zeros_(self.bias)
+
+
+class ChannelDropout(nn.Module):
+    """While training, an image's map loses channels, all cells alike; plain numbers stay."""
+
+    def __init__(self, share: float, features: Sequence[bool]):
+        super().__init__()
+        self.share, self.features = share, tuple(features)
+
+    def forward(self, image_map: Tensor) -> Tensor:
+        """image_map (B,h,w,C) -> the same, kept channels scaled up."""
+        if not self.training or not self.share:
+            return image_map
+        features = torch.tensor(self.features, device=image_map.device)
+        kept = F.dropout(torch.ones_like(image_map[:, :1, :1]), self.share)
+        return image_map * torch.where(features, kept, 1.0)
+
+
 class PromptFeatureExtractor(nn.Module):
     """Learnt tokens look at the image together with a prompt's tokens and carry away what the prompt is about."""
 
-    def __init__(self, config: PixelLLMPromptConfig, image_channels: int, cell_width: int | None = None):
-        """cell_width: of the map's cells where the language model reads them, by default that of the transformer."""
+    def __init__(
+        self,
+        config: PixelLLMPromptConfig,
+        image_channels: int,
+        cell_width: int | None = None,
+        features: Sequence[bool] | None = None,
+    ):
+        """cell_width: of the map's cells where the language model reads them, by default that of the transformer.
+        features (image_channels,): False where a channel of the map is a plain number; None: nowhere.
+        """
         super().__init__()
         width = config.hidden_size
         self.num_tokens = config.num_tokens
         self.output_tokens = UnitEmbedding(config.num_tokens, width)
         self.image_projection_mlp = Projection(image_channels, width)
+        if features is not None and not all(features):
+            self.image_projection_mlp.layers[0] = MapLinear(image_channels, width, features)
         # One projection for sparse and dense prompts, and one output layer for each token (spec section 14.12).
         self.prompt_embedding_projection_mlp = Projection(config.embed_dim, width)
         self.image_pe_projection_mlp = Projection(config.embed_dim, width)
