@@ -2,12 +2,14 @@
 
 accelerate launch scripts/train.py --config configs/pixelllm/trace.yaml
 python scripts/train.py --config configs/smoke.yaml total_steps=50 output_dir=runs/try    # minutes
+With --dry_run it only says what would train, how long and with how much memory.
 A killed run continues exactly where its newest checkpoint is when the same command is given again.
 """
 
 from __future__ import annotations
 
 from pixelllm_hf.training.auxiliary.objective import masks_objective, prompt_tokens_objective, towers_objective
+from pixelllm_hf.training.dry_run import describe
 from pixelllm_hf.training.language_objective import language_objective
 from pixelllm_hf.training.recipe import TrainConfig
 from pixelllm_hf.training.recipe_command import run_recipe
@@ -46,4 +48,4 @@ def main(recipe: TrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_recipe(main, TrainConfig, __doc__)
+    run_recipe(main, TrainConfig, __doc__, describe)

@@ -25,16 +25,31 @@ MENDABLE = (
 )
 
 
-def run_recipe(main: Callable[[RecipeT], None], recipe: type[RecipeT], about: str | None) -> None:
+def run_recipe(
+    main: Callable[[RecipeT], None],
+    recipe: type[RecipeT],
+    about: str | None,
+    describe: Callable[[RecipeT], str],
+) -> None:
     """Read the recipe that `--config` names, with the `key=value` words laid over it, and call `main` with it.
 
+    With `--dry_run` print what `describe` says of it instead.
     Errors of the recipe, of files and folders or of the loss end the program with one line and exit status 1.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="recipe, a YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. run.total_steps=100 or resume=never")
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="only say what would train: parameters, schedule, batches, epochs, memory",
+    )
     arguments = parser.parse_intermixed_args()
     try:
-        main(load_config(recipe, arguments.config, arguments.overrides))
+        values = load_config(recipe, arguments.config, arguments.overrides)
+        if arguments.dry_run:
+            print(describe(values))
+        else:
+            main(values)
     except MENDABLE as error:
         sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")

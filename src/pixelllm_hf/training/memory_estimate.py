@@ -1,0 +1,107 @@
+"""How much memory a training step takes on each device, estimated from sizes alone.
+
+States are counted exactly: weights, gradients, moments, means. Activations follow the count of Korthikanti et al.
+(arXiv 2205.05198, section 4) for attention that keeps no matrix of scores; workspaces of kernels and fragmentation come
+on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+FULL, HALF = 4, 2  # bytes of a value
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Parameters of a model: all, trained, those of its largest block, and those outside of blocks."""
+
+    total: int
+    trained: int
+    largest_block: int
+    outside_blocks: int
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Sizes:
+        names = set(getattr(model, "_no_split_modules", None) or ())
+        blocks = [module for module in model.modules() if type(module).__name__ in names]
+        inside = {id(parameter) for block in blocks for parameter in block.parameters()}
+        return cls(
+            total=sum(p.numel() for p in model.parameters()),
+            trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            largest_block=max((sum(p.numel() for p in block.parameters()) for block in blocks), default=0),
+            outside_blocks=sum(p.numel() for p in model.parameters() if id(p) not in inside),
+        )
+
+
+def state_bytes(sizes: Sizes, engine: str, devices: int, *, half: bool, averaged: bool) -> int:
+    """Weights, gradients, AdamW's moments and what the engine gathers, on each device.
+
+    engine: `ddp`, `fsdp2` or `zero3`. half: whether the step computes in 16 bits; weights are kept in float32.
+    """
+    moments = sizes.trained * (2 * FULL + (FULL if averaged else 0))
+    weights, gradients = sizes.total * FULL, sizes.trained * FULL
+    casts = sizes.trained * HALF if half else 0  # autocast keeps the 16-bit copies of weights that train
+    if engine == "ddp":
+        return weights + 2 * gradients + moments + casts  # gradients once more in the buckets
+    width = HALF if half else FULL
+    # the block at work, the next one, and what no block holds
+    gathered = min(2 * sizes.largest_block + sizes.outside_blocks, sizes.total) * width if devices > 1 else 0
+    if engine == "zero3" and half:  # DeepSpeed keeps 16-bit weights and gradients, and float32 copies of what trains
+        weights, gradients = sizes.total * HALF, sizes.trained * HALF
+        moments += sizes.trained * FULL
+    return -(-(weights + gradients + moments) // devices) + gathered
+
+
+def activation_bytes(model: Any, *, images: int, prompts: int, text: int, context: int, half: bool) -> int:
+    """What a step keeps for the way back. prompts: of an image; text, context: tokens of a prompt.
+
+    model: a PixelLLM, also one on the meta device. What no gradient passes through keeps nothing.
+    """
+    config, width = model.config, HALF if half else FULL
+    values = 0
+    for tower in config.vision_config.towers:
+        if _trains(model, f"vision_towers.{tower.name}."):
+            values += images * sum(_tower(tower, config.image_size))
+    rows, prompt, language = images * prompts, config.prompt_config, config.get_text_config()
+    reached = _trains(model, "vision_towers.") or _trains(model, "prompt_feature_extractor.")
+    if reached:
+        cells = config.vision_config.grid_size**2
+        tokens = cells + prompt.num_tokens + prompt.max_points + 1
+        values += rows * prompt.num_hidden_layers * tokens * _layer(prompt.hidden_size, prompt.intermediate_size, False)
+    if reached or _trains(model, "visual_projection.") or _trains(model, "language_model."):
+        gated = bool(getattr(language, "is_gated_act", False))
+        inner = getattr(language, "d_ff", None) or language.intermediate_size
+        layer = _layer(language.hidden_size, inner, gated)
+        before = prompt.num_tokens + context
+        if config.is_encoder_decoder and hasattr(language, "num_decoder_layers"):
+            decoder = language.num_decoder_layers * (text * (layer + 6 * language.hidden_size))
+            values += rows * (language.num_hidden_layers * before * layer + decoder)
+        else:
+            values += rows * language.num_hidden_layers * (before + text) * layer
+        # scores as they are, in float32, and their softmax
+        values += rows * text * language.vocab_size * (1 + 2 * FULL // width)
+    return values * width
+
+
+def _layer(hidden: int, inner: int, gated: bool) -> int:
+    """Values that a pre-norm transformer layer keeps of a token: 9 widths, and 2 inner widths (gated: 4)."""
+    return 9 * hidden + (4 if gated else 2) * inner
+
+
+def _tower(tower: Any, canvas: int) -> Iterator[int]:
+    side = tower.input_size or canvas
+    if (layers := getattr(tower, "num_hidden_layers", None)) is not None:
+        inner = getattr(tower, "intermediate_size", None) or int(tower.hidden_size * getattr(tower, "mlp_ratio", 4))
+        tokens = (side // tower.patch_size) ** 2 + 1
+        yield layers * tokens * _layer(tower.hidden_size, inner, tower.model_type == "pixelllm_eva02_tower")
+    else:  # convolutions: each map a few times over
+        yield from (6 * channels * cells**2 for channels, cells in tower.shapes_at(side).values())
+
+
+def _trains(model: nn.Module, beginning: str) -> bool:
+    return any(p.requires_grad for name, p in model.named_parameters() if name.startswith(beginning))
