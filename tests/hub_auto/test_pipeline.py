@@ -17,7 +17,7 @@ from pixelllm_hf.processing.grounded_results import GroundedCaption
 from pixelllm_hf.processing.mask_codec import decode_rle
 
 TASK = "grounded-captioning"
-WORD_KEYS = {"text", "start", "end", "point", "box", "score"}
+WORD_KEYS = {"text", "start", "end", "point", "box", "score", "spread", "visual"}
 
 
 @pytest.fixture(scope="module")

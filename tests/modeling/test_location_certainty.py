@@ -181,3 +181,88 @@ def test_training_learns_how_far_off_each_place_is():
         optimizer.step()
     scales = head(states).coordinate_scales.detach().mean((-2, -1))
     assert scales.tolist() == pytest.approx([0.15, 0.01, 0.05], rel=0.5)
+
+
+# --- through generate -------------------------------------------------------------------------------------------
+
+CERTAINTY = ("coordinates", "coordinate_scales", "visual_probs")
+
+
+@pytest.fixture
+def unsure_model() -> PixelLLMForGroundedGeneration:
+    model = a_model(predict_scale=True, predict_visual=True)
+    with torch.no_grad():
+        model.language_model.lm_head.weight.mul_(3)  # so that captions differ
+    model.point_head.scale_factor, model.point_head.visual_temperature = 1.5, 0.5
+    return model
+
+
+def check_certainty(model, output, inputs):
+    """What `generate` says is what one pass over the finished answers says, calibrated; NaN where nothing is placed."""
+    forced = model(**inputs, decoder_input_ids=output.sequences)
+    has_place = output.coordinates.isfinite().flatten(2).all(-1)
+    assert has_place.any() and not has_place[:, 0].any()
+    assert torch.equal(output.visual_probs.isfinite(), has_place)
+    assert torch.equal(output.coordinate_scales.isfinite().flatten(2).all(-1), has_place)
+    scales, probs = forced.coordinate_scales * 1.5, torch.sigmoid(forced.visual_logits / 0.5)
+    torch.testing.assert_close(output.coordinate_scales[has_place], scales[has_place], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(output.visual_probs[has_place], probs[has_place], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"num_beams": 2, "early_stopping": True}])
+def test_written_answers_say_how_sure_their_places_are(unsure_model, small_inputs, options):
+    output = unsure_model.generate(**small_inputs, max_new_tokens=6, **options)
+    check_certainty(unsure_model, output, small_inputs)
+
+
+def test_given_answers_say_how_sure_their_places_are(unsure_model, small_inputs):
+    output = unsure_model.generate(**small_inputs, query_ids=LABELS.clamp(min=0))
+    check_certainty(unsure_model, output, small_inputs)
+
+
+def test_portions_are_joined_with_their_certainty(unsure_model, small_inputs):
+    whole = unsure_model.generate(**small_inputs, max_new_tokens=6)
+    parts = unsure_model.generate(**small_inputs, max_new_tokens=6, prompts_at_once=1)
+    for name in CERTAINTY:
+        torch.testing.assert_close(parts[name], whole[name], atol=1e-4, rtol=1e-4, equal_nan=True)
+
+
+def test_detections_have_certainty_also_where_nothing_is_found(unsure_model, small_inputs):
+    images = {name: small_inputs[name] for name in ("pixel_values", "pixel_mask")}
+    found = unsure_model.generate(**images, detect_objects=True, max_new_tokens=3)
+    assert len(found.sequences) and found.visual_probs.shape == found.sequences.shape
+    unsure_model.proposal_head.config.detection_score_threshold = 2.0
+    nothing = unsure_model.generate(**images, detect_objects=True, max_new_tokens=3)
+    assert nothing.coordinate_scales.shape == nothing.coordinates.shape == (0, 1, 2, 2)
+    assert nothing.visual_probs.shape == (0, 1)
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_streamer_that_listens_is_told_how_sure_each_place_is(unsure_model, small_inputs, listens):
+    class Streamer:
+        def __init__(self):
+            self.told, self.points = [], []
+            if listens:
+                self.put_certainty = lambda **values: self.told.append(values)
+
+        def put(self, value): ...
+        def end(self): ...
+        def put_location(self, points):
+            self.points.append(points)
+
+    streamer = Streamer()
+    output = unsure_model.generate(**small_inputs, max_new_tokens=5, streamer=streamer)
+    assert len(streamer.points) == output.sequences.shape[1] - 1 and len(streamer.told) == listens * len(
+        streamer.points
+    )
+    if listens:
+        probs = torch.stack([values["visual_probs"] for values in streamer.told], dim=1)
+        scales = torch.stack([values["coordinate_scales"] for values in streamer.told], dim=1)
+        placed = output.visual_probs[:, 1:].isfinite()
+        torch.testing.assert_close(probs[placed], output.visual_probs[:, 1:][placed], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(scales[placed], output.coordinate_scales[:, 1:][placed], atol=1e-4, rtol=1e-4)
+
+
+def test_a_model_that_does_not_predict_certainty_gives_none(small_inputs):
+    output = a_model().generate(**small_inputs, max_new_tokens=3)
+    assert output.coordinate_scales is None and output.visual_probs is None

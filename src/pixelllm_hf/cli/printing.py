@@ -11,16 +11,17 @@ if TYPE_CHECKING:
 
 
 def print_captions(name: str, results: Sequence[GroundedCaption], drawings: Sequence[Path], file: TextIO) -> None:
-    """The captions, and a line for each word with its location in pixels of the image."""
+    """The captions, and a line for each word with its location, if it has one, in pixels of the image."""
     lines: list[str] = []
     for i, result in enumerate(results):
         lines += [f"{name}{_asked(result)}", f"  {result.text}"]
         width = max((len(word.text) for word in result.words), default=0)
-        for word in result.words:
+        for word in result.placed_words:
             if word.point is None or word.box is None:
                 lines.append(f"    {word.text}")
             else:
-                lines.append(f"    {word.text:<{width}}  point {_numbers(word.point)}  box {_numbers(word.box)}")
+                off = "" if word.spread is None else f"  ± {_numbers(word.spread)}"
+                lines.append(f"    {word.text:<{width}}  point {_numbers(word.point)}  box {_numbers(word.box)}{off}")
         if drawings:
             lines.append(f"  drawn to {drawings[i]}")
     _print(lines, file)

@@ -151,7 +151,7 @@ class Captioner:
         try:
             for word in written:
                 words.append(word)
-                yield [_unfinished(words, size_wh)]
+                yield [_unfinished(words, size_wh, self.processor.visual_threshold)]
             stop.check()
             yield self._results(outputs[0], inputs, request)[0]
         finally:
@@ -176,14 +176,14 @@ class Captioner:
         return StopWriting(seconds)
 
 
-def _unfinished(words: Sequence[GroundedWord], size_wh: tuple[int, int]) -> GroundedCaption:
+def _unfinished(words: Sequence[GroundedWord], size_wh: tuple[int, int], threshold: float) -> GroundedCaption:
     """The words so far, with blanks where other characters will be."""
     from pixelllm_hf.processing.grounded_results import GroundedCaption
 
     text = ""
     for word in words:
         text = text.ljust(word.start) + word.text
-    return GroundedCaption(text, tuple(words), size_wh)
+    return GroundedCaption(text, tuple(words), size_wh, visual_threshold=threshold)
 
 
 def _prompts(request: Request, count: int) -> dict[str, Any]:

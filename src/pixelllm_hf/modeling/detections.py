@@ -104,7 +104,7 @@ def joined(outputs: list[Any], pad_token_id: int) -> Any:
         if not _is_answer(name, first, len(outputs[0].sequences)):
             continue
         values = [output[name] for output in outputs]
-        if name in ("sequences", "coordinates", "token_log_probs"):
+        if name in ("sequences", "coordinates", "coordinate_scales", "visual_probs", "token_log_probs"):
             longest = max(value.shape[1] for value in values)
             filler = pad_token_id if name == "sequences" else torch.nan
             values = [_longer(value, longest, filler) for value in values]

@@ -51,7 +51,7 @@ def read_given(
     log_probs = torch.nn.functional.pad(log_probs, (1, 0))
     output = GroundedGenerateOutput(
         sequences=sequences,
-        coordinates=model.point_head(of_words).coordinates.masked_fill(~has_place[:, :, None, None], torch.nan),
+        **model.point_head.locate(of_words, has_place),
         token_log_probs=log_probs.masked_fill(~has_place, torch.nan),
         sequences_scores=caption_scores(log_probs, has_place, ended) if call.rescores else None,
         targets=None if read_targets is None else read_targets(sequences.masked_fill(ended, -1), of_words),

@@ -102,7 +102,7 @@ class GroundedGenerationMixin(TokenStatesMixin):
             )
         streamer = call.streamer
         places_stream = hasattr(streamer, "put_location")
-        recorder = StateRecorder((lambda s: streamer.put_location(self._places(s))) if places_stream else None)
+        recorder = StateRecorder((lambda states: self._tell(streamer, states)) if places_stream else None)
         held = HeldEndStreamer(streamer) if streamer is not None else None
         with recording(recorder):
             output = super().generate(
@@ -158,9 +158,13 @@ class GroundedGenerationMixin(TokenStatesMixin):
             recorder.before_step(model_inputs["decoder_input_ids"], start)
         return model_inputs
 
-    def _places(self, states: Tensor) -> Tensor:
-        """states (rows,C) -> (rows,P,2), 0..1 of the unpadded image."""
-        return self.point_head(states[:, None]).coordinates[:, 0]
+    def _tell(self, streamer: Any, states: Tensor) -> None:
+        """A streamer learns the location of the next token, (rows,P,2), and how sure it is; states (rows,C)."""
+        located = self.point_head.locate(states, torch.ones(len(states), dtype=torch.bool, device=states.device))
+        coordinates = located.pop("coordinates")
+        if located and hasattr(streamer, "put_certainty"):
+            streamer.put_certainty(**located)
+        streamer.put_location(coordinates)
 
     def _with_places(
         self,
@@ -184,13 +188,13 @@ class GroundedGenerationMixin(TokenStatesMixin):
             states, log_probs = self._filled(states, log_probs, lacking, sequences, encoder_states, encoder_mask, cache)
             if recorder.on_states is not None and lacking[:, -1].any():
                 recorder.on_states(states[:, -1])
-        coordinates = self.point_head(states).coordinates.masked_fill(~has_place[:, :, None, None], torch.nan)
+        located = self.point_head.locate(states, has_place)
         if call.rescores and not beams:
             output["sequences_scores"] = caption_scores(log_probs, has_place, ended)
         log_probs = log_probs.masked_fill(~has_place, torch.nan)
         kind = GroundedBeamGenerateOutput if beams else GroundedGenerateOutput
         targets = None if read_targets is None else read_targets(sequences.masked_fill(ended, -1), states)
-        return kind(**output, coordinates=coordinates, token_log_probs=log_probs, targets=targets)
+        return kind(**output, **located, token_log_probs=log_probs, targets=targets)
 
     def _filled(
         self,

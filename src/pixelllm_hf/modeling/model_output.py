@@ -51,7 +51,9 @@ class GroundedGenerateOutput(GenerateEncoderDecoderOutput):
     """Greedy and sampled captions with a place for every token.
 
     sequences (R,T) int64; coordinates (R,T,P,2) float32 xy, 0..1 of the unpadded image, entry t belongs to
-    sequences[:, t], NaN for BOS, EOS and padding; token_log_probs (R,T) float32, the model's own log-probability of
+    sequences[:, t], NaN for BOS, EOS and padding; where the point head predicts them coordinate_scales (R,T,P,2)
+    float32, the calibrated expected error of each coordinate in its frame, and visual_probs (R,T) float32, how likely
+    the token has a location at all, NaN likewise; token_log_probs (R,T) float32, the model's own log-probability of
     sequences[:, t] before any warping, NaN where there is no location.
     Where asked for: boxes (R,4) float32 xyxy, 0..1 of the unpadded image, of what the answer is about, NaN if it has no
     word or no end; box_scores (R,) 0..1, if the model has a detector: how well they agree with what that finds;
@@ -65,6 +67,8 @@ class GroundedGenerateOutput(GenerateEncoderDecoderOutput):
     """
 
     coordinates: Tensor | None = None
+    coordinate_scales: Tensor | None = None
+    visual_probs: Tensor | None = None
     token_log_probs: Tensor | None = None
     boxes: Tensor | None = None
     box_scores: Tensor | None = None
@@ -82,6 +86,8 @@ class GroundedBeamGenerateOutput(GenerateBeamEncoderDecoderOutput):
     """Captions of a beam search with a place for every token; fields as in `GroundedGenerateOutput`."""
 
     coordinates: Tensor | None = None
+    coordinate_scales: Tensor | None = None
+    visual_probs: Tensor | None = None
     token_log_probs: Tensor | None = None
     boxes: Tensor | None = None
     box_scores: Tensor | None = None

@@ -320,7 +320,8 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
                 never.
             reference_beam_search: the reference's beam search instead of transformers' (see its module), with
                 reference_beam_alpha (0.6) and reference_per_node_beam (candidates a beam: 2, or 1 when referring).
-        A streamer that has `put_location(points (rows,P,2))` is told each token's place as soon as it is known.
+        A streamer that has `put_location(points (rows,P,2))` is told each token's place as soon as it is known, and one
+        that has `put_certainty` before it coordinate_scales (rows,P,2) and visual_probs (rows,), those that there are.
 
         Returns `GroundedGenerateOutput` / `GroundedBeamGenerateOutput`, or with return_dict_in_generate=False the
         sequences alone; that is the default where synced_gpus is given, as `Seq2SeqTrainer` does. Rows: R prompts

@@ -195,10 +195,10 @@ class TaskGeneration:
         if self.call.streamer is not None:
             self.call.streamer.end()
         sequences = torch.full((0, 1), start_id(self.call.config, self.model.config), device=rows.prompt_mask.device)
-        width = self.model.point_head.points_per_token
+        states = sequences.new_zeros(0, 1, self.model.language_model.width, dtype=torch.float32)
         output = GroundedGenerateOutput(
             sequences=sequences,
-            coordinates=sequences.new_zeros(0, 1, width, 2, dtype=torch.float32),
+            **self.model.point_head.locate(states, sequences == sequences),
             token_log_probs=sequences.new_zeros(0, 1, dtype=torch.float32),
         )
         if self.boxes:

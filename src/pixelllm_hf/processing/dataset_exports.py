@@ -37,7 +37,8 @@ def _things(results: Sequence[Any]) -> Iterator[_Thing]:
         placed = [thing for thing in objects_of(result) if thing.is_placed]
         yield from (_Thing(thing.text, thing.bounds, thing.mask, thing.score) for thing in placed)
         if not placed and not result.prompt_points:
-            yield from (_Thing(word.text, word.box, None, word.score) for word in result.words if word.box is not None)
+            words = [word for word in result.placed_words if word.box is not None]
+            yield from (_Thing(word.text, word.box, None, word.score) for word in words)
 
 
 def yolo_classes(results: Sequence[Sequence[Any]]) -> list[str]:

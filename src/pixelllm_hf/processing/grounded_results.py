@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ from .word_spans import SpannedText
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 
+VISUAL_THRESHOLD = 0.5  # as likely as not, of a calibrated probability
+
 _OF_TARGET = ("box", "box_score", "mask", "mask_score")
 
 
@@ -38,6 +40,10 @@ class GroundedWord:
     point: centre of the box; box: xyxy around the places of the word's tokens (a single point if the model gives one
         point a token). Pixels of the original picture, within it; None where the model gave none.
     score: geometric mean of the probabilities of the word's tokens, 0..1; None if they were not recorded.
+    spread: how far off each number of `box` is expected to be, in pixels of the original picture; that of the token
+        which the number is from.
+    visual: how likely the word has a place in the picture at all, 0..1, said by its last token, which has seen the
+        whole word. Both are None where the model does not predict them.
     """
 
     text: str
@@ -46,6 +52,8 @@ class GroundedWord:
     point: Point | None = None
     box: Box | None = None
     score: float | None = None
+    spread: Box | None = None
+    visual: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings for JSON."""
@@ -54,7 +62,7 @@ class GroundedWord:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> GroundedWord:
         """The inverse of `to_dict`."""
-        return cls(**_known(cls, record, tuples=("point", "box")))
+        return cls(**_known(cls, record, tuples=("point", "box", "spread")))
 
 
 @dataclass(frozen=True, init=False)
@@ -67,6 +75,7 @@ class GroundedCaption:
     prompt: the text prompt; prompt_box / prompt_points: where it pointed, original pixels, None = the whole picture;
     points are (x, y, label), label 1 for inside and 0 for outside. prompt_index: which of the picture's prompts.
     targets: what the answer is about, in the order of its text (see `GroundedTarget`); none in a plain caption.
+    visual_threshold: words with `visual` below it are taken to have no place (see `placed_words`).
 
     `box`, `box_score`, `mask` and `mask_score` are those of the only target, None where there are none or several.
     Given in place of targets they make one for the whole text.
@@ -81,6 +90,7 @@ class GroundedCaption:
     prompt_points: tuple[tuple[float, float, int], ...] | None
     prompt_index: int
     targets: tuple[GroundedTarget, ...]
+    visual_threshold: float
 
     def __init__(
         self,
@@ -93,6 +103,7 @@ class GroundedCaption:
         prompt_points: tuple[tuple[float, float, int], ...] | None = None,
         prompt_index: int = 0,
         targets: tuple[GroundedTarget, ...] = (),
+        visual_threshold: float = VISUAL_THRESHOLD,
         *,
         box: Box | None = None,
         box_score: float | None = None,
@@ -109,7 +120,10 @@ class GroundedCaption:
                     f"a mask must have the picture's height and width {image_size[::-1]}, but its shape is "
                     f"{target.mask.shape}. Bring it there with masks_on_image."
                 )
-        values = (text, words, image_size, score, prompt, prompt_box, prompt_points, prompt_index, tuple(targets))
+        values = (
+            *(text, words, image_size, score, prompt, prompt_box, prompt_points, prompt_index),
+            *(tuple(targets), visual_threshold),
+        )
         for known, value in zip(fields(self), values, strict=True):
             object.__setattr__(self, known.name, value)
 
@@ -138,9 +152,20 @@ class GroundedCaption:
         return None if self._only is None else self._only.mask_score
 
     @property
+    def placed_words(self) -> tuple[GroundedWord, ...]:
+        """All words as the trace, drawings and exports show them: words that probably have no place have none here.
+
+        The model says a point for every word; that of "and" is no better than chance.
+        """
+        return tuple(
+            word if word.visual is None or word.visual >= self.visual_threshold else replace(word, point=None, box=None)
+            for word in self.words
+        )
+
+    @property
     def trace(self) -> list[Point]:
-        """The points of the words in reading order, those without one left out."""
-        return [word.point for word in self.words if word.point is not None]
+        """The points of the `placed_words` in reading order, those without one left out."""
+        return [word.point for word in self.placed_words if word.point is not None]
 
     @property
     def location(self) -> Box | None:
@@ -217,7 +242,12 @@ class GroundedCaption:
             return draw_results(image, [self], **options)
         picture = _picture_of(image, self.image_size)
         return draw_caption(
-            picture, self.text, self.words, prompt_box=self.prompt_box, prompt_points=self.prompt_points, **options
+            picture,
+            self.text,
+            self.placed_words,
+            prompt_box=self.prompt_box,
+            prompt_points=self.prompt_points,
+            **options,
         )
 
 
@@ -245,21 +275,45 @@ def ground_words(
     coordinates: np.ndarray | None,
     log_probs: np.ndarray | None,
     transform: CanvasTransform,
+    *,
+    coordinate_scales: np.ndarray | None = None,
+    visual_probs: np.ndarray | None = None,
 ) -> tuple[GroundedWord, ...]:
     """Merge what the tokens say into words.
 
-    coordinates (T,P,2) normalized xy of the unpadded picture and log_probs (T,) belong to the tokens of `spanned`;
-    NaN and None mean unknown.
+    coordinates (T,P,2) normalized xy of the unpadded picture, their coordinate_scales (T,P,2), log_probs (T,) and
+    visual_probs (T,) belong to the tokens of `spanned`; NaN and None mean unknown.
     """
     words = []
     for span in spanned.words():
         tokens = list(span.tokens)
-        point, box = None, None
+        point, box, spread, visual = None, None, None, None
         if coordinates is not None and tokens:
             point, box = place_of(coordinates[tokens], transform)
+            if coordinate_scales is not None:
+                spread = spread_of(coordinates[tokens], coordinate_scales[tokens], transform)
+        if visual_probs is not None and tokens:
+            said = visual_probs[tokens][np.isfinite(visual_probs[tokens])]
+            visual = float(said[-1]) if said.size else None
         score = mean_probability(log_probs[tokens]) if log_probs is not None else None
-        words.append(GroundedWord(spanned.text[span.start : span.end], span.start, span.end, point, box, score))
+        text = spanned.text[span.start : span.end]
+        words.append(GroundedWord(text, span.start, span.end, point, box, score, spread, visual))
     return tuple(words)
+
+
+def spread_of(coordinates: np.ndarray, scales: np.ndarray, transform: CanvasTransform) -> Box | None:
+    """How far off the sides of `place_of`'s box are: of each the scale (…,2) of the point (…,2) that it goes through.
+
+    Both normalized -> pixels of the picture, in the order of the box; None without a finite point.
+    """
+    points, scales = (np.asarray(values, dtype=np.float64).reshape(-1, 2) for values in (coordinates, scales))
+    finite = np.isfinite(points).all(axis=1) & np.isfinite(scales).all(axis=1)
+    if not finite.any():
+        return None
+    points, scales = points[finite], scales[finite] * transform.image_size_wh
+    first, last = points.argmin(axis=0), points.argmax(axis=0)
+    x0, y0, x1, y1 = (float(scales[chosen[axis], axis]) for chosen in (first, last) for axis in (0, 1))
+    return x0, y0, x1, y1
 
 
 def place_of(coordinates: np.ndarray, transform: CanvasTransform) -> tuple[Point | None, Box | None]:
@@ -311,4 +365,5 @@ __all__ = [
     "ground_words",
     "mean_probability",
     "place_of",
+    "spread_of",
 ]

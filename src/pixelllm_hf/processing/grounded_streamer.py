@@ -36,6 +36,7 @@ class GroundedStreamer(BaseStreamer):
         self._started = False
         self._tokens: list[np.ndarray] = []  # per step (rows,)
         self._places: list[np.ndarray] = []  # per consumed token (rows,P,2), normalized; one behind the tokens
+        self._certainty: dict[str, list[np.ndarray]] = {}  # likewise, what else is known of places, by its name
         self._transforms: list[Any] = []  # per row
         self._sent: list[int] = []  # words of each row that were given out
 
@@ -55,9 +56,12 @@ class GroundedStreamer(BaseStreamer):
 
     def put_location(self, points: Any) -> None:
         """points (rows,P,2), 0..1 of the unpadded image: the place of the oldest token that has none yet."""
-        if hasattr(points, "detach"):
-            points = points.detach().float().cpu().numpy()
-        self._places.append(np.asarray(points))
+        self._places.append(_array(points))
+
+    def put_certainty(self, **values: Any) -> None:
+        """coordinate_scales (rows,P,2) and visual_probs (rows,) of the place that comes next."""
+        for name, value in values.items():
+            self._certainty.setdefault(name, []).append(_array(value))
 
     def end(self) -> None:
         """Nothing more comes: what is left is complete."""
@@ -70,20 +74,13 @@ class GroundedStreamer(BaseStreamer):
         for row, transform in enumerate(self._transforms):
             spanned = self._reader.read([tokens[row] for tokens in self._tokens])
             last_chunk = 0 if not spanned.text else len(spanned.text) - len(spanned.text.split()[-1])
-            places = self._row_places(row, len(self._tokens))
-            words = ground_words(spanned, places, None, transform)
+            count = len(self._tokens)
+            certainty = {name: _of_row(values, row, count) for name, values in self._certainty.items()}
+            words = ground_words(spanned, _of_row(self._places, row, count), None, transform, **certainty)
             complete = [word for word in words if finished or word.end <= last_chunk]
             for word in complete[self._sent[row] :]:
                 self._queue.put((row, word))
             self._sent[row] = max(self._sent[row], len(complete))
-
-    def _row_places(self, row: int, num_tokens: int) -> np.ndarray | None:
-        """(T,P,2) with NaN for tokens whose place is not known yet; None before the first."""
-        if not self._places:
-            return None
-        known = [place[row] for place in self._places[:num_tokens]]
-        missing = np.full_like(known[0], np.nan)
-        return np.stack(known + [missing] * (num_tokens - len(known)))
 
     def rows(self) -> Iterator[tuple[int, GroundedWord]]:
         """(row of the answer, word) pairs; rows are prompts, image after image."""
@@ -108,6 +105,19 @@ class GroundedStreamer(BaseStreamer):
         thread.start()
         yield from self
         thread.join()
+
+
+def _of_row(values: list[np.ndarray], row: int, num_tokens: int) -> np.ndarray | None:
+    """(T,…) with NaN for tokens of which nothing is known yet; None before the first."""
+    if not values:
+        return None
+    known = [value[row] for value in values[:num_tokens]]
+    missing = np.full_like(known[0], np.nan)
+    return np.stack(known + [missing] * (num_tokens - len(known)))
+
+
+def _array(values: Any) -> np.ndarray:
+    return values.detach().float().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
 
 
 __all__ = ["GroundedStreamer"]

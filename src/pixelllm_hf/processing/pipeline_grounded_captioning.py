@@ -23,8 +23,8 @@ from .tasks import task_spec
 
 # What post-processing reads of the model's output and of its inputs; the rest need not leave the accelerator.
 _ANSWERS = (
-    "sequences", "coordinates", "token_log_probs", "boxes", "masks", "mask_scores", "prompt_boxes", "prompt_mask",
-    "detection_scores",
+    "sequences", "coordinates", "coordinate_scales", "visual_probs", "token_log_probs", "boxes", "masks", "mask_scores",
+    "prompt_boxes", "prompt_mask", "detection_scores",
 )  # fmt: skip
 _HEAVY_INPUTS = ("pixel_values", "pixel_mask")
 _OWN_GENERATION_OPTIONS = (
@@ -55,9 +55,10 @@ class GroundedCaptioningPipeline(Pipeline):
 
         {"generated_text": str, **GroundedCaption.to_dict()}
 
-    with "words": [{"text", "start", "end", "point": [x, y], "box": [x0, y0, x1, y1], "score"}, …], "score", "prompt",
-    "prompt_box" and "prompt_points", "targets" with "box", "mask" (compressed COCO run lengths) and their scores, and
-    those of the only target beside them; what a task has not is None. It can be written as JSON as it is.
+    with "words": [{"text", "start", "end", "point": [x, y], "box": [x0, y0, x1, y1], "score", "spread", "visual"}, …],
+    "score", "prompt", "prompt_box" and "prompt_points", "targets" with "box", "mask" (compressed COCO run lengths) and
+    their scores, and those of the only target beside them; what a task has not is None. It can be written as JSON as it
+    is.
     """
 
     _load_processor = True

@@ -15,6 +15,7 @@ from .canvas_transform import CanvasTransform
 from .chat_turns import CHAT_TEMPLATE
 from .chat_turns import check_conversations
 from .code_export import export_processor_code
+from .grounded_results import VISUAL_THRESHOLD
 from .grounded_results import GroundedCaption
 from .grounded_results import box_on_image
 from .grounded_results import ground_words
@@ -52,6 +53,8 @@ class PixelLLMProcessor(ProcessorMixin):
         tokenizer: with an end-of-sentence and a padding token.
         max_prompt_tokens: longer text prompts are refused, their end-of-sentence included.
         max_points: points one prompt may have, as in the model's prompt config.
+        visual_threshold: words that are less likely to have a place at all than this are left out of traces, drawings
+            and exports (see `GroundedCaption.placed_words`); results keep them.
         chat_template: how a conversation becomes a text prompt; by default the user's words as they are.
     """
 
@@ -64,10 +67,12 @@ class PixelLLMProcessor(ProcessorMixin):
         max_prompt_tokens: int = 128,
         max_points: int = 4,
         chat_template: Any = None,
+        visual_threshold: float = VISUAL_THRESHOLD,
     ):
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
         self.max_prompt_tokens = max_prompt_tokens
         self.max_points = max_points
+        self.visual_threshold = visual_threshold
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
@@ -268,8 +273,9 @@ class PixelLLMProcessor(ProcessorMixin):
     def post_process_grounded_generation(self, outputs: Any, inputs: Mapping[str, Any]) -> Results:
         """The answers in the user's terms: per image a list of `GroundedCaption`, prompt after prompt.
 
-        outputs: what `generate` returned (sequences, coordinates, token_log_probs; of some tasks boxes, box_scores,
-        masks, mask_scores, prompt_boxes, prompt_mask, detection_scores), or its sequences alone.
+        outputs: what `generate` returned (sequences, coordinates, token_log_probs; of some models coordinate_scales and
+        visual_probs, of some tasks boxes, box_scores, masks, mask_scores, prompt_boxes, prompt_mask, detection_scores),
+        or its sequences alone.
         inputs: what `generate` was given; needed are original_sizes, with several prompts an image prompt_mask, and
         after a detection detect_objects.
         With num_return_sequences=k the k answers of a prompt follow each other.
@@ -279,6 +285,7 @@ class PixelLLMProcessor(ProcessorMixin):
         if hasattr(outputs, "ndim"):
             answers["sequences"] = as_array(outputs)
         sequences, coordinates, log_probs, boxes, box_scores, mask_scores = answers.values()
+        certainty = {name: as_array(entry(outputs, name)) for name in ("coordinate_scales", "visual_probs")}
         if sequences is None:
             raise ValueError(f"post-processing needs the sequences of generate, but a {type(outputs).__name__} came.")
         sources = self.prompt_sources(inputs, len(sequences), outputs)
@@ -298,7 +305,11 @@ class PixelLLMProcessor(ProcessorMixin):
                 box = box_on_image(boxes[row], source.transform)
                 box_score = None if box is None or box_scores is None else float(box_scores[row])
             words = ground_words(
-                spanned, None if coordinates is None else coordinates[row], row_log_probs, source.transform
+                spanned,
+                None if coordinates is None else coordinates[row],
+                row_log_probs,
+                source.transform,
+                **{name: None if value is None else value[row] for name, value in certainty.items()},
             )
             if boxes is not None and source.found_box is None and not words:  # punctuation alone
                 box, box_score = None, None
@@ -313,6 +324,7 @@ class PixelLLMProcessor(ProcessorMixin):
                     prompt_box=source.prompt_box,
                     prompt_points=source.prompt_points,
                     prompt_index=source.prompt_index,
+                    visual_threshold=self.visual_threshold,
                     box=box,
                     box_score=box_score,
                     mask=masks[row] if masks is not None and has_mask else None,

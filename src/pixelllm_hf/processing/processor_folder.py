@@ -78,6 +78,11 @@ def check_settings(processor: Any, name: Any) -> None:
                 f"processor_config.json of {name}: {switch} must be {' or '.join(map(str, may_be[1:]))}, but is "
                 f"{repr(value)[:100]}. The model takes whole images with pixels of 0..255."
             )
+    threshold = processor.visual_threshold
+    if not isinstance(threshold, (int, float)) or isinstance(threshold, bool) or not 0 <= threshold <= 1:
+        raise ProcessorFolderError(
+            f"processor_config.json of {name}: visual_threshold must be a number of 0 to 1, but is {threshold!r}."
+        )
     if not isinstance(images.antialias, bool):
         raise ProcessorFolderError(
             f"processor_config.json of {name}: antialias must be true or false, but is {images.antialias!r}."

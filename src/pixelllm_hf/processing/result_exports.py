@@ -134,7 +134,7 @@ def labelme_record(results: Sequence[Any], image_path: str, *, image_size: tuple
             group = number if len(inside) > 1 else None
             shapes += [_shape("point", result.text, [list(xy)], result, group) for xy in inside]
         else:
-            shapes += [_word_shape(word, result, number) for word in result.words if word.box is not None]
+            shapes += [_word_shape(word, result, number) for word in result.placed_words if word.box is not None]
     return {
         "version": LABELME_VERSION,
         "flags": {},
@@ -180,7 +180,7 @@ def narrative_record(
     """
     utterances: list[tuple[str, Any]] = []
     waiting: list[str] = []
-    for word in result.words:
+    for word in result.placed_words:
         if word.box is not None:
             utterances.append((" ".join([*waiting, word.text]), word.box))
             waiting = []

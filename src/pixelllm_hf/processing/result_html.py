@@ -14,14 +14,15 @@ _LONGER_SIDE = 320  # of the frame, in pixels of the page
 
 def result_html(result: Any) -> str:
     """An HTML fragment that needs neither scripts nor the image; see `GroundedCaption` for the fields that it shows."""
-    located = [word for word in result.words if word.point is not None]
+    words = result.placed_words
+    located = [word for word in words if word.point is not None]
     colours = {id(word): _hex(i) for i, word in enumerate(located)}
-    rows = "".join(
-        f"<tr><td style='color:{colours[id(word)]}'>●</td><td style='text-align:left'>{escape(word.text)}</td>"
-        f"<td>{_numbers(word.point)}</td><td>{_numbers(word.box)}</td><td>{_score(word.score)}</td></tr>"
-        for word in located
+    unsure = any(word.visual is not None or word.spread is not None for word in words)
+    head = "".join(
+        f"<th>{name}</th>" for name in ("", "word", "point", "box", "score", "±", "place")[: 7 if unsure else 5]
     )
-    table = "<tr><th></th><th>word</th><th>point</th><th>box</th><th>score</th></tr>" + rows if rows else ""
+    rows = "".join(_row(word, colours.get(id(word)), unsure) for word in words if unsure or word.point is not None)
+    table = f"<tr>{head}</tr>{rows}" if rows else ""
     facts = [] if result.prompt_box is None else [f"asked {_numbers(result.prompt_box)}"]
     for target in result.targets:
         if len(result.targets) > 1:
@@ -34,15 +35,25 @@ def result_html(result: Any) -> str:
         facts += [f"{name} {_score(value)}" for name, value in scores.items() if value is not None]
     width, height = result.image_size
     return (
-        f"<div><p>{_text(result, colours)}</p>{_frame(result, located, colours)}"
+        f"<div><p>{_text(result, words, colours)}</p>{_frame(result, located, colours)}"
         f"<p>{escape(' · '.join([f'image {width} × {height}', *facts]))}</p><table>{table}</table></div>"
     )
 
 
-def _text(result: Any, colours: dict[int, str]) -> str:
+def _row(word: Any, colour: str | None, unsure: bool) -> str:
+    """A word of the table; unsure: with how far off its box may be and how likely it has a place."""
+    dot = "<td></td>" if colour is None else f"<td style='color:{colour}'>●</td>"
+    values = [_numbers(word.point), _numbers(word.box), _score(word.score)]
+    if unsure:
+        values += [_numbers(None if word.box is None else word.spread), _score(word.visual)]
+    cells = "".join(f"<td>{value}</td>" for value in values)
+    return f"<tr>{dot}<td style='text-align:left'>{escape(word.text)}</td>{cells}</tr>"
+
+
+def _text(result: Any, words: Sequence[Any], colours: dict[int, str]) -> str:
     """The answer, each located word underlined in the colour of its point."""
     pieces, position = [], 0
-    for word in result.words:
+    for word in words:
         if id(word) in colours and word.start >= position:
             pieces.append(escape(result.text[position : word.start]))
             said = escape(result.text[word.start : word.end])

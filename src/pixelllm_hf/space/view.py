@@ -65,7 +65,8 @@ def build_view(
 
     results: of this picture, in the order they are to be listed; fewer and shorter ones while the model still writes.
     -> {"picture", "size" [w, h], "task", "writing", "answers": [{"text", "score", "box", "mask", "prompt",
-    "prompt_box", "prompt_points", "words": [{"text", "start", "end", "point", "box", "score"}]}], "left_out"}.
+    "prompt_box", "prompt_points", "words": [{"text", "start", "end", "point", "box", "score", "spread", "visual"}]}],
+    "left_out"}. Words that probably have no place come without point and box.
     A mask is a list of outlines [x0, y0, x1, y1, ...], or None; an answer's score is that of `shown_score`.
     What is not finite is None. left_out: how many answers beyond the first hundred are not in it.
     """
@@ -95,7 +96,7 @@ def shown_score(result: GroundedCaption, task: str) -> float | None:
 
 def _answer(result: GroundedCaption, task: str) -> dict[str, Any]:
     text = result.text[:MOST_LETTERS]
-    words = [word for word in result.words[:MOST_WORDS] if word.end <= len(text)]
+    words = [word for word in result.placed_words[:MOST_WORDS] if word.end <= len(text)]
     return {
         "text": text,
         "score": _number(shown_score(result, task), digits=4),
@@ -118,6 +119,8 @@ def _word(word: GroundedWord, task: str) -> dict[str, Any]:
         "point": _numbers(word.point),
         "box": _numbers(word.box),
         "score": None if _is_given(task) else _number(word.score, digits=4),
+        "spread": _numbers(word.spread),
+        "visual": _number(word.visual, digits=4),
     }
 
 
