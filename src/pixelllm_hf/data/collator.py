@@ -14,6 +14,7 @@ from torch import Tensor
 from pixelllm_hf.data.image_folder import shape_problem
 from pixelllm_hf.data.image_transforms import Augmentation, TrainingView
 from pixelllm_hf.data.mirrored_text import mirrored_prompt
+from pixelllm_hf.data.target_writing import write_targets
 from pixelllm_hf.data.trace_alignment import (
     align_by_rank,
     align_by_text,
@@ -23,6 +24,7 @@ from pixelllm_hf.data.trace_alignment import (
 from pixelllm_hf.modeling.modeling_pixelllm import IGNORED_LABEL
 from pixelllm_hf.processing.image_reading import read_image
 from pixelllm_hf.processing.mask_codec import decode_rle
+from pixelllm_hf.processing.target_tokens import target_token_ids
 from pixelllm_hf.processing.tasks import TASK_SPECS
 
 _CROP_ATTEMPTS = 3
@@ -40,6 +42,8 @@ class GroundedCollator:
     is known to have none, -100 elsewhere; text_loss_mask (R,) 1.0 where the text counts.
     Rows of task "segment" add mask_labels (R, S, S) uint8, 1 inside, in canvas pixels, and mask_loss_mask (R,), 0.0
     where no mask is known or in view.
+    Rows of task "reason" add target_mask_labels (K, S, S) uint8, 1 inside, in canvas pixels: the targets of all prompts
+    in the order they are written; one that truncation has cut off has none.
     Rows of task "dense" have no prompts: input_ids and attention_mask are (B, L), one context an image, and the objects
     to find are object_boxes (B, M, 4), xyxy canvas pixels, zero in the padding, and object_labels (B, M, T) with EOS,
     -100 in the padding. They do not share a batch with other tasks.
@@ -59,7 +63,9 @@ class GroundedCollator:
         object_points: "last" puts an object's box on the last token before EOS, the one that referring reads;
             "all" on every token.
         region_points: let region phrases learn their object's box too, and dense ones (then with point_labels
-            (B, M, T, 2, 2)); the reference does not.
+            (B, M, T, 2, 2)), and of "reason" rows a target's tokens and the words that name it; the reference does not.
+        target_tokens: ids that a target is written with, as the model's codebook_config has them; by default all such
+            tokens that the tokenizer has.
     """
 
     def __init__(
@@ -77,6 +83,7 @@ class GroundedCollator:
         prompt_choice: Literal["random", "first"] = "random",
         object_points: Literal["last", "all"] = "last",
         region_points: bool = False,
+        target_tokens: Sequence[int] | None = None,
     ):
         if align not in ("rank", "text"):
             raise ValueError(f"align must be 'rank' or 'text', but it is {align!r}.")
@@ -103,6 +110,7 @@ class GroundedCollator:
         self.prompt_choice = prompt_choice
         self.object_points = object_points
         self.region_points = region_points
+        self.target_tokens = list(target_token_ids(tokenizer) if target_tokens is None else target_tokens)
 
     @classmethod
     def for_processor(cls, processor: Any, **settings: Any) -> GroundedCollator:
@@ -144,7 +152,10 @@ class GroundedCollator:
         batch |= self._context_tensors([prompt["context"] for prompt in prompts])
         if "segment" in tasks:
             batch |= self._mask_tensors(prompts)
-        return batch | self._label_tensors(prompts)
+        labels = self._label_tensors(prompts)
+        if "reason" in tasks:
+            batch["target_mask_labels"] = self._target_masks(prompts)
+        return batch | labels
 
     # ---------------------------------------------------------------- one image
 
@@ -174,7 +185,9 @@ class GroundedCollator:
         for prompt in prompts:
             if prompt["context"] is None:
                 prompt["context"] = contexts[int(generator.integers(len(contexts)))]
-            prompt["point_loss"] = prompt["point_loss"] or (self.region_points and row["task"] in ("region", "dense"))
+            learns_boxes = self.region_points and row["task"] in ("region", "dense", "reason")
+            prompt["point_loss"] = prompt["point_loss"] or learns_boxes
+            prompt["points_at_targets"] = row["task"] == "reason"
         pixels, mask = view.image(read_row_image(row, view, antialias=self.antialias), antialias=self.antialias)
         return {"pixels": pixels, "mask": mask, "original_size": annotated_wh[::-1], "prompts": prompts}
 
@@ -192,6 +205,10 @@ class GroundedCollator:
                 moved[name] = view.boxes(torch.tensor(prompt[name], dtype=torch.float32))
                 if not bool((moved[name][2:] > moved[name][:2]).all()):
                     return None
+        if targets := prompt.get("targets"):
+            moved["targets"] = [{**target, "on_canvas": view.mask(decode_rle(target["mask"]))} for target in targets]
+            if not all(bool(target["on_canvas"].any()) for target in moved["targets"]):
+                return None
         if not prompt["box"]:
             moved["box"] = torch.tensor([0.0, 0.0, *view.size_wh])
         return moved
@@ -215,6 +232,11 @@ class GroundedCollator:
             if mask:
                 labels[index] = prompt["view"].mask(decode_rle(mask))
         return {"mask_labels": labels, "mask_loss_mask": labels.flatten(1).any(1).float()}
+
+    def _target_masks(self, prompts: Sequence[dict[str, Any]]) -> Tensor:
+        """The masks of the targets that `_label_tensors` has written whole."""
+        masks = [target["on_canvas"] for prompt in prompts for target in prompt["targets"][: prompt["targets_written"]]]
+        return torch.stack(masks) if masks else torch.zeros(0, self.image_size, self.image_size, dtype=torch.uint8)
 
     def _object_tensors(self, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         counts = [len(example["prompts"]) for example in examples]
@@ -244,19 +266,46 @@ class GroundedCollator:
         return {"input_ids": ids, "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long()}
 
     def _label_tensors(self, prompts: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        encoded = self.tokenizer(
-            [prompt["target"] for prompt in prompts], add_special_tokens=False, return_offsets_mapping=True
-        )
-        end = self.tokenizer.eos_token_id
-        tokens = [self._ended(ids, self.max_text_tokens - 1) for ids in encoded["input_ids"]]  # BOS takes one
+        end, most = self.tokenizer.eos_token_id, self.max_text_tokens - 1  # BOS takes one
+        written, offsets = self._encoded(prompts)
+        tokens = [self._ended(ids, most) for ids in written]
         labels = _padded(tokens, IGNORED_LABEL)
         points = torch.full((*labels.shape, 2, 2), float("nan"))
         visual = torch.full_like(labels, IGNORED_LABEL)
-        for row, (prompt, ids, offsets) in enumerate(zip(prompts, tokens, encoded["offset_mapping"], strict=True)):
-            if prompt["point_loss"]:
-                words = len(ids) - (ids[-1] == end)
-                self._place_tokens(points[row], visual[row], prompt, offsets[:words], ended=words < len(ids))
+        for row, (prompt, ids) in enumerate(zip(prompts, tokens, strict=True)):
+            words = len(ids) - (ids[-1] == end)
+            if prompt.get("points_at_targets"):
+                answer = prompt["answer"]
+                prompt["targets_written"] = sum(place <= words for place in answer.group_ends)
+                if prompt["point_loss"]:
+                    self._place_targets(points[row], visual[row], prompt, answer.target_of_token[:words])
+            elif prompt["point_loss"]:
+                self._place_tokens(points[row], visual[row], prompt, offsets[row][:words], ended=words < len(ids))
         return {"labels": labels, "point_labels": points, "visual_labels": visual}
+
+    def _encoded(self, prompts: Sequence[dict[str, Any]]) -> tuple[list[list[int]], list[Any]]:
+        """Ids of the prompts' target texts without EOS, and their tokens' characters where these are texts alone."""
+        texts = [prompt["target"] for prompt in prompts]
+        encoded = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+        written, offsets = list(encoded["input_ids"]), list(encoded["offset_mapping"])
+        for index, prompt in enumerate(prompts):
+            if prompt.get("points_at_targets"):
+                names = [target["name"] for target in prompt["targets"]]
+                prompt["answer"] = write_targets(self.tokenizer, prompt["target"], names, self.target_tokens)
+                written[index], offsets[index] = prompt["answer"].ids, None
+        return written, offsets
+
+    def _place_targets(
+        self, points: Tensor, visual: Tensor, prompt: dict[str, Any], target_of_token: Sequence[int]
+    ) -> None:
+        """Fill points (T, 2, 2) and visual (T,) of one row where its tokens name a target, or are a target's own."""
+        view = prompt["view"]
+        for token, index in enumerate(target_of_token):
+            box = None if index < 0 else prompt["targets"][index]["box"]
+            if box:
+                boxes = torch.tensor(box, dtype=torch.float32)
+                points[token] = view.relative_boxes(boxes).unflatten(-1, (2, 2))
+                visual[token] = 1
 
     def _ended(self, tokens: list[int], longest: int) -> list[int]:
         """The tokens with EOS, which goes first when they are too many, as in the reference."""

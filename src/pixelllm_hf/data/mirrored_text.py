@@ -61,7 +61,9 @@ def mirrored_prompt(prompt: dict[str, Any]) -> dict[str, Any] | None:
         return None
     # Words of the target, of which an utterance alone may not show that they are sides.
     utterances = [{**utterance, "text": _swapped(utterance["text"])} for utterance in prompt["utterances"]]
-    return {**prompt, "target": target, "context": context if prompt["context"] else None, "utterances": utterances}
+    targets = [{**one, "name": _swapped(one["name"] or "")} for one in prompt.get("targets") or []]
+    texts = {"target": target, "context": context if prompt["context"] else None}
+    return {**prompt, **texts, "utterances": utterances, "targets": targets}
 
 
 def _is_side(before: str, word: str, after: str) -> bool:

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pixelllm_hf.data.annotation_text import load_json, read_records
 from pixelllm_hf.data.bad_records import ReadReport
+from pixelllm_hf.data.grounded_examples import TARGET_PLACEHOLDER
 from pixelllm_hf.processing.tasks import TASK_SPECS
 
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
@@ -70,7 +71,7 @@ def train_tokenizer(
 
 
 def scene_texts(folder: str | Path) -> Iterator[str]:
-    """Every text that training on a folder of composed scenes can meet: captions, phrases, expressions."""
+    """Every text that training on a folder of composed scenes can meet: captions, phrases, expressions, questions."""
     folder = Path(folder)
     narratives = folder / "localized_narratives.jsonl"
     if not narratives.is_file():
@@ -87,6 +88,11 @@ def scene_texts(folder: str | Path) -> Iterator[str]:
     regions = folder / "visual_genome" / "region_descriptions.json"
     if regions.is_file():
         yield from (region["phrase"] for record in load_json(regions, list) for region in record["regions"])
+    muse = folder / "muse" / "muse.json"
+    if muse.is_file():
+        for record in load_json(muse, list):
+            yield from record["questions"]
+            yield from (text.replace(TARGET_PLACEHOLDER, "") for text in record["text_answers"] if text)
 
 
 def prompt_texts() -> Iterator[str]:

@@ -58,6 +58,7 @@ def language_objective(recipe: TrainConfig, accelerator: Accelerator) -> Objecti
         "seed": recipe.run.seed,
         "processes": accelerator.num_processes,
         "notes": notes,
+        "target_tokens": None if model.config.codebook_config is None else model.config.codebook_config.token_ids,
     }
     with accelerator.main_process_first():
         batches = grounded_batches(data.sources, data, **common)

@@ -299,8 +299,11 @@ def grounded_batches(
     seed: int,
     processes: int = 1,
     notes: list[str] | None = None,
+    target_tokens: Sequence[int] | None = None,
 ) -> GroundedBatches:
     """Numbered batches of the mixed sources. `notes` receives a line per source: what was kept and dropped.
+
+    target_tokens: ids that the model writes a target with; None if its answers point at nothing.
 
     processes: that many consecutive batches, one for each process, come from the same source.
     """
@@ -338,6 +341,7 @@ def grounded_batches(
             contexts={task: source.contexts} if source.contexts else None,
             object_points=source.object_points,
             region_points=source.region_points,
+            target_tokens=target_tokens,
         )
     weights = {source.name: source.weight for source in sources}
     return GroundedBatches(
