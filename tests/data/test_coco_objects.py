@@ -172,3 +172,45 @@ def test_a_bad_grit_caption_leaves_the_others(squares):
     assert report.dropped == {"empty text": 1, "box without area": 1, "missing key": 1, "no regions": 1}
     with pytest.raises(BadRecordError, match=r"g\.json, annotation"):
         read_grit_captions(path, squares.images)
+
+
+def questions(squares, annotations: list[dict], names: list[str], **options) -> list[dict]:
+    coco = json.loads(squares.instances.read_text())
+    coco["annotations"], coco["categories"] = annotations, [{"id": k, "name": name} for k, name in enumerate(names)]
+    rows = read_coco_objects(squares.dump("parts.json", coco), squares.images, task="reason", **options)
+    return [prompt for row in rows for prompt in row["prompts"]]
+
+
+def thing(category: int, x: int, **more) -> dict:
+    ring = [x, 4, x + 6, 4, x + 6, 12, x, 12]
+    return {"image_id": 1, "category_id": category, "bbox": [x, 4, 6, 8], "segmentation": [ring], **more}
+
+
+def test_questions_about_names_have_one_mask_for_all_objects_of_a_name(squares):
+    names = ["trash_can:lid", "dog_(animal)", "wall-other-merged", "bus", "car"]
+    asked = questions(squares, [thing(k, 5 * k) for k in range(5)] + [thing(1, 40)], names)
+    targets = {target["name"]: target for prompt in asked for target in prompt["targets"]}
+    assert set(targets) == {"lid of the trash can", "dog", "wall", "bus", "car"}
+    assert targets["dog"]["box"] == [5, 4, 46, 12] and decode_rle(targets["dog"]["mask"]).sum() == 96
+    assert all(len(prompt["targets"]) <= 3 for prompt in asked)
+    for prompt in asked:
+        assert all(target["name"] in prompt["context"] for target in prompt["targets"])
+        assert prompt["target"].count("{seg}") == len(prompt["targets"])
+
+
+def test_a_name_of_which_something_is_unknown_asks_for_nothing(squares):
+    report = ReadReport()
+    objects = [thing(0, 4), thing(0, 20, iscrowd=1), thing(1, 30), thing(2, 40, segmentation=None)]
+    asked = questions(squares, objects, ["cat", "dog", "cow"], on_error="skip", report=report)
+    assert [target["name"] for prompt in asked for target in prompt["targets"]] == ["dog"]
+    assert report.dropped["crowd"] == 1 and report.dropped["missing mask"] == 1
+    with pytest.raises(BadRecordError, match="'cow' has no mask"):
+        questions(squares, objects, ["cat", "dog", "cow"])
+
+
+def test_segments_are_asked_about_with_their_masks(squares, panoptic):
+    path, _, _ = panoptic
+    rows = read_coco_panoptic(path, squares.images, task="reason")
+    assert len(rows) == 4 and all(
+        target["mask"] for row in rows for prompt in row["prompts"] for target in prompt["targets"]
+    )

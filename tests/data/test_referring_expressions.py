@@ -181,5 +181,32 @@ def test_references_that_are_no_records_are_dropped_alone(squares):
 
 
 def test_a_task_that_expressions_do_not_serve_is_refused(squares):
-    with pytest.raises(ValueError, match="'refer' or 'segment', but it is 'dense'"):
+    with pytest.raises(ValueError, match="'segment' or 'reason', but it is 'dense'"):
         read_referring_expressions(squares.refs, squares.instances, squares.images, task="dense")
+
+
+def test_expressions_of_an_image_are_asked_for_six_five_and_four_at_once(squares):
+    refs = json.loads(squares.refs.read_text())
+    sentences = [{"sent": f"The Square {k}"} for k in range(16)]
+    refs[0]["sentences"] = sentences[:10]
+    refs.append({**refs[0], "ref_id": 9, "ann_id": 12, "image_id": 1, "sentences": sentences[10:]})
+    many = squares.dump("many.json", refs)
+    rows = read_referring_expressions(many, squares.instances, squares.images, task="reason")
+    first = rows[0]["prompts"]
+    assert [len(prompt["targets"]) for prompt in first] == [6, 5, 4, 1]
+    assert first[0]["context"] == (
+        "What is the square 0, the square 1, the square 2, the square 3, the square 4 and the square 5 in this image?"
+    )
+    assert first[0]["target"] == "{seg}, {seg}, {seg}, {seg}, {seg} and {seg}." and first[3]["target"] == "{seg}."
+    assert first[0]["targets"][0]["box"] == squares.boxes[0] and first[3]["targets"][0]["name"] == "the square 15"
+    assert rows[1]["prompts"][0]["targets"][0]["mask"] is not None
+
+
+def test_an_object_without_a_mask_cannot_be_a_target(squares):
+    coco = json.loads(squares.instances.read_text())
+    del coco["annotations"][0]["segmentation"]
+    given, report = (squares.refs, squares.dump("bare.json", coco), squares.images), ReadReport()
+    with pytest.raises(BadRecordError, match="has no segmentation"):
+        read_referring_expressions(*given, task="reason")
+    rows = read_referring_expressions(*given, task="reason", on_error="skip", report=report)
+    assert len(rows) == 3 and report.dropped["missing mask"] == 1

@@ -41,7 +41,8 @@ def read_coco_objects(
     """Rows of `task`, one per image of an instances file: every object with its category's name.
 
     "refer" and "segment" take the objects that are alone of their category in the image: "the dog" must be one.
-    Crowds are left out and counted. For typed categories and all masks, see `read_coco_instances`.
+    "reason" asks about categories, each with the mask of all its objects. Files of LVIS, PACO and Pascal-Part are read
+    too. Crowds are left out and counted. For typed categories and all masks, see `read_coco_instances`.
     """
 
     def objects(coco: CocoFile, image: CocoImage) -> Iterator[Callable[[], NamedObject]]:
@@ -77,12 +78,12 @@ def read_coco_panoptic(
     """Rows of `task`, one per image of a panoptic file: every segment, thing or stuff, with its category's name.
 
     segments: the folder of PNGs that hold the segments' ids; by default the one beside the file and of its name, as
-    COCO unpacks it. They are opened for the task "segment" alone.
-    "refer" and "segment" take the segments that are alone of their category in the image. Crowds are left out and
-    counted.
+    COCO unpacks it. They are opened for the tasks "segment" and "reason" alone.
+    "refer" and "segment" take the segments that are alone of their category in the image, "reason" asks about
+    categories. Crowds are left out and counted.
     """
     folder = Path(segments) if segments is not None else Path(annotations).with_suffix("")
-    if task == "segment" and not folder.is_dir():
+    if task in ("segment", "reason") and not folder.is_dir():
         raise FileNotFoundError(
             f"the folder of panoptic PNGs {str(folder)!r} does not exist. Pass it as segments='…'; COCO unpacks it "
             "beside the JSON file."
@@ -110,11 +111,18 @@ def read_coco_panoptic(
 
 
 def spoken_name(category: str) -> str:
-    """A category's name as one would say it: COCO's stuff has names for sorting.
+    """A category's name as one would say it: COCO's stuff has names for sorting, LVIS explains in parentheses, and
+    PACO and Pascal-Part write a part behind its object.
 
     >>> spoken_name("wall-other-merged"), spoken_name("wall-brick"), spoken_name("traffic light")
     ('wall', 'wall brick', 'traffic light')
+    >>> spoken_name("trash_can:lid"), spoken_name("mouse_(computer_equipment):left_button")
+    ('lid of the trash can', 'left button of the mouse')
     """
+    thing, _, part = category.partition(":")
+    if part.strip() and thing.strip():
+        return f"{spoken_name(part)} of the {spoken_name(thing)}"
+    category = category.split("_(")[0] or category
     words = [word for word in category.replace("-", " ").replace("_", " ").split() if word not in ("merged", "other")]
     return " ".join(words) or category
 
@@ -148,7 +156,7 @@ def _read(
             except BadRecordError as error:
                 report.drop(error, on_error)
                 continue
-            prompts = object_prompts(found, task, report, on_error)
+            prompts = object_prompts(found, task, report, on_error, key=str(image.id))
             if not prompts:
                 report.leave_out("image without objects", f"{image.where} (image {image.id}) has none for this task.")
                 continue

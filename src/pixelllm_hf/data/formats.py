@@ -43,7 +43,10 @@ class Format:
         return sorted(path for pattern in self.inside for path in Path(annotations).glob(pattern) if path.is_file())
 
 
+_LABEL_MAPS = ("*.png", "*/*.png")
+
 FORMATS: dict[str, Format] = {
+    "ade20k": Format("label_maps", "read_ade20k", ("reason",), "classes", has_splits=True, inside=_LABEL_MAPS),
     "localized_narratives": Format("localized_narratives", "read_localized_narratives", ("trace",), many_files=True),
     "coco_captions": Format(
         "coco_captions",
@@ -54,15 +57,16 @@ FORMATS: dict[str, Format] = {
         instances="companion",
     ),
     "coco_instances": Format(
-        "coco_objects", "read_coco_objects", ("region", "dense", "refer", "segment"), instances="annotations"
+        "coco_objects", "read_coco_objects", ("region", "dense", "refer", "segment", "reason"), instances="annotations"
     ),
     "coco_panoptic": Format(
         "coco_objects",
         "read_coco_panoptic",
-        ("region", "dense", "refer", "segment"),
+        ("region", "dense", "refer", "segment", "reason"),
         "segments",
         companion_required=False,
     ),
+    "coco_stuff": Format("label_maps", "read_coco_stuff", ("reason",), "classes", has_splits=True, inside=_LABEL_MAPS),
     "conversations": Format("conversations", "read_conversations", ("caption",)),
     "flickr30k_entities": Format(
         "flickr30k_entities",
@@ -72,6 +76,7 @@ FORMATS: dict[str, Format] = {
         inside=("*.txt", "Sentences/*.txt", "Annotations/*.xml"),
     ),
     "grit": Format("grit_captions", "read_grit_captions", ("dense", "region")),
+    "mapillary": Format("label_maps", "read_mapillary", ("reason",), "classes", has_splits=True, inside=_LABEL_MAPS),
     "mdetr": Format("grounding_json", "read_grounding_json", ("refer", "segment")),
     "muse": Format("muse", "read_muse", ("reason",)),
     "pascal_voc": Format(
@@ -82,10 +87,19 @@ FORMATS: dict[str, Format] = {
         inside=("Annotations/*.xml", "ImageSets/Main/*.txt"),
     ),
     "prepared": Format("prepared_folder", "read_prepared", (), has_splits=True, needs_images=False),
+    "reason_seg": Format(
+        "reason_seg",
+        "read_reason_seg",
+        ("reason",),
+        "explanations",
+        companion_required=False,
+        has_splits=True,
+        inside=("*.json", "*/*.json"),
+    ),
     "referring_expressions": Format(
         "referring_expressions",
         "read_referring_expressions",
-        ("refer", "segment"),
+        ("refer", "segment", "reason"),
         "instances",
         has_splits=True,
         instances="companion",

@@ -6,6 +6,7 @@ The official refs files are Python pickles, see `plain_pickle`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,10 +22,10 @@ from pixelllm_hf.data.bad_records import (
     check_task,
 )
 from pixelllm_hf.data.coco_files import CocoFile
-from pixelllm_hf.data.grounded_examples import build_dataset, grounded_row
+from pixelllm_hf.data.grounded_examples import TARGET_PLACEHOLDER, build_dataset, grounded_row, grounded_target
 from pixelllm_hf.data.image_folder import ImageFolder
 from pixelllm_hf.data.named_objects import expression_prompt
-from pixelllm_hf.data.object_masks import checked_mask
+from pixelllm_hf.data.object_masks import checked_mask, target_mask
 from pixelllm_hf.data.plain_pickle import load_plain_pickle
 from pixelllm_hf.data.record_fields import (
     checked_id,
@@ -37,6 +38,9 @@ from pixelllm_hf.data.record_fields import (
     required_one,
     shown,
 )
+from pixelllm_hf.data.target_answers import listed, question_prompt
+
+_ASKED_AT_ONCE = (6, 5, 4)  # expressions, as released
 
 
 def read_referring_expressions(
@@ -45,24 +49,25 @@ def read_referring_expressions(
     images: str | Path,
     *,
     split: str | None = None,
-    task: Literal["refer", "segment"] = "refer",
+    task: Literal["refer", "segment", "reason"] = "refer",
     streaming: bool = False,
     on_error: OnError = "raise",
     check_images: bool = False,
     report: ReadReport | None = None,
 ) -> Dataset | IterableDataset:
-    """Rows of task "refer" or "segment", one per image.
+    """Rows of `task`, one per image.
 
-    The expression is both question ("where is " + it) and decoder text.
+    "refer" and "segment": the expression is both question ("where is " + it) and decoder text.
     refs: UNC's refs file, pickle or the same content as JSON or JSONL. instances: the COCO instances it points into.
     split: keep one of the file's splits ("train", "val", "testA", ...); None keeps all, one that the file does not have
         is an `AnnotationFileError` that lists them.
-    task: "segment" adds the object's mask, where the instances have one.
+    task: "segment" adds the object's mask, where the instances have one. "reason" asks for up to six expressions at
+        once, each with a target: multi-referring as PixelLM is measured on (section 5), in the released order.
     check_images: decode every image while reading, so that damaged files are bad records too.
     As in the reference there is no text loss; the object's box is what is learned.
     """
     check_on_error(on_error)
-    check_task(task, ("refer", "segment"))
+    check_task(task, ("refer", "segment", "reason"))
     folder = ImageFolder(images, check=check_images)
 
     def rows(report: ReadReport) -> Iterator[dict[str, Any]]:
@@ -95,7 +100,7 @@ def read_referring_expressions(
                 path = folder.find(
                     where, image_id, checked_text(where, file_name, "file_name"), size_wh=(width, height)
                 )
-                prompts = _prompts(members, objects, (width, height), task == "segment", on_error, report)
+                prompts = _prompts(members, objects, (width, height), task, on_error, report)
                 if not prompts:
                     raise BadRecordError("no expressions", where, "no usable expression is left.", "Skip the image.")
             except BadRecordError as error:
@@ -175,11 +180,11 @@ def _prompts(
     refs: list[tuple[str, dict[str, Any]]],
     annotations: dict[Any, dict[str, Any]],
     size_wh: tuple[int, int],
-    with_masks: bool,
+    task: str,
     on_error: OnError,
     report: ReadReport,
 ) -> list[dict[str, Any]]:
-    prompts = []
+    prompts, targets = [], []
     for where, ref in refs:
         try:
             annotation_id, sentences = required(where, ref, "ann_id", "sentences")
@@ -189,8 +194,9 @@ def _prompts(
             checked_list(where, sentences, "sentences")
             annotation = annotations[annotation_id]
             box = checked_xywh(where, required_one(where, annotation, "bbox"), size_wh)
-            segmentation = annotation.get("segmentation") if with_masks else None
-            mask = checked_mask(where, segmentation, size_wh, report, on_error)
+            segmentation = None if task == "refer" else annotation.get("segmentation")
+            read_mask = target_mask if task == "reason" else checked_mask
+            mask = read_mask(where, segmentation, size_wh, report, on_error)
         except BadRecordError as error:
             report.drop(error, on_error)
             continue
@@ -198,7 +204,29 @@ def _prompts(
             report.read["expressions"] += 1
             try:
                 said = (sentence.get("sent") or sentence.get("raw") or "") if isinstance(sentence, dict) else sentence
-                prompts.append(expression_prompt(checked_text(where, said, "an expression"), box, mask))
+                text = checked_text(where, said, "an expression")
+                if task == "reason":
+                    targets.append((where, grounded_target(text.lower(), box=box, mask=mask)))
+                else:
+                    prompts.append(expression_prompt(text, box, mask))
             except BadRecordError as error:
                 report.drop(error, on_error)
+    return _multi_referring(targets, on_error, report) if task == "reason" else prompts
+
+
+def _multi_referring(
+    targets: list[tuple[str, dict[str, Any]]], on_error: OnError, report: ReadReport
+) -> list[dict[str, Any]]:
+    """Questions about 6, 5, 4, 6, … of the expressions of an image, in their order; the answer points without words."""
+    prompts, sizes = [], cycle(_ASKED_AT_ONCE)
+    while targets:
+        number = next(sizes)
+        chosen, targets = targets[:number], targets[number:]
+        asked = [target for _, target in chosen]
+        question = f"What is {listed([target['name'] for target in asked])} in this image?"
+        answer = f"{listed([TARGET_PLACEHOLDER] * len(asked))}."
+        try:
+            prompts.append(question_prompt(chosen[0][0], question, answer, asked))
+        except BadRecordError as error:
+            report.drop(error, on_error)
     return prompts
