@@ -8,7 +8,16 @@ ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 scripts/
 
 python scripts/evaluate.py --task refer --objects CUTOUTS --scenes 200 --trained-names builtin --title "Cut-outs of ..."
 
-DIR has images/ and annotations in their official layouts, such as `python -m pixelllm_hf.data.scenes` writes:
+Photographs, with the splits that lie in the folder; baselines answer in the model's place:
+
+python scripts/evaluate.py --task phrases --model photo --data FLICKR --split val  # or caption, grounded_caption
+python scripts/evaluate.py --task region --model photo --data COCO --split val     # or dense, segment, caption
+python scripts/evaluate.py --task phrases --data FLICKR --split val --baseline fixed  # or chance
+python scripts/evaluate.py --task dense --data COCO --split val --baseline teacher --teacher yolox_nano.onnx
+
+FLICKR is in the layout of Flickr30k Entities: Sentences/, Annotations/, images/, SPLIT.txt. COCO has
+instances_SPLIT.json, captions_SPLIT.json and images/. Any other DIR has images/ and annotations in their official
+layouts, such as `python -m pixelllm_hf.data.scenes` writes:
   trace    instances.json, localized_narratives.jsonl     region, dense  visual_genome/*.json or GRiT's JSON
   caption  captions.json, perhaps instances.json          refer, segment refcoco/refs*, refcoco/instances.json
 Or it holds the rows of the task that scripts/prepare_dataset.py made of such files, or of others.
@@ -38,13 +47,26 @@ from pickle import UnpicklingError
 from typing import Any
 
 from pixelllm_hf.cli import UsageError
+from pixelllm_hf.conversion.onnx_file import OnnxFileError
+from pixelllm_hf.conversion.towers import TowerWeightsError
 from pixelllm_hf.data.bad_records import AnnotationFileError, BadRecordError
 from pixelllm_hf.data.prepared_folder import PreparedFolderError
 from pixelllm_hf.data.scenes import BackgroundFolderError, ObjectFolderError, SceneOutputError
+from pixelllm_hf.evaluation.annotations import annotated_names
+from pixelllm_hf.evaluation.baselines import KINDS, Baseline, BaselineError, baseline
+from pixelllm_hf.evaluation.object_detector import LEVELS, ObjectDetector
 from pixelllm_hf.evaluation.report import counted, metrics_table, names_listed, names_note, write_report
-from pixelllm_hf.evaluation.runner import Asking, CannotDoError, evaluate, versions, weights_digest
+from pixelllm_hf.evaluation.runner import (
+    Asking,
+    CannotDoError,
+    Evaluation,
+    evaluate,
+    evaluate_baseline,
+    versions,
+    weights_digest,
+)
 from pixelllm_hf.evaluation.scene_folder import HELD_OUT_SEED, DataFolder, EvaluationDataError, composed_folder
-from pixelllm_hf.evaluation.tasks import TASKS
+from pixelllm_hf.evaluation.tasks import NAMES, Task, task_for
 from pixelllm_hf.evaluation.trained_names import TrainedNames
 from pixelllm_hf.extras import require
 from pixelllm_hf.files import atomic_text
@@ -56,6 +78,8 @@ SCENES = 500
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.teacher and args.baseline != "teacher":
+        raise UsageError("--teacher is the detector of --baseline teacher; give both or neither.")
     if args.data and (args.scenes or args.seed is not None):
         raise UsageError("--data brings its own scenes; leave --scenes and --seed out, or leave --data out.")
     if args.description and not args.title:
@@ -66,31 +90,34 @@ def main(args: argparse.Namespace) -> None:
 
     datasets.disable_progress_bars()
     trained = TrainedNames.read(args.trained_names) if args.trained_names else None
-    task, state = TASKS[args.task], PartialState(cpu=args.device == "cpu")
+    state = PartialState(cpu=args.device == "cpu")
     device = str(state.device) if state.num_processes > 1 else args.device
-    captioner = Captioner.load(args.model, device, args.dtype, {})
+    captioner = None if args.baseline else Captioner.load(args.model, device, args.dtype, {})
     seed = HELD_OUT_SEED if args.seed is None else args.seed
     started = time.perf_counter()
     with ExitStack() as stack:
         folder = args.data or stack.enter_context(composed_once(state, args, seed))
         data = DataFolder(Path(folder), images=args.images, split=args.split, trained=trained)
-        evaluation = evaluate(
-            captioner.model,
-            captioner.processor,
-            task,
-            data,
-            asking=Asking(
-                batch_size=args.batch_size,
-                max_new_tokens=args.max_new_tokens,
-                num_beams=args.num_beams,
-                progress=sys.stderr.isatty() and state.is_main_process,
-            ),
-            limit=args.limit,
+        task = task_for(args.task, data)
+        asking = Asking(
+            batch_size=args.batch_size,
+            max_new_tokens=args.max_new_tokens,
+            num_beams=args.num_beams or (captioner and captioner.model.generation_config.num_beams) or 1,
+            progress=sys.stderr.isatty() and state.is_main_process,
         )
-        if evaluation is None:
+        evaluation: Evaluation | None
+        if captioner is None:
+            evaluation = evaluate_baseline(answering(args, data), task, data, limit=args.limit)
+        else:
+            evaluation = evaluate(captioner.model, captioner.processor, task, data, asking=asking, limit=args.limit)
+        if evaluation is None or not state.is_main_process:
             return
-        report = heading(args, captioner.model, seed, data) | evaluation.result
-    print(f"{args.task} · {report['model']} · {counted(report)} · {time.perf_counter() - started:.1f} s")
+        made = (
+            made_by(args, captioner.model, task, asking) if captioner else {"baseline": args.baseline, "decoding": {}}
+        )
+        report = heading(args, seed, data) | made | evaluation.result
+    answered_by, seconds = report.get("model", args.baseline), time.perf_counter() - started
+    print(f"{args.task} · {answered_by} · {counted(report)} · {seconds:.1f} s")
     print(metrics_table(report))
     if note := names_note(report):
         print(f"\n{note}\n\n{names_listed(report)}")
@@ -101,27 +128,45 @@ def main(args: argparse.Namespace) -> None:
             file.writelines(json.dumps(record) + "\n" for record in evaluation.answers)
 
 
-def heading(args: argparse.Namespace, model: Any, seed: int, folder: DataFolder) -> dict[str, Any]:
-    """What the numbers were made of."""
+def heading(args: argparse.Namespace, seed: int, folder: DataFolder) -> dict[str, Any]:
+    """What the numbers are about, and how to get them again."""
     data: dict[str, Any] = {"folder": Path(args.data).name} if args.data else {"seed": seed}
     data |= {k: Path(v).name for k, v in (("objects", args.objects), ("backgrounds", args.backgrounds)) if v}
     own = ("split", "limit", "title", "description")
     data |= {name: value for name in own if (value := getattr(args, name))}
     if folder.trained is not None and folder.categories is not None:
         data["names"] = folder.trained.report(folder.categories)
-    decoding: dict[str, Any] = {"dtype": str(model.dtype).removeprefix("torch.")}
-    if not TASKS[args.task].spec.text_is_answer:
-        decoding |= {"num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens}
-    source = Path(model.name_or_path)
     return {
         "task": args.task,
-        "model": args.model if not Path(args.model).exists() else Path(args.model).name,
-        "weights_sha256": weights_digest(source) if source.is_dir() else None,
         "command": " ".join(["python scripts/evaluate.py", *_without_outputs(sys.argv[1:])]),
         "data": data,
-        "decoding": decoding,
         "versions": versions(),
     }
+
+
+def made_by(args: argparse.Namespace, model: Any, task: Task, asking: Asking) -> dict[str, Any]:
+    """The model, and how it was asked."""
+    decoding: dict[str, Any] = {"dtype": str(model.dtype).removeprefix("torch.")}
+    if task.searches:
+        decoding |= {"num_beams": asking.num_beams, "max_new_tokens": asking.max_new_tokens}
+    source = Path(model.name_or_path)
+    return {
+        "model": args.model if not Path(args.model).exists() else Path(args.model).name,
+        "weights_sha256": weights_digest(source) if source.is_dir() else None,
+        "decoding": decoding,
+    }
+
+
+def answering(args: argparse.Namespace, data: DataFolder) -> Baseline:
+    """The baseline that answers in the model's place."""
+    detector = None
+    if args.teacher is not None:
+        from pixelllm_hf.conversion.towers import yolox_tower
+        from pixelllm_hf.modeling.configuration_vision import PixelLLMYoloxTowerConfig
+
+        detector = ObjectDetector(yolox_tower(args.teacher, PixelLLMYoloxTowerConfig(output_maps=LEVELS)))
+    names = annotated_names(data) if data.layout == "coco" and args.task != "caption" else ()
+    return baseline(args.baseline, names=names, detector=detector)
 
 
 @contextmanager
@@ -162,11 +207,13 @@ def _without_outputs(arguments: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", choices=list(TASKS), default="trace")
+    parser.add_argument("--task", choices=NAMES, default="trace")
     parser.add_argument("--model", default=EMBEDDED, help="folder or hub id; tiny is the embedded one")
     parser.add_argument("--data", help="folder with annotations, or a prepared one, instead of composing scenes")
     parser.add_argument("--images", type=Path, help="the pictures of --data, if they are not in its images/")
-    parser.add_argument("--split", help="of a refs file that has several")
+    parser.add_argument(
+        "--split", help="of data that has several: a list of a folder, a file's name, or in a refs file"
+    )
     parser.add_argument("--limit", type=int, help="only the first pictures")
     parser.add_argument("--scenes", type=int, help=f"how many to compose (default: {SCENES})")
     parser.add_argument("--seed", type=int, help=f"their series, never a trained one (default: {HELD_OUT_SEED})")
@@ -181,7 +228,9 @@ if __name__ == "__main__":
     parser.add_argument("--captions", type=Path, help="write every answer, one JSON record per picture and line")
     parser.add_argument("--batch-size", type=int, default=25, help="pictures at a time, in each process")
     parser.add_argument("--max-new-tokens", type=int, default=96)
-    parser.add_argument("--num-beams", type=int, default=1)
+    parser.add_argument("--num-beams", type=int, help="default: the checkpoint's own")
+    parser.add_argument("--baseline", choices=KINDS, help="what can be answered without a model, in its place")
+    parser.add_argument("--teacher", type=Path, metavar="FILE", help="ONNX file of YOLOX-Nano, for --baseline teacher")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     try:
@@ -190,6 +239,9 @@ if __name__ == "__main__":
         UsageError,
         ModelError,
         CannotDoError,
+        BaselineError,
+        OnnxFileError,
+        TowerWeightsError,
         EvaluationDataError,
         PreparedFolderError,
         AnnotationFileError,

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from pixelllm_hf.data import read_localized_narratives, read_prepared
+from pixelllm_hf.data import read_format, read_localized_narratives, read_prepared
 from pixelllm_hf.data.annotation_text import read_records
 from pixelllm_hf.data.bad_records import BadRecordError, ReadReport
 from pixelllm_hf.data.coco_files import CocoFile
+from pixelllm_hf.data.coco_objects import spoken_name
 from pixelllm_hf.data.image_folder import ImageFolder
+from pixelllm_hf.data.mixing import undecoded
 from pixelllm_hf.data.record_fields import (
     annotated_xywh,
     checked_flag,
@@ -31,8 +33,12 @@ from pixelllm_hf.data.record_fields import (
 )
 from pixelllm_hf.data.referring_expressions import read_refs, records_by_id
 from pixelllm_hf.data.visual_genome import find_image, read_image_data
+from pixelllm_hf.evaluation.category_names import canonical
+from pixelllm_hf.evaluation.phrases import PhrasedPicture, noun_words, phrased_caption
 from pixelllm_hf.evaluation.pictures import (
     CaptionedPicture,
+    CategorisedObject,
+    CategorisedPicture,
     DescribedPicture,
     EvaluationDataError,
     EvaluationScene,
@@ -178,7 +184,7 @@ def read_captioned(data: DataFolder) -> list[CaptionedPicture]:
     """Pictures of a COCO captions file; as in the official evaluation those without a caption are left out."""
     if data.is_prepared:
         return list(PreparedAnnotations(data, "caption").captioned())
-    file = data.need("captions.json")
+    file = data.coco_file("captions") if data.layout == "coco" else data.need("captions.json")
     coco = CocoFile.read(file)
     captions: dict[Any, list[str]] = defaultdict(list)
     for index, annotation in enumerate(coco.annotations):
@@ -206,6 +212,46 @@ def _names_of_images(data: DataFolder) -> dict[Any, frozenset[str]]:
         image_id, number = required(where, annotation, "image_id", "category_id")
         names.setdefault(checked_id(where, image_id), set()).add(data.counted_as(coco.category(where, number)))
     return {image_id: frozenset(present) for image_id, present in names.items()}
+
+
+def read_phrased(data: DataFolder) -> list[PhrasedPicture]:
+    """Images of a Flickr30k Entities folder with their captions and phrases."""
+    rows = undecoded(
+        read_format("flickr30k_entities", data.folder, data.pictures, task="caption", split=data.split, streaming=True)
+    )
+    found = [
+        (
+            row["image_id"],
+            row["image"]["path"],
+            [phrased_caption(p, (row["width"], row["height"])) for p in row["prompts"]],
+        )
+        for row in rows
+    ]
+    heads = noun_words([caption for *_, captions in found for caption in captions])
+    pictures = [PhrasedPicture(image_id, Path(path), tuple(captions), heads) for image_id, path, captions in found]
+    return _some(pictures, data.folder)
+
+
+def read_categorised(data: DataFolder) -> list[CategorisedPicture]:
+    """Images of COCO's instances of a split, with all their objects as annotated."""
+    file = data.coco_file("instances")
+    coco, folder, pictures = CocoFile.read(file), ImageFolder(data.pictures), []
+    for image in coco.by_image(ReadReport(), "raise"):
+        objects = []
+        for where, record in image.annotations:
+            box, number = required(where, record, "bbox", "category_id")
+            name = canonical(spoken_name(coco.category(where, number)))
+            crowd = checked_flag(where, record.get("iscrowd"), "iscrowd")
+            objects.append(
+                CategorisedObject(name, annotated_xywh(where, box), crowd, record.get("segmentation") or None)
+            )
+        pictures.append(CategorisedPicture(str(image.id), image.find_in(folder), image.size_wh, tuple(objects)))
+    return _some(pictures, file)
+
+
+def annotated_names(data: DataFolder) -> list[str]:
+    """The categories of all objects of COCO's instances of a split, crowds aside, as often as they are annotated."""
+    return [thing.name for picture in read_categorised(data) for thing in picture.objects if not thing.crowd]
 
 
 def _known(where: str, what: str, records: dict[Any, dict[str, Any]], key: Any) -> dict[str, Any]:

@@ -98,3 +98,21 @@ class CaptionedPicture(Picture):
 
     captions: tuple[str, ...]
     names: frozenset[str] | None
+
+
+@dataclass(frozen=True)
+class CategorisedObject:
+    """name: of its category. box xywh, pixels of the picture, as annotated. crowd: it stands for several objects."""
+
+    name: str
+    box: Box
+    crowd: bool
+    segmentation: Any
+
+
+@dataclass(frozen=True, eq=False)
+class CategorisedPicture(Picture):
+    """A picture and all its objects of known categories. `size_wh` is what it was annotated at."""
+
+    size_wh: tuple[int, int]
+    objects: tuple[CategorisedObject, ...]

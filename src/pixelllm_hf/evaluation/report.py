@@ -45,6 +45,7 @@ METRICS = {
     "P@0.7": "above 0.7",
     "P@0.8": "above 0.8",
     "P@0.9": "above 0.9",
+    "R@1": "phrases whose box has an IoU of at least 0.5",
     "mean_IoU": "mean IoU of the boxes",
     "mean_IoU_distractor": "the same, where another object of the class is in the picture",
     "mean_IoU_alone": "the same, where none is",
@@ -71,6 +72,12 @@ METRICS = {
     "seg_P@0.8": "above 0.8",
     "seg_P@0.9": "above 0.9",
     "seg_box_P@0.5": "expressions whose mask's tight box has an IoU above 0.5",
+    "head_noun": "captions of boxes whose head noun is the category or a synonym",
+    "head_noun_not_person": "the same, of all categories but person",
+    "noun_point_in_box": "nouns that name a phrase of the references and have their point in its box",
+    "noun_in_references": "nouns that are a word of the references",
+    "AP50": "AP50 of boxes and the categories that their captions name",
+    "AP50_boxes_alone": "the same of boxes without names",
     "exact_match": "captions that are the phrase, word for word",
     "object_name": "captions with the right object name",
     "mAP": "mAP of boxes with captions, over IoU 0.3 to 0.7 and METEOR 0 to 0.25",
@@ -83,6 +90,12 @@ METRICS = {
     "BLEU-1": "BLEU-1",
     "ROUGE-L": "ROUGE-L",
 }
+# What is measured in other ways than a task of the model is called.
+OTHER_TITLES = {
+    "phrases": "Phrases of given captions (phrases)",
+    "grounded_caption": "Nouns of written captions, and where they belong (grounded_caption)",
+}
+OF_TASK = {("phrases", "point_in_box"): "words of phrases whose point is in their phrase's box"}
 OTHER_PICTURES = "other-pictures"
 # Columns of a learning curve; the first whose columns a log has is shown.
 CURVES = (
@@ -110,12 +123,12 @@ SLOT = re.compile(r"<!-- (?P<name>[\w:-]+) -->.*?<!-- /(?P=name) -->", re.S)
 
 def title_of(task: str) -> str:
     """The heading of a task's table; of a task that is not known here its name."""
-    return TASK_SPECS[task].title if task in TASK_SPECS else task
+    return TASK_SPECS[task].title if task in TASK_SPECS else OTHER_TITLES.get(task, task)
 
 
 def tasks_of_a_card() -> list[str]:
     """The tasks in the order of a model card: the paper's own one leads."""
-    return sorted(TASK_SPECS, key=lambda task: task != "trace")
+    return [*sorted(TASK_SPECS, key=lambda task: task != "trace"), *OTHER_TITLES]
 
 
 def optional_slots() -> set[str]:
@@ -160,6 +173,11 @@ def _read_json(path: str | Path) -> Any:
         raise ReportError(f"{path} is not an evaluation ({told}); make it with scripts/evaluate.py --json.") from error
 
 
+def metric_title(metric: str, task: str | None = None) -> str:
+    """What a metric is, in words; of one that is not known here its name."""
+    return OF_TASK.get((task or "", metric)) or METRICS.get(metric, metric)
+
+
 def metrics_table(report: Mapping[str, Any]) -> str:
     """A markdown table: value, 95 % interval and over how many scenes or words it is taken."""
     rows = ["| metric | value | 95 % interval | over |", "|---|---|---|---|"]
@@ -167,7 +185,8 @@ def metrics_table(report: Mapping[str, Any]) -> str:
     ordered = [name for name in METRICS if name in metrics] + [name for name in metrics if name not in METRICS]
     for name, estimate in ((name, metrics[name]) for name in ordered):
         value, low, high = (_written(estimate[key], name) for key in ("value", "low", "high"))
-        rows.append(f"| {METRICS.get(name, name)} (`{name}`) | {value} | {low} to {high} | {estimate['count']} |")
+        title = metric_title(name, report.get("task"))
+        rows.append(f"| {title} (`{name}`) | {value} | {low} to {high} | {estimate['count']} |")
     return "\n".join([*rows, *_notes(report)])
 
 

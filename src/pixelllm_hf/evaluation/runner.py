@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
@@ -17,6 +17,8 @@ from tqdm import tqdm
 
 import pixelllm_hf
 from pixelllm_hf.data.scenes import write_scenes
+from pixelllm_hf.evaluation.baselines import Baseline
+from pixelllm_hf.evaluation.bootstrap import Estimate
 from pixelllm_hf.evaluation.scene_folder import VALIDATION_SEED, DataFolder
 from pixelllm_hf.evaluation.sharing import Share
 from pixelllm_hf.evaluation.tasks import TASKS, Task
@@ -33,19 +35,23 @@ class CannotDoError(ValueError):
 
 @dataclass(frozen=True)
 class Asking:
-    """How pictures are asked about: pictures per batch, and `generate`'s settings for tasks that search an answer."""
+    """How pictures are asked about: pictures per batch, and `generate`'s settings for tasks that search an answer.
+
+    num_beams: None is what the checkpoint decodes with by default.
+    """
 
     batch_size: int = 25
     max_new_tokens: int = 96
-    num_beams: int = 1
+    num_beams: int | None = None
     progress: bool = False
 
     def options(self, task: Task) -> dict[str, Any]:
         """For `generate`."""
-        if task.spec.text_is_answer:
+        if not task.searches:
             return {}
-        # Plain decoding, as in the paper, also of answers that go round in circles.
-        return {"max_new_tokens": self.max_new_tokens, "num_beams": self.num_beams, "max_repeated_tokens": 0}
+        # As the checkpoint decodes, but also of answers that go round in circles, as in the paper.
+        beams = {} if self.num_beams is None else {"num_beams": self.num_beams}
+        return {"max_new_tokens": self.max_new_tokens, **beams, "max_repeated_tokens": 0}
 
 
 @dataclass(frozen=True)
@@ -69,9 +75,7 @@ def answers_of(
     starts = share.starts(len(pictures), asking.batch_size)
     for start in tqdm(starts, unit="batch", disable=not asking.progress):
         chosen = pictures[start : start + asking.batch_size]
-        inputs = processor(
-            images=[picture.open() for picture in chosen], task=task.name, return_tensors="pt", **task.ask(chosen)
-        )
+        inputs = task.inputs(processor, chosen)
         with torch.inference_mode():
             output = model.generate(
                 **{name: value.to(model.device) for name, value in inputs.items()}, **asking.options(task)
@@ -96,18 +100,41 @@ def evaluate(
     """
     if problem := task.problem(model):
         raise CannotDoError(f"the model cannot do the task {task.name!r}: {problem}. Choose another task or model.")
-    data = folder if isinstance(folder, DataFolder) else DataFolder(Path(folder))
-    share = share or Share.of_this_process()
+    data, share = _data(folder), share or Share.of_this_process()
     pictures = task.read(data)[:limit]
     answered = answers_of(model, processor, task, pictures, asking=asking, share=share)
     records = share.gathered({i: task.record(pictures[i], answers) for i, answers in answered})
-    forced = {}
+    forced: dict[str, Estimate] = {}
     if limit is None:
         forced = task.forced(model, processor, data, share, batch_size=asking.batch_size, progress=asking.progress)
     if not share.is_main:
         return None
+    return _evaluation(task, pictures, records, how, forced)
+
+
+def evaluate_baseline(
+    baseline: Baseline,
+    task: Task,
+    folder: str | Path | DataFolder,
+    *,
+    how: Thoroughness = Thoroughness(),  # noqa: B008
+    limit: int | None = None,
+) -> Evaluation:
+    """The same numbers of what a baseline answers in a model's place."""
+    pictures = task.read(_data(folder))[:limit]
+    answered = zip(pictures, task.guesses(pictures, baseline), strict=True)
+    return _evaluation(task, pictures, [task.record(picture, answers) for picture, answers in answered], how, {})
+
+
+def _data(folder: str | Path | DataFolder) -> DataFolder:
+    return folder if isinstance(folder, DataFolder) else DataFolder(Path(folder))
+
+
+def _evaluation(
+    task: Task, pictures: Sequence[Any], records: Sequence[Any], how: Thoroughness, forced: Mapping[str, Estimate]
+) -> Evaluation:
     scores = task.score(pictures, records, how)
-    metrics = {name: vars(estimate) for name, estimate in (scores.metrics | forced).items()}
+    metrics = {name: vars(estimate) for name, estimate in {**scores.metrics, **forced}.items()}
     result = {"scenes": len(pictures), **scores.counts, "metrics": metrics}
     if scores.notes:
         result["notes"] = list(scores.notes)

@@ -1,4 +1,12 @@
-"""Data to evaluate on: a folder in the official layouts, a prepared one, or scenes composed for the occasion."""
+"""Data to evaluate on: a folder in the official layouts, a prepared one, or scenes composed for the occasion.
+
+How a folder is laid out decides what a task measures on it, see `evaluation.tasks.task_for`:
+
+ - "prepared": rows that `scripts/prepare_dataset.py` made;
+ - "flickr30k_entities": Sentences/, Annotations/ and images/, with lists of splits such as val.txt;
+ - "coco": instances_SPLIT.json, perhaps captions_SPLIT.json, and images/: objects with the names of their categories;
+ - "scenes": what `python -m pixelllm_hf.data.scenes` writes, and files of that kind.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from pixelllm_hf.data.coco_files import CocoFile
 from pixelllm_hf.data.prepared_folder import STATE
@@ -22,6 +31,7 @@ VALIDATION_SEED = 800_000_000
 HELD_OUT_SEED = 900_000_000
 
 INSTANCES = "instances.json"
+Layout = Literal["prepared", "flickr30k_entities", "coco", "scenes"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,28 @@ class DataFolder:
     def is_prepared(self) -> bool:
         """Whether it holds parquet shards of rows instead of annotation files."""
         return (self.folder / STATE).is_file()
+
+    @cached_property
+    def layout(self) -> Layout:
+        """How the folder is laid out, by what is in it."""
+        if self.is_prepared:
+            return "prepared"
+        if (self.folder / "Sentences").is_dir() or (self.folder / "Annotations").is_dir():
+            return "flickr30k_entities"
+        return "coco" if self._coco_splits("instances") or self._coco_splits("captions") else "scenes"
+
+    def coco_file(self, kind: Literal["instances", "captions"]) -> Path:
+        """KIND_SPLIT.json of a folder of the layout "coco"."""
+        splits = self._coco_splits(kind)
+        if self.split not in splits and not (self.split is None and len(splits) == 1):
+            there = ", ".join(f"{kind}_{name}.json" for name in splits) or f"no {kind}_SPLIT.json at all"
+            raise EvaluationDataError(
+                f"{self.folder} has {there}, but the split is {self.split!r}. Name a split whose file is there."
+            )
+        return self.folder / f"{kind}_{self.split or splits[0]}.json"
+
+    def _coco_splits(self, kind: str) -> list[str]:
+        return sorted(path.stem.removeprefix(f"{kind}_") for path in self.folder.glob(f"{kind}_*.json"))
 
     @property
     def pictures(self) -> Path:

@@ -1,17 +1,48 @@
-"""The tasks that can be measured, one small module each. A new one is an entry here."""
+"""What can be measured, one small module each; on what data is decided by the layout of its folder."""
 
 from __future__ import annotations
 
-from pixelllm_hf.evaluation.tasks.caption import CaptionTask
+from pixelllm_hf.evaluation.pictures import EvaluationDataError
+from pixelllm_hf.evaluation.scene_folder import DataFolder
+from pixelllm_hf.evaluation.tasks.caption import CaptionTask, PhrasedCaptionTask
+from pixelllm_hf.evaluation.tasks.categories import CategoryDenseTask, CategoryRegionTask, CategorySegmentTask
 from pixelllm_hf.evaluation.tasks.dense import DenseTask
+from pixelllm_hf.evaluation.tasks.grounded_caption import GroundedCaptionTask
+from pixelllm_hf.evaluation.tasks.phrases import PhrasesTask
 from pixelllm_hf.evaluation.tasks.refer import ReferTask
 from pixelllm_hf.evaluation.tasks.region import RegionTask
 from pixelllm_hf.evaluation.tasks.segment import SegmentTask
 from pixelllm_hf.evaluation.tasks.task import Scores, Task
 from pixelllm_hf.evaluation.tasks.trace import TraceTask
 
+# On scenes, and on data in the official layouts of these tasks, prepared or not. A new task is an entry here.
 TASKS: dict[str, Task] = {
     task.name: task for task in (TraceTask(), CaptionTask(), RegionTask(), ReferTask(), SegmentTask(), DenseTask())
 }
+# On photographs with phrases, or with the names of categories, more and other things are known.
+OF_LAYOUT: dict[str, dict[str, Task]] = {
+    "flickr30k_entities": {task.name: task for task in (PhrasedCaptionTask(), PhrasesTask(), GroundedCaptionTask())},
+    "coco": {
+        task.name: task for task in (CaptionTask(), CategoryRegionTask(), CategoryDenseTask(), CategorySegmentTask())
+    },
+}
+NAMES = list(dict.fromkeys([*TASKS, *(name for tasks in OF_LAYOUT.values() for name in tasks)]))
+_FOUND_BY = {
+    "flickr30k_entities": "Sentences/, Annotations/ and images/, as Flickr30k Entities has them",
+    "coco": "instances_SPLIT.json and images/, as COCO has them",
+}
 
-__all__ = ["TASKS", "Scores", "Task"]
+
+def task_for(name: str, data: DataFolder) -> Task:
+    """What this task measures on this data; an `EvaluationDataError` says what data it wants where it cannot."""
+    tasks = OF_LAYOUT.get(data.layout, TASKS)
+    if name in tasks:
+        return tasks[name]
+    wanted = [_FOUND_BY[layout] for layout, others in OF_LAYOUT.items() if name in others]
+    raise EvaluationDataError(
+        f"{data.folder} is in the layout {data.layout!r}, where the tasks are {', '.join(tasks)}. "
+        f"{name!r} needs a folder with {' or with '.join(wanted or ['the files of docs/evaluation.md'])}."
+    )
+
+
+__all__ = ["NAMES", "OF_LAYOUT", "TASKS", "Scores", "Task", "task_for"]

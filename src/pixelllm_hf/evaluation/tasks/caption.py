@@ -5,11 +5,12 @@ Object precision, recall and F1 are those of `evaluation.trace`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pixelllm_hf.evaluation.annotations import read_captioned
+from pixelllm_hf.evaluation.annotations import read_captioned, read_phrased
+from pixelllm_hf.evaluation.baselines import Baseline
 from pixelllm_hf.evaluation.bootstrap import Estimate
 from pixelllm_hf.evaluation.caption_estimates import caption_estimates
 from pixelllm_hf.evaluation.object_names import ObjectNames, words_of
@@ -39,6 +40,11 @@ class CaptionTask(Task):
     def record(self, picture: NamedPicture, answers: Sequence[GroundedCaption]) -> dict[str, Any]:
         return {"caption": answers[0].text, "score": answers[0].score}
 
+    def guesses(self, pictures: Sequence[NamedPicture], baseline: Baseline) -> Iterable[list[GroundedCaption]]:
+        said = {picture.image_id: picture.captions for picture in pictures}
+        for picture in pictures:
+            yield [GroundedCaption(baseline.caption(picture, said), (), (1, 1))]
+
     def score(self, pictures: Sequence[NamedPicture], records: Sequence[dict[str, Any]], how: Thoroughness) -> Scores:
         said = [record["caption"] for record in records]
         metrics, notes = caption_estimates(
@@ -50,6 +56,16 @@ class CaptionTask(Task):
             resamples=how.resamples,
         )
         return Scores(metrics | _naming(pictures, said, how.resamples), {"captions": len(said)}, notes)
+
+
+class PhrasedCaptionTask(CaptionTask):
+    """The same on photographs whose captions have phrases; nothing else is known of their objects."""
+
+    def read(self, data: DataFolder) -> list[NamedPicture]:
+        return [
+            NamedPicture(p.image_id, p.file, tuple(caption.text for caption in p.captions), None, None)
+            for p in read_phrased(data)
+        ]
 
 
 def _naming(pictures: Sequence[NamedPicture], said: Sequence[str], resamples: int) -> dict[str, Estimate]:

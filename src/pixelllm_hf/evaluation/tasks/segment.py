@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class SegmentTask(ReferTask):
     """Asks what `refer` asks, and for masks."""
 
     name = "segment"
-    covers = ("refer",)
+    covers: ClassVar[tuple[str, ...]] = ("refer",)
     looks = {"seg_cIoU": "segment_ciou", "seg_gIoU": "segment_giou"}
 
     def read(self, data: DataFolder) -> list[ReferredPicture]:

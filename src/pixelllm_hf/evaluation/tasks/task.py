@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from pixelllm_hf.evaluation.baselines import Baseline, BaselineError
 from pixelllm_hf.evaluation.bootstrap import RESAMPLES, Estimate
 from pixelllm_hf.evaluation.pictures import Picture
 from pixelllm_hf.evaluation.scene_folder import DataFolder
@@ -57,6 +58,11 @@ class Task(ABC):
         head = self.spec.missing_head(model.config)
         return None if head is None else f"it has no {head}"
 
+    @property
+    def searches(self) -> bool:
+        """The model searches a text, so that beams and lengths mean something."""
+        return self.spec.is_written
+
     @abstractmethod
     def read(self, data: DataFolder) -> list[Any]:
         """The pictures (`Picture`s) with what is asked and what is true."""
@@ -65,6 +71,11 @@ class Task(ABC):
         """What the processor is told besides the images and the task's name."""
         return {}
 
+    def inputs(self, processor: Any, pictures: Sequence[Any]) -> Any:
+        """What `generate` and post-processing take for these images."""
+        images = [picture.open() for picture in pictures]
+        return processor(images=images, task=self.spec.name, return_tensors="pt", **self.ask(pictures))
+
     def answers(self, processor: Any, output: Any, inputs: Mapping[str, Any]) -> list[list[GroundedCaption]]:
         """The model's output in the user's terms, per image."""
         return self.spec.results(processor, output, inputs)
@@ -72,6 +83,10 @@ class Task(ABC):
     @abstractmethod
     def record(self, picture: Any, answers: Sequence[GroundedCaption]) -> Any:
         """All that scoring needs of the answers; small, and can be pickled."""
+
+    def guesses(self, pictures: Sequence[Any], baseline: Baseline) -> Iterable[list[GroundedCaption]]:
+        """What a baseline answers in the model's place, image by image; of a task that has none a `BaselineError`."""
+        raise BaselineError(f"there is no baseline for the task {self.name!r} on this data.")
 
     def forced(
         self, model: Any, processor: Any, data: DataFolder, share: Share, *, batch_size: int, progress: bool

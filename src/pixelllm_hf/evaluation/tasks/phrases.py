@@ -1,0 +1,123 @@
+"""Phrase grounding: given captions are read, and their words' locations are compared with the boxes of their phrases.
+
+R@1: phrases whose box has an IoU of at least 0.5 with the phrase's, as in the protocol of Flickr30k Entities (Plummer
+et al. 2015). The model's box of a phrase is that of its last word, as referring expressions are read. `point_in_box`:
+words of phrases whose point lies in their phrase's box. Words and phrases without a box in the data are not counted;
+where the model gives a word no location, it counts as a miss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pixelllm_hf.evaluation.annotations import read_phrased
+from pixelllm_hf.evaluation.baselines import Baseline, caption_of_words
+from pixelllm_hf.evaluation.bootstrap import ratio_of_sums
+from pixelllm_hf.evaluation.box_iou import aligned_box_iou
+from pixelllm_hf.evaluation.phrases import PhrasedCaption, PhrasedPicture, shares, words_between_blanks
+from pixelllm_hf.evaluation.scene_folder import DataFolder
+from pixelllm_hf.evaluation.tasks.task import Scores, Task, Thoroughness
+from pixelllm_hf.processing.grounded_results import GroundedCaption
+from pixelllm_hf.processing.tasks import TaskSpec, task_spec
+from pixelllm_hf.processing.writable_text import as_characters
+
+HIT = 0.5 - 1e-6  # rows hold float32: an overlap of one half is one
+
+
+class PhrasesTask(Task):
+    """All captions of an image in one call, so that the image is encoded once."""
+
+    name = "phrases"
+
+    @property
+    def searches(self) -> bool:
+        """The answers are given."""
+        return False
+
+    @property
+    def spec(self) -> TaskSpec:
+        """Captions are asked for, but given."""
+        return task_spec("caption")
+
+    def read(self, data: DataFolder) -> list[PhrasedPicture]:
+        pictures = []
+        for picture in read_phrased(data):
+            placed = tuple(caption for caption in picture.captions if caption.phrases)
+            if placed:
+                pictures.append(PhrasedPicture(**{**vars(picture), "captions": placed}))
+        return pictures
+
+    def ask(self, pictures: Sequence[PhrasedPicture]) -> dict[str, Any]:
+        return {"text": [[None] * len(picture.captions) for picture in pictures]}
+
+    def inputs(self, processor: Any, pictures: Sequence[PhrasedPicture]) -> Mapping[str, Any]:
+        """Those of captions, with the answers given."""
+        inputs = super().inputs(processor, pictures)
+        texts = [caption.text for picture in pictures for caption in picture.captions]
+        encoded = processor.encode_prompts(texts, may_be_unwritable=True, truncation=True)
+        inputs["query_ids"] = inputs["input_ids"].new_tensor(encoded["input_ids"].tolist())
+        inputs["query_characters"] = inputs["input_ids"].new_tensor(as_characters(texts).tolist())
+        return inputs
+
+    def record(self, picture: PhrasedPicture, answers: Sequence[GroundedCaption]) -> dict[str, Any]:
+        read = zip(picture.captions, answers, strict=True)
+        return {"captions": [_compared(caption, answer) for caption, answer in read]}
+
+    def guesses(self, pictures: Sequence[PhrasedPicture], baseline: Baseline) -> Iterable[list[GroundedCaption]]:
+        """Every word of a phrase with the box that the baseline has for its head word."""
+        for picture in pictures:
+            answers = []
+            for caption in picture.captions:
+                boxes: list[Any] = [None] * len(caption.text.split())
+                for phrase in caption.phrases:
+                    box = baseline.box(picture, phrase.head)
+                    boxes[phrase.first : phrase.last + 1] = [box] * (phrase.last + 1 - phrase.first)
+                answers.append(caption_of_words(caption.text, boxes))
+            yield answers
+
+    def score(self, pictures: Sequence[PhrasedPicture], records: Sequence[dict[str, Any]], how: Thoroughness) -> Scores:
+        captions = [record["captions"] for record in records]
+        ious = [np.array([phrase["iou"] for caption in row for phrase in caption["phrases"]]) for row in captions]
+        phrases = np.array([len(row) for row in ious])
+        words, inside = (
+            np.array([sum(caption[name] for caption in row) for row in captions]) for name in ("words", "words_in_box")
+        )
+        metrics = {
+            "R@1": ratio_of_sums(np.array([(row >= HIT).sum() for row in ious]), phrases, resamples=how.resamples),
+            "mean_IoU": ratio_of_sums(np.array([row.sum() for row in ious]), phrases, resamples=how.resamples),
+            "point_in_box": ratio_of_sums(inside, words, resamples=how.resamples),
+        }
+        counts = {
+            "captions": sum(map(len, captions)),
+            "phrases": int(phrases.sum()),
+            "words": int(words.sum()),
+            "phrases_without_box": sum(
+                phrase["box"] is None for row in captions for caption in row for phrase in caption["phrases"]
+            ),
+        }
+        return Scores(metrics, counts, ("R@1: IoU of at least 0.5 with the box around all boxes of the phrase",))
+
+
+def _compared(caption: PhrasedCaption, answer: GroundedCaption) -> dict[str, Any]:
+    """caption, its phrases with their box and IoU, and how many of their words have their point in the phrase's box."""
+    words, phrases, counted, inside = words_between_blanks(caption.text, answer), [], 0, 0
+    spoken = [any(map(str.isalnum, word)) for word in caption.text.split()]
+    for phrase in caption.phrases:
+        last = None
+        for i in range(phrase.first, phrase.last + 1):
+            if not spoken[i]:
+                continue
+            counted += 1
+            last = words[i]
+            inside += last is not None and phrase.holds(shares(last.point, answer.image_size))  # type: ignore[arg-type]
+        box = None if last is None else shares(last.box, answer.image_size)
+        iou = 0.0 if box is None else float(aligned_box_iou(_xywh(box), _xywh(phrase.box)))
+        phrases.append({"phrase": phrase.text, "box": None if box is None else [round(v, 4) for v in box], "iou": iou})
+    return {"caption": caption.text, "phrases": phrases, "words": counted, "words_in_box": int(inside)}
+
+
+def _xywh(box: Sequence[float]) -> np.ndarray:
+    return np.array([box[0], box[1], box[2] - box[0], box[3] - box[1]])
