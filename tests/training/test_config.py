@@ -168,3 +168,36 @@ def test_a_misspelt_override_is_an_error(override: str) -> None:
 def test_a_missing_recipe_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere.yaml"):
         load_config(TrainConfig, tmp_path / "nowhere.yaml")
+
+
+def test_a_variable_stands_in_every_text_of_the_recipe_and_of_those_it_extends(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(
+        "variables: {data: null, runs: runs}\n"
+        "data: {sources: [{format: coco_captions, annotations: '${data}/a.json', images: '${data}/i'}]}\n"
+    )
+    file = tmp_path / "mine.yaml"
+    file.write_text("extends: base.yaml\nvariables: {runs: mine}\nrun: {output_dir: '${runs}/x'}\n")
+    recipe = load_config(TrainConfig, file, ["run.trackers=['${runs}']"], {"data": "/some where"})
+    (source,) = recipe.data.sources
+    assert (source.annotations, source.images) == ("/some where/a.json", "/some where/i")
+    assert (recipe.run.output_dir, recipe.run.trackers) == ("mine/x", ["mine"])
+    assert load_config(TrainConfig, file, (), {"data": "d", "runs": "r"}).run.output_dir == "r/x"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given", "said"),
+    [
+        ("variables: {data: null}\nrun: {output_dir: '${data}'}", {}, "--set data=VALUE"),
+        ("variables: {data: d}\nrun: {output_dir: '${date}'}", {}, "date"),
+        ("run: {output_dir: x}", {"data": "d"}, "no variable 'data'"),
+        ("variables: {data: d}", {"runs": "d"}, "no variable 'runs'"),
+        ("variables: [data]", {}, "variables"),
+        ("variables: {data: 7}", {}, "variables"),
+    ],
+)
+def test_a_variable_without_a_value_or_a_name_is_an_error(
+    tmp_path: Path, recipe: str, given: dict[str, str], said: str
+) -> None:
+    (tmp_path / "mine.yaml").write_text(recipe)
+    with pytest.raises(ConfigError, match=said):
+        load_config(TrainConfig, tmp_path / "mine.yaml", (), given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from PIL import Image
 
 from pixelllm_hf.data.parquet_shards import prepare_format
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.training.config import ConfigError
-from pixelllm_hf.training.feature_cache import CachedFeatureBatches
+from pixelllm_hf.training.feature_cache import CachedFeatureBatches, FeatureMaker, FeaturePart
 from pixelllm_hf.training.initial_model import load_processor
 from pixelllm_hf.training.parameter_groups import freeze
 from pixelllm_hf.training.sources import DataConfig, SourceConfig, grounded_batches
@@ -33,24 +35,68 @@ def batches(
     model: Any, squares: SimpleNamespace, tokenizer_folder: Path, cache_dir: Path | None, **settings: Any
 ) -> CachedFeatureBatches:
     source = SourceConfig("localized_narratives", str(squares.narratives), str(squares.images))
-    data = DataConfig([replace(source, **settings)], batch_size=3, cache_dir=str(cache_dir) if cache_dir else None)
+    folder = str(cache_dir) if cache_dir else None
+    data = DataConfig([replace(source, **settings)], batch_size=3, cache_dir=folder, cache_features=True)
     processor = load_processor(str(tokenizer_folder), image_size=model.config.image_size)
     plain = grounded_batches(data.sources, data, processor=processor, seed=1)
-    return CachedFeatureBatches(plain, model.vision_towers, data.cache_dir, Accelerator(cpu=True))
+    vision = model.config.vision_config
+    maker = FeatureMaker(model.vision_towers, ("fused", vision.mask_map), Accelerator(cpu=True), threads=1)
+    return CachedFeatureBatches(plain, maker, data.cache_dir)
 
 
+@pytest.mark.parametrize("flip", [0.0, 1.0], ids=["as it is", "mirrored"])
 def test_the_loss_with_cached_features_is_the_loss_with_pixels(
+    model: PixelLLMForGroundedGeneration, squares: SimpleNamespace, tokenizer_folder: Path, tmp_path: Path, flip: float
+) -> None:
+    cached = batches(model, squares, tokenizer_folder, tmp_path, flip=flip)
+    source = SourceConfig("localized_narratives", str(squares.narratives), str(squares.images), flip=flip)
+    data = DataConfig([source], batch_size=3, cache_dir=None)
+    processor = load_processor(str(tokenizer_folder), image_size=model.config.image_size)
+    plain = grounded_batches([source], data, processor=processor, seed=1)
+    for index in range(3):
+        batch, other = cached.batch_at(index), plain.batch_at(index)
+        assert batch.pop("source") == other.pop("source")
+        with torch.no_grad():
+            looked_up, seen = model(**batch).loss, model(**other).loss
+        torch.testing.assert_close(looked_up, seen, rtol=2e-3, atol=2e-3)
+
+
+def test_sources_of_the_same_images_share_their_features(
     model: PixelLLMForGroundedGeneration, squares: SimpleNamespace, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
-    cached = batches(model, squares, tokenizer_folder, tmp_path)
-    for index in range(3):
-        batch = cached.batch_at(index)
-        batch.pop("source")
-        with torch.no_grad():
-            looked_up = model(**batch).loss
-            batch.pop("image_features")
-            seen = model(**batch).loss
-        torch.testing.assert_close(looked_up, seen, rtol=2e-3, atol=2e-3)
+    batches(model, squares, tokenizer_folder, tmp_path, limit=5)
+    few = {folder.name: FeaturePart(folder).images for folder in tmp_path.glob("features-*/part-*")}
+    batches(model, squares, tokenizer_folder, tmp_path)
+    batches(model, squares, tokenizer_folder, tmp_path, name="again", flip=0.5)
+    parts = {folder.name: FeaturePart(folder).images for folder in tmp_path.glob("features-*/part-*")}
+    assert sorted(map(len, few.values())) == [5] and sorted(map(len, parts.values())) == [5, 7]
+    assert len({image for part in parts.values() for image in part}) == 12
+
+
+def test_an_image_that_cannot_be_read_is_named(
+    model: PixelLLMForGroundedGeneration, squares: SimpleNamespace, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(squares.images, images)
+    broken = sorted(images.iterdir())[3]
+    broken.write_bytes(b"no image")
+    source = {"format": "coco_instances", "task": "region", "annotations": str(squares.instances)}
+    with pytest.raises(ConfigError, match=broken.name):
+        batches(model, squares, tokenizer_folder, tmp_path / "cache", images=str(images), **source)
+    shutil.copy(squares.images / broken.name, broken)
+    batches(model, squares, tokenizer_folder, tmp_path / "cache", images=str(images), **source)
+
+
+def test_annotations_of_another_shape_of_image_are_refused(
+    model: PixelLLMForGroundedGeneration, squares: SimpleNamespace, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(squares.images, images)
+    first = sorted(images.iterdir())[0]
+    Image.open(first).crop((0, 0, 40, 64)).save(first)
+    instances = {"format": "coco_instances", "task": "region", "annotations": str(squares.instances)}
+    with pytest.raises(ConfigError, match=first.name):
+        batches(model, squares, tokenizer_folder, tmp_path / "cache", images=str(images), **instances)
 
 
 def test_a_prepared_source_has_cached_features_too(
@@ -70,9 +116,9 @@ def test_features_are_kept_for_the_same_weights_and_made_anew_for_others(
     model: PixelLLMForGroundedGeneration, squares: SimpleNamespace, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
     batches(model, squares, tokenizer_folder, tmp_path)
-    first = {folder: (folder / "shapes.json").stat().st_mtime_ns for folder in tmp_path.glob("features-*")}
+    first = {folder: (folder / "info.json").stat().st_mtime_ns for folder in tmp_path.glob("features-*/part-*")}
     batches(model, squares, tokenizer_folder, tmp_path)
-    assert {folder: (folder / "shapes.json").stat().st_mtime_ns for folder in tmp_path.glob("features-*")} == first
+    assert {folder: (folder / "info.json").stat().st_mtime_ns for folder in tmp_path.glob("features-*/part-*")} == first
     other = PixelLLMForGroundedGeneration(model.config)
     freeze(other, ["vision_towers"])
     batches(other, squares, tokenizer_folder, tmp_path)
@@ -97,7 +143,7 @@ def test_a_build_that_was_killed_is_done_again(
     model: PixelLLMForGroundedGeneration, squares: SimpleNamespace, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
     whole = batches(model, squares, tokenizer_folder, tmp_path).batch_at(0)["image_features"].fused
-    (folder,) = tmp_path.glob("features-*")
+    (folder,) = tmp_path.glob("features-*/part-*")
     half = folder.rename(folder.with_name(f".{folder.name}.0123.tmp"))
     (half / "fused.f16").write_bytes(b"half written")
     again = batches(model, squares, tokenizer_folder, tmp_path).batch_at(0)["image_features"].fused
@@ -109,25 +155,17 @@ def test_a_damaged_cache_is_an_error_that_names_it(
     model: PixelLLMForGroundedGeneration, squares: SimpleNamespace, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
     batches(model, squares, tokenizer_folder, tmp_path)
-    (folder,) = tmp_path.glob("features-*")
+    (folder,) = tmp_path.glob("features-*/part-*")
     (folder / "fused.f16").write_bytes(b"cut")
     with pytest.raises(ConfigError, match=folder.name):
         batches(model, squares, tokenizer_folder, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("settings", "named"), [({"flip": 0.5}, "flip"), ({"scale": (0.75, 1.25)}, "scale")], ids=["flip", "scale"]
-)
-def test_pictures_that_change_are_refused(
-    model: PixelLLMForGroundedGeneration,
-    squares: SimpleNamespace,
-    tokenizer_folder: Path,
-    tmp_path: Path,
-    settings: dict[str, Any],
-    named: str,
+def test_images_that_change_their_size_are_refused(
+    model: PixelLLMForGroundedGeneration, squares: SimpleNamespace, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=named):
-        batches(model, squares, tokenizer_folder, tmp_path, **settings)
+    with pytest.raises(ConfigError, match="scale"):
+        batches(model, squares, tokenizer_folder, tmp_path, scale=(0.75, 1.25))
 
 
 def test_towers_that_train_are_refused(squares: SimpleNamespace, tokenizer_folder: Path, tmp_path: Path) -> None:

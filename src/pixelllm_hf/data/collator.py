@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from pixelllm_hf.data.image_folder import shape_problem
-from pixelllm_hf.data.image_transforms import Augmentation, TrainingView
+from pixelllm_hf.data.image_transforms import Augmentation, TrainingView, canvas_mask
 from pixelllm_hf.data.mirrored_text import mirrored_prompt
+from pixelllm_hf.data.packed_labels import asking_alike, pack_labels
 from pixelllm_hf.data.target_writing import write_targets
 from pixelllm_hf.data.trace_alignment import (
     align_by_rank,
@@ -48,6 +49,11 @@ class GroundedCollator:
     to find are object_boxes (B, M, 4), xyxy canvas pixels, zero in the padding, and object_labels (B, M, T) with EOS,
     -100 in the padding. They do not share a batch with other tasks.
 
+    With `pixels=False` the images are not read: mirrored (B,) bool is there in the place of pixel_values, for features
+    that are looked up.
+    With `pack` one row is all prompts of an image that ask the same: their labels stand one behind the other, and
+    label_segments (R, T) counts which of them each label belongs to, -1 in the padding.
+
     Args:
         tokenizer: a fast tokenizer with pad, EOS and character offsets.
         image_size: side of the canvas in pixels. antialias: how pictures are made smaller; both as in the processor.
@@ -66,6 +72,8 @@ class GroundedCollator:
             (B, M, T, 2, 2)), and of "reason" rows a target's tokens and the words that name it; the reference does not.
         target_tokens: ids that a target is written with, as the model's codebook_config has them; by default all such
             tokens that the tokenizer has.
+        pixels: whether images are read. pack: whether prompts of an image share a row; an image's prompts without
+            their own context then have the same one.
     """
 
     def __init__(
@@ -84,6 +92,8 @@ class GroundedCollator:
         object_points: Literal["last", "all"] = "last",
         region_points: bool = False,
         target_tokens: Sequence[int] | None = None,
+        pixels: bool = True,
+        pack: bool = False,
     ):
         if align not in ("rank", "text"):
             raise ValueError(f"align must be 'rank' or 'text', but it is {align!r}.")
@@ -111,6 +121,7 @@ class GroundedCollator:
         self.object_points = object_points
         self.region_points = region_points
         self.target_tokens = list(target_token_ids(tokenizer) if target_tokens is None else target_tokens)
+        self.pixels, self.pack = pixels, pack
 
     @classmethod
     def for_processor(cls, processor: Any, **settings: Any) -> GroundedCollator:
@@ -139,23 +150,30 @@ class GroundedCollator:
             )
         examples = [self._example(row, generator) for row, generator in zip(rows, generators, strict=True)]
         batch = {
-            "pixel_values": torch.stack([example["pixels"] for example in examples]),
             "pixel_mask": torch.stack([example["mask"] for example in examples]),
             "original_sizes": torch.tensor([example["original_size"] for example in examples]),
         }
+        if self.pixels:
+            batch["pixel_values"] = torch.stack([example["pixels"] for example in examples])
+        else:
+            batch["mirrored"] = torch.tensor([example["mirrored"] for example in examples])
         if tasks == {"dense"}:
             batch |= self._context_tensors([example["prompts"][0]["context"] for example in examples])
             return batch | self._object_tensors(examples)
         prompts = [prompt for example in examples for prompt in example["prompts"]]
-        batch["text_loss_mask"] = torch.tensor([float(prompt["text_loss"]) for prompt in prompts])
-        batch |= self._prompt_tensors(examples)
-        batch |= self._context_tensors([prompt["context"] for prompt in prompts])
+        packed = self.pack and not tasks & {"segment", "reason"}
+        by_image = [example["rows"] if packed else [[p] for p in example["prompts"]] for example in examples]
+        rows_of = [row for rows in by_image for row in rows]
+        asked = [row[0] for row in rows_of]
+        batch["text_loss_mask"] = torch.tensor([float(prompt["text_loss"]) for prompt in asked])
+        batch |= self._prompt_tensors([[row[0] for row in rows] for rows in by_image])
+        batch |= self._context_tensors([prompt["context"] for prompt in asked])
         if "segment" in tasks:
             batch |= self._mask_tensors(prompts)
         labels = self._label_tensors(prompts)
         if "reason" in tasks:
             batch["target_mask_labels"] = self._target_masks(prompts)
-        return batch | labels
+        return batch | (pack_labels(labels, [len(row) for row in rows_of]) if packed else labels)
 
     # ---------------------------------------------------------------- one image
 
@@ -182,14 +200,21 @@ class GroundedCollator:
                 f"image {row['image_id']!r} has no usable prompt: it has none, or every box lies outside. Drop the row."
             )
         contexts = self.contexts.get(row["task"]) or ("",)
+        shared = contexts[int(generator.integers(len(contexts)))] if self.pack else None
         for prompt in prompts:
             if prompt["context"] is None:
-                prompt["context"] = contexts[int(generator.integers(len(contexts)))]
+                prompt["context"] = shared or contexts[int(generator.integers(len(contexts)))]
             learns_boxes = self.region_points and row["task"] in ("region", "dense", "reason")
             prompt["point_loss"] = prompt["point_loss"] or learns_boxes
             prompt["points_at_targets"] = row["task"] == "reason"
+        example = {"original_size": annotated_wh[::-1], "mirrored": view.flipped}
+        if self.pack:
+            example["rows"] = asking_alike(prompts)
+            prompts = [prompt for alike in example["rows"] for prompt in alike]
+        if not self.pixels:
+            return {**example, "mask": canvas_mask(view.size_wh, self.image_size), "prompts": prompts}
         pixels, mask = view.image(read_row_image(row, view, antialias=self.antialias), antialias=self.antialias)
-        return {"pixels": pixels, "mask": mask, "original_size": annotated_wh[::-1], "prompts": prompts}
+        return {**example, "pixels": pixels, "mask": mask, "prompts": prompts}
 
     def _chosen(self, prompts: Sequence[dict[str, Any]], generator: np.random.Generator) -> list[dict[str, Any]]:
         if len(prompts) <= self.max_prompts or self.prompt_choice == "first":
@@ -215,14 +240,13 @@ class GroundedCollator:
 
     # ---------------------------------------------------------------- tensors
 
-    def _prompt_tensors(self, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        most = max(len(example["prompts"]) for example in examples)
-        boxes = torch.zeros(len(examples), most, 4)
-        mask = torch.zeros(len(examples), most, dtype=torch.bool)
-        for index, example in enumerate(examples):
-            count = len(example["prompts"])
-            boxes[index, :count] = torch.stack([prompt["box"] for prompt in example["prompts"]])
-            mask[index, :count] = True
+    def _prompt_tensors(self, by_image: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Tensor]:
+        most = max(map(len, by_image))
+        boxes = torch.zeros(len(by_image), most, 4)
+        mask = torch.zeros(len(by_image), most, dtype=torch.bool)
+        for index, prompts in enumerate(by_image):
+            boxes[index, : len(prompts)] = torch.stack([prompt["box"] for prompt in prompts])
+            mask[index, : len(prompts)] = True
         return {"prompt_boxes": boxes, "prompt_mask": mask}
 
     def _mask_tensors(self, prompts: Sequence[dict[str, Any]]) -> dict[str, Tensor]:

@@ -170,6 +170,11 @@ def pad_image(image: Tensor, canvas: int) -> tuple[Tensor, Tensor]:
     channels, height, width = image.shape
     padded = image.new_zeros(channels, canvas, canvas)
     padded[:, :height, :width] = image
-    mask = torch.zeros(canvas, canvas, dtype=torch.bool, device=image.device)
-    mask[:height, :width] = True
-    return padded, mask
+    return padded, canvas_mask((width, height), canvas).to(image.device)
+
+
+def canvas_mask(size_wh: tuple[int, int], canvas: int) -> Tensor:
+    """(S, S) bool, True on the pixels of an image of this size at the top left."""
+    mask = torch.zeros(canvas, canvas, dtype=torch.bool)
+    mask[: size_wh[1], : size_wh[0]] = True
+    return mask

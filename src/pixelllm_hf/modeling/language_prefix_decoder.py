@@ -107,6 +107,8 @@ class PrefixDecoderLanguageModel(nn.Module):
     cache, one state per consumed token) and `logits`. Visual tokens come `visual_width` wide and are projected here.
     """
 
+    texts_can_share_rows = False
+
     def __init__(self, config: PixelLLMPrefixDecoderConfig, visual_width: int):
         super().__init__()
         self.config = config

@@ -27,6 +27,9 @@ class T5PrefixLanguageModel(nn.Module):
     cache, one state per consumed token) and `logits`.
     """
 
+    # Its positions are distances: a text is the same wherever in a row it stands.
+    texts_can_share_rows = True
+
     def __init__(
         self, config: T5Config, *, masked_states_count: bool = False, target_token_ids: Sequence[int] | None = None
     ):
@@ -133,7 +136,8 @@ class T5PrefixLanguageModel(nn.Module):
         Without an encoder_mask all encoder states are valid; T5 then has no mask to make of it at every step.
         State t has consumed token t and predicts token t+1. decoder_mask (R,T) marks the positions that take part;
         as in the reference the others get uniform attention over everything (spec sections 5.1 and 14.5), which only
-        the mask head ever sees. A mask of four dimensions is used as it is. layers: as in `encode`.
+        the mask head ever sees. A mask of four dimensions is used as it is: (R,1,T,T) bool, which positions see which,
+        or the scores that are added. layers: as in `encode`.
         """
         self_mask, cross_mask = decoder_mask, encoder_mask
         if decoder_mask is not None and decoder_mask.ndim == 2:
@@ -143,6 +147,8 @@ class T5PrefixLanguageModel(nn.Module):
             self_mask = _score_mask(causal & valid[:, None, :, None] & valid[:, None, None, :], dtype)
             readable = full_encoder_mask(encoder_mask, encoder_states)
             cross_mask = _score_mask(valid[:, None, :, None] & readable[:, None, None, :], dtype)
+        elif decoder_mask is not None and decoder_mask.dtype == torch.bool:
+            self_mask = _score_mask(decoder_mask, encoder_states.dtype)
         output = self.body.decoder(
             inputs_embeds=self._embed(decoder_input_ids),
             attention_mask=self_mask,

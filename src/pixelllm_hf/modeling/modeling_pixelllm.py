@@ -33,6 +33,7 @@ from .mask_head import MaskHeadOutput
 from .mask_head import check_one_width
 from .model_output import LayerOutputs
 from .model_output import PixelLLMOutput
+from .packed_texts import packed_texts
 from .point_head import PointHead
 from .point_head import PointHeadOutput
 from .pretrained_pixelllm import PixelLLMPreTrainedModel
@@ -347,6 +348,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         decoder_input_ids: Tensor | None = None,
         decoder_attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        label_segments: Tensor | None = None,
         point_labels: Tensor | None = None,
         visual_labels: Tensor | None = None,
         text_loss_mask: Tensor | None = None,
@@ -376,6 +378,8 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
                 that take part (see `T5PrefixLanguageModel.decode`).
             labels: (R,T) tokens to predict, -100 ignored. The decoder then consumes BOS and the labels, or the
                 decoder_input_ids (R,T) that come too: BOS and all labels but the last, whose place is then not learnt.
+            label_segments: (R,T) where a row's labels are several texts, one behind the other, each with its EOS: the
+                number of the text that each label belongs to, -1 in the padding. Each is written as if it were alone.
             point_labels: (R,T,P,2) places of the labels' tokens, xy, 0..1 of the unpadded image; NaN or all zero:
                 no place. text_loss_mask (R,): rows whose text counts (all by default).
             visual_labels: (R,T) 1 where a label's token has a place, 0 where it has none, -100 where nobody knows;
@@ -411,7 +415,10 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             if layers is not None:
                 layers.keep("encoder", encoder_outputs)
 
-        tokens, takes_part = self._decoder_tokens(labels, decoder_input_ids, decoder_attention_mask)
+        if label_segments is not None:
+            tokens, takes_part = self._packed_tokens(labels, label_segments, mask_labels)
+        else:
+            tokens, takes_part = self._decoder_tokens(labels, decoder_input_ids, decoder_attention_mask)
         consumed = tokens
         if mask_labels is not None:
             self._check_mask_labels(mask_labels, labels, seen, output_coordinates)
@@ -508,6 +515,21 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
                 f"shapes are {tuple(given.shape)} and {tuple(labels.shape)}. Leave decoder_input_ids out."
             )
         return given, takes_part
+
+    def _packed_tokens(
+        self, labels: Tensor | None, segments: Tensor, mask_labels: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The tokens (R,T) that the decoder consumes of several texts in a row, and which see which (R,1,T,T) bool."""
+        if labels is None or segments.shape != labels.shape or mask_labels is not None:
+            raise ValueError(
+                "label_segments tell of labels of the same shape, and go with no mask_labels, but the shapes are "
+                f"{tuple(segments.shape)} and {None if labels is None else tuple(labels.shape)}, and mask_labels are "
+                f"{'missing' if mask_labels is None else 'there'}. Give masks' labels a row each."
+            )
+        if not self.language_model.texts_can_share_rows:
+            raise ValueError("label_segments need a language model that counts places from each other, such as T5.")
+        text = self.config.text_config
+        return packed_texts(labels, segments, start=text.decoder_start_token_id, padding=text.pad_token_id)
 
     def _check_mask_labels(
         self, mask_labels: Tensor, labels: Tensor | None, seen: PromptFeatures | None, has_coordinates: bool

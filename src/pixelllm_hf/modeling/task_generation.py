@@ -68,6 +68,7 @@ _PASSING_NAMES = (
     "prompt_characters",
     "query_characters",
     "labels",
+    "label_segments",
     "point_labels",
     "visual_labels",
     "text_loss_mask",

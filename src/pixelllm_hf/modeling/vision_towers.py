@@ -125,6 +125,13 @@ class VisionTowers(KnowsItsStart, nn.Module):
 
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> VisionFeatures:
         """pixel_values (B, 3, H, W), RGB, 0..255; pixel_mask (B, H, W), True on real pixels, None if all are."""
+        return self.standardised(self.seen(pixel_values, pixel_mask))
+
+    def standardised(self, features: VisionFeatures) -> VisionFeatures:
+        return features
+
+    def seen(self, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> VisionFeatures:
+        """The same before the fused map is standardised."""
         if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
             raise ValueError(
                 f"pixel_values must be (images, 3, height, width), but the shape is {tuple(pixel_values.shape)}. "

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,6 +30,7 @@ from pixelllm_hf.training.recipe_values import (
 MAX_RECIPE_BYTES = 1_000_000
 MAX_RECIPE_VALUES = 100_000
 Beta = Annotated[float, Within(0, 0.9999999)]
+_VARIABLE = re.compile(r"\$\{([^{}]*)\}")
 
 
 @dataclass
@@ -40,6 +42,7 @@ class OptimizerConfig(RecipePart):
         layer_decay_tower: that tower's name.
         lr_multipliers: part of a parameter's name -> factor on its learning rate, e.g. `{mask_adapter: 10}`.
         muon: leave the weights of linear layers to Muon and only the rest to AdamW; the reference has AdamW alone.
+        muon_parts: dotted names of the parts whose linear layers these are; None is the whole model.
         max_grad_norm: clips the global gradient norm; None is the reference.
         ema_decay: keep an exponential mean of the weights and evaluate and export that one; None is off.
     """
@@ -52,6 +55,7 @@ class OptimizerConfig(RecipePart):
     layer_decay_tower: str = "eva02"
     lr_multipliers: dict[str, NotNegative] = field(default_factory=dict)
     muon: bool = False
+    muon_parts: list[str] | None = None
     max_grad_norm: Positive | None = None
     ema_decay: Annotated[float, Within(0, 1, open_ends=True)] | None = None
 
@@ -107,11 +111,18 @@ class RunConfig(RecipePart):
             raise ConfigError("output_dir is empty. Name the folder that receives the run.")
 
 
-def load_config(cls: type[RecipeT], path: str | Path | None, overrides: Sequence[str] = ()) -> RecipeT:
+def load_config(
+    cls: type[RecipeT],
+    path: str | Path | None,
+    overrides: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
+) -> RecipeT:
     """The recipe in `path`, with `key=value` overrides laid over it.
 
     A recipe may begin from another: `extends: other.yaml`, beside it, is read first; mappings are merged key by key,
     lists and values are replaced.
+    `variables: {data: null, runs: runs}` in a recipe names what may differ from machine to machine, with its default or
+    null where there is none; `${data}` in any text of the recipe stands for it. variables: values for these names.
     A key is dotted (`optimizer.learning_rate=1e-3`), or the last part alone where only one field has that name
     (`resume=auto`). Values are YAML, so `[a, b]` and `null` work.
     """
@@ -121,7 +132,42 @@ def load_config(cls: type[RecipeT], path: str | Path | None, overrides: Sequence
         if not equals or not key:
             raise ConfigError(f"An override must read key=value, but one is {word!r}; write e.g. run.total_steps=100.")
         _put(values, _resolve_key(cls, key), _parsed(value, f"The value of the override {word[:200]!r}"))
-    return from_dict(cls, values)
+    return from_dict(cls, _filled(values, _variables(values.pop("variables", None), variables or {})))
+
+
+def _variables(declared: Any, given: Mapping[str, str]) -> dict[str, str | None]:
+    """The recipe's variables with the values given for them."""
+    declared = {} if declared is None else declared
+    texts = isinstance(declared, dict) and all(value is None or isinstance(value, str) for value in declared.values())
+    if not texts:
+        raise ConfigError(f"variables of a recipe must be names with texts or null, but are {str(declared)[:200]!r}.")
+    if unknown := [name for name in given if name not in declared]:
+        known = f"its variables are {', '.join(map(str, declared))}" if declared else "it has no variables"
+        raise ConfigError(f"The recipe has no variable {unknown[0]!r}: {known}.")
+    return {str(name): value for name, value in declared.items()} | dict(given)
+
+
+def _filled(value: Any, variables: Mapping[str, str | None]) -> Any:
+    """A value of a recipe, with its variables filled in."""
+    if isinstance(value, dict):
+        return {key: _filled(item, variables) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_filled(item, variables) for item in value]
+    if not isinstance(value, str):
+        return value
+
+    def meant(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in variables:
+            raise ConfigError(
+                f"{value[:200]!r} names {match.group()}, but the recipe's variables are "
+                f"{', '.join(variables) or 'none'}. Add it to `variables`."
+            )
+        if (filled := variables[name]) is None:
+            raise ConfigError(f"{value[:200]!r} needs {name!r}: say --set {name}=VALUE.")
+        return filled
+
+    return _VARIABLE.sub(meant, value)
 
 
 def _recipe(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:

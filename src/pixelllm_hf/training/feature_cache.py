@@ -1,146 +1,269 @@
-"""What frozen towers see of every image, computed once: a step then costs the language side alone."""
+"""What frozen towers see of every image and of its mirror image, computed once and kept for all runs.
+
+features-DIGEST/            of one set of towers: their weights, their config and the maps that are kept
+    part-DIGEST/            of the images that a run found missing
+        info.json           shapes of the maps; the images, each a digest of its name and content
+        fused.f16 ...       (N, 2, h, w, C) float16: row i is image i as it is, and mirrored
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from contextlib import ExitStack
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
-from torch import Tensor, nn
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor
+from tqdm.auto import tqdm
 
+from pixelllm_hf.data.image_folder import shape_problem
 from pixelllm_hf.data.mixing import GroundedBatches
 from pixelllm_hf.folders import atomic_folder, remove_leftovers, reserve
+from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.configuration_vision import FUSED
-from pixelllm_hf.modeling.vision_towers import VisionFeatures
+from pixelllm_hf.modeling.vision_towers import VisionFeatures, VisionTowers
+from pixelllm_hf.training.cacheable_images import CacheableImages
+from pixelllm_hf.training.canvas_reader import CanvasReader
 from pixelllm_hf.training.config import ConfigError
-from pixelllm_hf.training.pixel_cache import PixelCache, damaged_cache
-from pixelllm_hf.training.sources import check_pictures_stay
+from pixelllm_hf.training.pixel_cache import damaged_cache
 
-CACHE_VERSION = 2
-IMAGES_AT_ONCE = 64
+CACHE_VERSION = 3
+IMAGES_AT_ONCE = 8
+PLAIN, MIRRORED = 0, 1
+_LANGUAGE_TASKS = {"caption", "trace", "refer", "region"}
 
 
-class FeatureCache:
-    """Row i holds the maps of image i of a pixel cache: name -> (N,h,w,C) float16, memory-mapped."""
+@dataclass(frozen=True)
+class FeatureMaker:
+    """towers: frozen. maps: the names of those that are kept. threads: of torch and of decoding, while building."""
+
+    towers: VisionTowers
+    maps: tuple[str, ...]
+    accelerator: Accelerator
+    threads: int | None = None
+
+    @property
+    def canvas(self) -> int:
+        return self.towers.config.image_size
+
+    def digest(self) -> str:
+        """Of all that the features depend on; the statistics that standardise them are applied when they are read."""
+        # Also the config: the same weights may be asked for other maps, or see the canvas at another size.
+        config = {**self.towers.config.to_dict(), "standardise": False}
+        about = [CACHE_VERSION, self.canvas, self.maps, config]
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
+        for name, tensor in sorted(self.towers.state_dict().items()):
+            if name not in ("fused_mean", "fused_scale"):
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @torch.no_grad()
+    def see(self, pixels: np.ndarray, sizes_hw: np.ndarray) -> dict[str, Tensor]:
+        """pixels (N, S, S, 3) uint8 with the image of sizes_hw (N, 2) at the top left -> maps (N, 2, h, w, C)."""
+        both = np.stack([pixels, pixels], axis=1)
+        axis = np.arange(self.canvas)
+        mask = np.zeros((len(pixels), 2, self.canvas, self.canvas), bool)
+        for image, (height, width) in enumerate(sizes_hw):
+            both[image, MIRRORED, :height, :width] = pixels[image, :height, :width][:, ::-1]
+            mask[image] = (axis < height)[:, None] & (axis < width)
+        values = torch.from_numpy(both).flatten(0, 1).permute(0, 3, 1, 2).float()
+        device = self.accelerator.device
+        # In float32 whatever the run trains in: these are computed once.
+        features = self.towers.seen(values.to(device), torch.from_numpy(mask).flatten(0, 1).to(device))
+        return {name: features[name].unflatten(0, (-1, 2)) for name in self.maps}
+
+
+def kept_maps(config: PixelLLMConfig, batches: GroundedBatches) -> tuple[str, ...]:
+    """The maps that training on these batches reads: language needs the fused one alone."""
+    sources: dict[str, Any] = dict(batches.sources)
+    tasks = {source[0]["task"] for source in sources.values()}
+    return (FUSED,) if tasks <= _LANGUAGE_TASKS else tuple(config.head_maps)
+
+
+class FeaturePart:
+    """Some images' maps: name -> (N, 2, h, w, C) float16, memory-mapped. sizes_hw (N, 2) of the image files."""
 
     def __init__(self, folder: Path, mode: Literal["r", "r+"] = "r"):
         try:
-            info = json.loads((folder / "shapes.json").read_text(encoding="utf-8"))
+            info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
+            self.images: list[str] = info["images"]
+            self.bad: dict[str, str] = info["bad"]
             self.maps = {
                 name: np.memmap(folder / f"{name}.f16", np.float16, mode, shape=tuple(shape))
-                for name, shape in info.items()
+                for name, shape in info["shapes"].items()
             }
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+            self.sizes_hw = np.memmap(folder / "sizes.i32", np.int32, mode, shape=(len(self.images), 2))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise damaged_cache(folder, error) from error
 
-    def features(self, rows: np.ndarray) -> VisionFeatures:
-        """rows (B,) -> what `get_image_features` would give of these images, to half precision."""
-        maps = {name: torch.from_numpy(maps[rows]).float() for name, maps in self.maps.items()}
-        return VisionFeatures(fused=maps.pop(FUSED), maps=maps)
+
+class FeatureCache:
+    """The features of the images asked for so far by anybody, by the digests of `image_digests`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.parts: list[FeaturePart] = []
+        self._place: dict[str, tuple[int, int]] = {}
+        for part in sorted(folder.glob("part-*")):
+            self.parts.append(FeaturePart(part))
+            self._place |= {image: (len(self.parts) - 1, row) for row, image in enumerate(self.parts[-1].images)}
+
+    def __contains__(self, image: str) -> bool:
+        return image in self._place
+
+    def size_hw(self, image: str) -> tuple[int, int]:
+        part, row = self._place[image]
+        height, width = self.parts[part].sizes_hw[row]
+        return int(height), int(width)
+
+    def problem(self, image: str) -> str | None:
+        """Why the image could not be read."""
+        return self.parts[self._place[image][0]].bad.get(image)
+
+    def features(self, images: Sequence[str], mirrored: Sequence[bool]) -> VisionFeatures:
+        """What `VisionTowers.seen` gives of these images (B,), those marked so mirrored, to half precision."""
+        where = [(*self._place[image], int(flip)) for image, flip in zip(images, mirrored, strict=True)]
+        maps = {
+            name: torch.from_numpy(np.stack([self.parts[part].maps[name][row, side] for part, row, side in where]))
+            for name in self.parts[where[0][0]].maps
+        }
+        return VisionFeatures(fused=maps.pop(FUSED).float(), maps={name: one.float() for name, one in maps.items()})
 
 
-def open_feature_cache(
-    towers: nn.Module,
-    pixels: PixelCache,
-    cache_dir: str | Path,
-    accelerator: Accelerator,
-    maps: Sequence[str] | None = None,
-) -> FeatureCache:
-    """The cache of these pixels and these weights, built on first use by all processes together.
+def image_digests(images: CacheableImages) -> list[str]:
+    """What each image is known by, whichever source shows it: another file at the same place is another image."""
+    return [hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24] for key in images.key]
 
-    Weights and pixels are its key, so that other towers never meet features that are not theirs. maps: the maps that
-    are kept, by name; the fused one and that of masks by default.
+
+def open_feature_cache(maker: FeatureMaker, images: CacheableImages, cache_dir: str | Path) -> FeatureCache:
+    """The cache for these towers with these images in it; those that are missing are made by all processes together.
+
+    Weights are its key, so that other towers never meet features that are not theirs.
     """
-    maps = list(dict.fromkeys(maps or [FUSED, towers.config.mask_map]))
-    folder = Path(cache_dir) / f"features-{_digest(towers, pixels, maps)}"
-    (missing,) = broadcast_object_list([not folder.is_dir()])  # one looks for all: another run may be making it
+    folder = Path(cache_dir) / f"features-{maker.digest()}"
+    digests = image_digests(images)
+    known = FeatureCache(folder)
+    places = {digest: place for place, digest in enumerate(digests) if digest not in known}
+    (missing,) = broadcast_object_list([places])  # one looks for all: another run may be adding to it
     if missing:
-        _build(towers, pixels, folder, accelerator, maps)
-    return FeatureCache(folder)
+        _build(maker, images, missing, folder)
+        known = FeatureCache(folder)
+    if bad := [(place, why) for place, digest in enumerate(digests) if (why := known.problem(digest))]:
+        raise ConfigError(
+            f"{len(bad)} image(s) cannot be read, first {images.names[bad[0][0]]!r}: {bad[0][1]} Mend them, or leave "
+            "them out."
+        )
+    return known
 
 
 class CachedFeatureBatches:
     """Batches that bring `image_features`, looked up instead of computed.
 
-    Needs frozen towers, and sources whose pictures are the same every time: without random scale or flip.
+    batches: of sources without random scale, whose collators leave pixels out (`pixels=False`).
     """
 
-    def __init__(
-        self,
-        batches: GroundedBatches,
-        towers: nn.Module,
-        cache_dir: str | None,
-        accelerator: Accelerator,
-        maps: Sequence[str] | None = None,
-    ):
+    def __init__(self, batches: GroundedBatches, maker: FeatureMaker, cache_dir: str | None):
         if cache_dir is None:
             raise ConfigError("cache_features needs data.cache_dir: the folder that receives the features.")
-        if any(parameter.requires_grad for parameter in towers.parameters()):
+        if any(parameter.requires_grad for parameter in maker.towers.parameters()):
             raise ConfigError(
                 "cache_features needs towers that do not train. Add vision_towers to model.freeze, or leave it out."
             )
-        self.batches = batches
+        self.batches, self.towers = batches, maker.towers
         self.caches: dict[str, FeatureCache] = {}
+        self.images: dict[str, list[str]] = {}
         sources: dict[str, Any] = batches.sources
-        check_pictures_stay(sources, "cache_features")
         for name, source in sources.items():
-            self.caches[name] = open_feature_cache(towers, source.cache, cache_dir, accelerator, maps)
+            images = source.images()
+            self.caches[name] = open_feature_cache(maker, images, cache_dir)
+            of_name = dict(zip(images.names, image_digests(images), strict=True))
+            self.images[name] = [of_name[image] for image in source.image_names]
+            self._check_shapes(name, source)
+
+    def _check_shapes(self, name: str, source: Any) -> None:
+        for index, image in enumerate(self.images[name]):
+            height, width = self.caches[name].size_hw(image)
+            where = f"image {source.image_names[index]!r} of source {name!r}"
+            if problem := shape_problem(where, (width, height), source.annotated_wh(index)):
+                raise ConfigError(f"{problem} Pair the annotations with their images.")
 
     def batch_at(self, index: int) -> dict[str, Any]:
         batch, plan = self.batches.batch_at(index), self.batches.plan.at(index)
-        source: Any = self.batches.sources[plan.source]
-        rows = np.array([source.cache_row(row) for row in plan.indices])
-        return {**batch, "image_features": self.caches[plan.source].features(rows)}
+        mirrored = batch.pop("mirrored").tolist()
+        images = [self.images[plan.source][row] for row in plan.indices]
+        features = self.caches[plan.source].features(images, mirrored)
+        return {**batch, "image_features": self.towers.standardised(features)}
 
 
-def _digest(towers: Any, pixels: PixelCache, maps: Sequence[str]) -> str:
-    # Also the config: the same weights may be asked for other maps, or see the canvas at another size.
-    about = f"{CACHE_VERSION} {pixels.folder.name} {' '.join(maps)} {towers.config.to_json_string()}"
-    digest = hashlib.sha256(about.encode())
-    for name, tensor in sorted(towers.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-@torch.no_grad()
-def _build(towers: nn.Module, pixels: PixelCache, folder: Path, accelerator: Accelerator, maps: Sequence[str]) -> None:
-    towers = towers.to(accelerator.device).eval()
+def _build(maker: FeatureMaker, images: CacheableImages, missing: dict[str, int], folder: Path) -> None:
+    """Add a part with the missing images: digest -> place in `images`."""
+    accelerator, names = maker.accelerator, list(missing)
+    part = folder / f"part-{hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]}"
+    maker.towers.to(accelerator.device).eval()
+    read = CanvasReader(maker.canvas)
     with ExitStack() as stack:
+        stack.enter_context(_torch_threads(maker.threads or os.cpu_count() or 1, accelerator))
+        pool = stack.enter_context(ThreadPoolExecutor(maker.threads or os.cpu_count() or 1))
         temporary = None
         if accelerator.is_main_process:
-            remove_leftovers(folder.parent, f"{folder.name}.*")
-            temporary = stack.enter_context(atomic_folder(folder, replace=False))
+            remove_leftovers(folder, f"{part.name}.*")
+            temporary = stack.enter_context(atomic_folder(part, replace=False))
+            blank = np.zeros((1, maker.canvas, maker.canvas, 3), np.uint8)
             shapes = {}
-            for name, value in _see(towers, pixels, np.arange(min(1, len(pixels))), accelerator, maps).items():
-                shapes[name] = [len(pixels), *value.shape[1:]]
+            for name, value in maker.see(blank, np.full((1, 2), maker.canvas)).items():
+                shapes[name] = [len(names), *value.shape[1:]]
                 reserve(temporary / f"{name}.f16", 2 * int(np.prod(shapes[name])))
-            (temporary / "shapes.json").write_text(json.dumps(shapes), encoding="utf-8")
+            reserve(temporary / "sizes.i32", 8 * len(names))
+            _write_info(temporary, shapes, names, {})
         (temporary,) = broadcast_object_list([temporary])
-        cache = FeatureCache(temporary, "r+")
-        own = np.array_split(np.arange(len(pixels)), accelerator.num_processes)[accelerator.process_index]
-        for start in range(0, len(own), IMAGES_AT_ONCE):
-            rows = own[start : start + IMAGES_AT_ONCE]
-            for name, value in _see(towers, pixels, rows, accelerator, maps).items():
-                cache.maps[name][rows] = value.half().cpu().numpy()
-        for maps in cache.maps.values():
-            maps.flush()
+        made = FeaturePart(temporary, "r+")
+        own = np.array_split(np.arange(len(names)), accelerator.num_processes)[accelerator.process_index]
+        bad: dict[str, str] = {}
+
+        def opened(row: int) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
+            try:
+                return read(images[missing[names[row]]])
+            except (OSError, ValueError) as error:
+                bad[names[row]] = str(error)
+                return np.zeros((maker.canvas, maker.canvas, 3), np.uint8), (maker.canvas, maker.canvas), (0, 0)
+
+        chunks = [own[start : start + IMAGES_AT_ONCE] for start in range(0, len(own), IMAGES_AT_ONCE)]
+        shown = not accelerator.is_main_process or len(chunks) < 10
+        for rows in tqdm(chunks, desc="features", unit=f"x{IMAGES_AT_ONCE} images", disable=shown, mininterval=5.0):
+            pixels, sizes, files = zip(*pool.map(opened, rows), strict=True)
+            for name, value in maker.see(np.stack(pixels), np.array(sizes)).items():
+                made.maps[name][rows] = value.half().cpu().numpy()
+            made.sizes_hw[rows] = files
+        for written in (*made.maps.values(), made.sizes_hw):
+            written.flush()
+        bad = {name: why for of_one in gather_object([bad]) for name, why in of_one.items()}
+        if accelerator.is_main_process:
+            _write_info(temporary, {name: list(value.shape) for name, value in made.maps.items()}, names, bad)
         accelerator.wait_for_everyone()
     accelerator.wait_for_everyone()
 
 
-def _see(
-    towers: Any, pixels: PixelCache, rows: np.ndarray, accelerator: Accelerator, maps: Sequence[str]
-) -> dict[str, Tensor]:
-    values = torch.from_numpy(pixels.pixels[rows]).permute(0, 3, 1, 2).float().to(accelerator.device)
-    mask = torch.from_numpy(pixels.pixel_mask(rows)).to(accelerator.device)
-    with accelerator.autocast():
-        features = towers(values, mask)
-    return {name: features[name] for name in maps}
+def _write_info(folder: Path, shapes: dict[str, list[int]], images: list[str], bad: dict[str, str]) -> None:
+    info = json.dumps({"shapes": shapes, "images": images, "bad": bad})
+    (folder / "info.json").write_text(info, encoding="utf-8")
+
+
+@contextmanager
+def _torch_threads(number: int, accelerator: Accelerator) -> Iterator[None]:
+    """That many threads for the towers meanwhile, shared among the processes of this machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, number // max(1, accelerator.num_processes)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
 
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
+from pixelllm_hf.modeling.model_folder import check_generation
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.training.config import ConfigError
+
+if TYPE_CHECKING:
+    from pixelllm_hf.training.recipe import ModelSettings
 
 PRESETS = ("tiny", "photo", "for_tests", "t5_xl", "bert")
 
@@ -50,6 +54,27 @@ def initial_model(
     for file in [*([vision_weights] if vision_weights else []), *(weights or [])]:
         _lay_over(model, file, whole="vision_towers." if file == vision_weights else None)
     return model
+
+
+def initial_model_and_processor(settings: ModelSettings) -> tuple[PixelLLMForGroundedGeneration, Any]:
+    """The model that a recipe starts from and its processor, whose words fit."""
+    model = initial_model(
+        settings.init,
+        overrides=settings.overrides,
+        vision_weights=settings.vision_weights,
+        weights=settings.weights,
+    )
+    check_generation(settings.generation, "model.generation.")
+    if unknown := model.generation_config.update(**settings.generation):
+        raise ConfigError(f"model.generation has entries that no generation config knows: {sorted(unknown)}.")
+    processor = load_processor(settings.processor or settings.init, image_size=model.config.image_size)
+    if len(processor.tokenizer) > model.config.get_text_config().vocab_size:
+        raise ConfigError(
+            f"The tokenizer has {len(processor.tokenizer)} pieces, the model's vocabulary only "
+            f"{model.config.get_text_config().vocab_size}. Make a smaller tokenizer, or set "
+            "model.overrides.text_config.vocab_size."
+        )
+    return model, processor
 
 
 def _lay_over(model: PixelLLMForGroundedGeneration, file: str, *, whole: str | None) -> None:

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 from accelerate import Accelerator
 from torch import nn
 
-from pixelllm_hf.modeling.model_folder import check_generation
 from pixelllm_hf.training.auxiliary.beside_language import WithAuxiliary, with_auxiliary
 from pixelllm_hf.training.export import export_dtype, save_folder
-from pixelllm_hf.training.feature_cache import CachedFeatureBatches
-from pixelllm_hf.training.initial_model import initial_model, load_processor
+from pixelllm_hf.training.feature_cache import CachedFeatureBatches, FeatureMaker, kept_maps
+from pixelllm_hf.training.initial_model import initial_model_and_processor
 from pixelllm_hf.training.lora import add_lora
 from pixelllm_hf.training.objective import Objective
 from pixelllm_hf.training.parameter_groups import freeze
@@ -32,22 +31,7 @@ def language_objective(recipe: TrainConfig, accelerator: Accelerator) -> Objecti
     if not data.sources:
         raise ConfigError("objective language learns from data.sources. Name one at least.")
     final_dtype = export_dtype(settings.export_dtype)
-    model = initial_model(
-        settings.init,
-        overrides=settings.overrides,
-        vision_weights=settings.vision_weights,
-        weights=settings.weights,
-    )
-    check_generation(settings.generation, "model.generation.")
-    if unknown := model.generation_config.update(**settings.generation):
-        raise ConfigError(f"model.generation has entries that no generation config knows: {sorted(unknown)}.")
-    processor = load_processor(settings.processor or settings.init, image_size=model.config.image_size)
-    if len(processor.tokenizer) > model.config.get_text_config().vocab_size:
-        raise ConfigError(
-            f"The tokenizer has {len(processor.tokenizer)} pieces, the model's vocabulary only "
-            f"{model.config.get_text_config().vocab_size}. Make a smaller tokenizer, or set "
-            "model.overrides.text_config.vocab_size."
-        )
+    model, processor = initial_model_and_processor(settings)
     freeze(model, settings.freeze)
     if settings.lora is not None:
         add_lora(model, settings.lora)
@@ -64,13 +48,14 @@ def language_objective(recipe: TrainConfig, accelerator: Accelerator) -> Objecti
         batches = grounded_batches(data.sources, data, **common)
         held_out = grounded_batches(data.held_out, data, **common) if data.held_out else None
     source: Any = batches
+    of_held_out: Any = held_out
     module: nn.Module = model
     if recipe.auxiliary is not None:
         module, source = with_auxiliary(model, batches, recipe.auxiliary, data.cache_dir)
     elif data.cache_features:
-        source = CachedFeatureBatches(
-            batches, model.vision_towers, data.cache_dir, accelerator, maps=model.config.head_maps
-        )
+        maker = FeatureMaker(model.vision_towers, kept_maps(model.config, batches), accelerator, data.cache_threads)
+        source = CachedFeatureBatches(batches, maker, data.cache_dir)
+        of_held_out = CachedFeatureBatches(held_out, maker, data.cache_dir) if held_out is not None else None
 
     def save(folder: Path, final: bool) -> None:
         if final or settings.lora is None:  # a checkpoint of an adapter run is its training state
@@ -82,7 +67,7 @@ def language_objective(recipe: TrainConfig, accelerator: Accelerator) -> Objecti
     return Objective(
         module,
         source,
-        held_out,
+        of_held_out,
         save,
         evaluate=evaluation(recipe.evaluate, recipe.evaluate_options, model, processor),
         trained_only=settings.lora is not None,

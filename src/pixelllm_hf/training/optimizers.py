@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pixelllm_hf.training.config import OptimizerConfig
+from pixelllm_hf.training.config import ConfigError, OptimizerConfig
 
 # Layers whose outputs are scores of classes: Muon is made for hidden layers.
 _SCORES = ("lm_head", "heads")
@@ -22,7 +22,7 @@ def build_optimizers(
     With `config.muon` the weights of linear layers are Muon's (https://kellerjordan.github.io/posts/muon), scaled so
     that a learning rate means to them what it means to AdamW.
     """
-    matrices = linear_weights(model) if config.muon else set()
+    matrices = linear_weights(model, config.muon_parts) if config.muon else set()
     settings: dict[str, Any] = {"betas": config.betas, "eps": config.eps, "fused": True}
     optimizers: list[torch.optim.Optimizer] = []
     if rest := [part for group in groups if (part := _only(group, matrices, inside=False))]:
@@ -32,9 +32,14 @@ def build_optimizers(
     return optimizers
 
 
-def linear_weights(model: nn.Module) -> set[str]:
-    """The names of the weights of linear layers, without those that score classes."""
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+def linear_weights(model: nn.Module, parts: Sequence[str] | None = None) -> set[str]:
+    """The names of the weights of linear layers, without those that score classes; of the parts named, if any are."""
+    layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    for part in parts or ():
+        if not any(f"{name}.".startswith(f"{part}.") for name in layers):
+            raise ConfigError(f"muon_parts names {part!r}, but the model has no linear layer of that name or below it.")
+    if parts is not None:
+        layers = [name for name in layers if any(f"{name}.".startswith(f"{part}.") for part in parts)]
     hidden = [name for name in layers if not any(part in _SCORES for part in name.split("."))]
     return {f"{name}.weight".removeprefix(".") for name in hidden}
 

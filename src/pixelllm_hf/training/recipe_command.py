@@ -25,6 +25,7 @@ MENDABLE = (
 )
 
 
+<<<<<<< HEAD
 def run_recipe(
     main: Callable[[RecipeT], None],
     recipe: type[RecipeT],
@@ -32,10 +33,34 @@ def run_recipe(
     describe: Callable[[RecipeT], str],
 ) -> None:
     """Read the recipe that `--config` names, with the `key=value` words laid over it, and call `main` with it.
+=======
+def recipe_parser(about: str | None, *, required: bool = False) -> argparse.ArgumentParser:
+    """A command line that names a recipe and says what is laid over it; see `load_recipe`."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=required, help="recipe, a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. run.total_steps=100 or resume=never")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a variable of the recipe, e.g. data=DIR"
+    )
+    return parser
+
+
+def load_recipe(recipe: type[RecipeT], arguments: argparse.Namespace) -> RecipeT:
+    """The recipe that the arguments of a `recipe_parser` name."""
+    if bare := [word for word in arguments.set if not word.partition("=")[0] or "=" not in word]:
+        raise ConfigError(f"--set takes NAME=VALUE, but got {bare[0]!r}.")
+    variables = dict(word.split("=", 1) for word in arguments.set)
+    return load_config(recipe, arguments.config, arguments.overrides, variables)
+
+
+def run_recipe(main: Callable[[RecipeT], None], recipe: type[RecipeT], about: str | None) -> None:
+    """Read the recipe that `--config` names, with what the command line lays over it, and call `main` with it.
+>>>>>>> b2d4485 (Recipes have variables; features of frozen towers are kept for mirrored images too and shared by all sources; captions of an image may share a decoder row)
 
     With `--dry_run` print what `describe` says of it instead.
     Errors of the recipe, of files and folders or of the loss end the program with one line and exit status 1.
     """
+<<<<<<< HEAD
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="recipe, a YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. run.total_steps=100 or resume=never")
@@ -51,5 +76,10 @@ def run_recipe(
             print(describe(values))
         else:
             main(values)
+=======
+    arguments = recipe_parser(about, required=True).parse_intermixed_args()
+    try:
+        main(load_recipe(recipe, arguments))
+>>>>>>> b2d4485 (Recipes have variables; features of frozen towers are kept for mirrored images too and shared by all sources; captions of an image may share a decoder row)
     except MENDABLE as error:
         sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")

@@ -228,7 +228,7 @@ class Trainer:
         by_source: list[tuple[str, Tensor]] = []
         for micro in range(run.gradient_accumulation):
             batch = _next_of(stream)
-            self.window.images += len(batch["pixel_values"]) * accelerator.num_processes
+            self.window.images += _batch_size(batch) * accelerator.num_processes
             source = batch.pop("source", None)
             batch = self._to_device(batch)
             last = micro == run.gradient_accumulation - 1
@@ -501,6 +501,11 @@ def _next_of(stream: Iterator[dict[str, Any]]) -> dict[str, Any]:
             f"A process that loads batches was killed ({error}). Often the memory was full: take fewer run.workers, or "
             "a smaller data.batch_size. The newest checkpoint is intact; the same command continues from it."
         ) from error
+
+
+def _batch_size(batch: Mapping[str, Any]) -> int:
+    """Images, or rows of a batch without any: a source's first tensor counts them."""
+    return next(len(value) for value in batch.values() if isinstance(value, Tensor))
 
 
 def _versions() -> dict[str, str]:
