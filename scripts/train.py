@@ -13,11 +13,13 @@ from pixelllm_hf.training.dry_run import describe
 from pixelllm_hf.training.language_objective import language_objective
 from pixelllm_hf.training.recipe import TrainConfig
 from pixelllm_hf.training.recipe_command import run_recipe
+from pixelllm_hf.training.reward_objective import reward_objective
 from pixelllm_hf.training.text_objective import text_objective
 from pixelllm_hf.training.trainer import Trainer, start
 
 OBJECTIVES = {
     "language": language_objective,
+    "reward": reward_objective,
     "text": text_objective,
     "towers": towers_objective,
     "prompt_tokens": prompt_tokens_objective,

@@ -16,6 +16,7 @@ from pixelllm_hf.evaluation.metric_inputs import caption_pairs
 from pixelllm_hf.evaluation.ngrams import Ngram, ngram_counts
 
 SIGMA = 6.0
+Weighted = tuple[list[dict[Ngram, float]], list[float], int]
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,38 @@ def cider(
     vectors = _Vectors(documents, len(samples))
     scores = np.array(
         [
-            vectors.mean_similarity(ngram_counts(hypothesis), sample)
+            vectors.mean_similarity(ngram_counts(hypothesis), [vectors.weighted(reference) for reference in sample])
             for hypothesis, sample in zip(hypotheses, counted, strict=True)
         ]
     )
     corpus = float(scores.mean()) if len(scores) else float("nan")
     return Cider(corpus, scores, len(scores), f"CIDEr (idf of this set) on {tokenizer}")
+
+
+class CiderReward:
+    """CIDEr of single captions with the weights of a corpus, as training by reward wants it.
+
+    corpus: the references of each of its images.
+    """
+
+    def __init__(self, corpus: Sequence[Sequence[str]]):
+        documents: Counter[Ngram] = Counter()
+        for references in corpus:
+            documents.update(set().union(*(ngram_counts(text) for text in references)))
+        self._vectors = _Vectors(documents, len(corpus))
+
+    def __call__(self, captions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> list[list[float]]:
+        """captions of each image, its references -> 0 to 10 for each caption.
+
+        >>> corpus = [["a red bus stops"], ["two dogs play"]]
+        >>> [round(score, 1) for score in CiderReward(corpus)([["a red bus stops", "two dogs"]], corpus[:1])[0]]
+        [10.0, 0.0]
+        """
+        scores = []
+        for mine, theirs in zip(captions, references, strict=True):
+            weighted = [self._vectors.weighted(ngram_counts(text)) for text in theirs]
+            scores.append([self._vectors.mean_similarity(ngram_counts(text), weighted) for text in mine])
+        return scores
 
 
 class _Vectors:
@@ -63,12 +90,11 @@ class _Vectors:
         self.documents = documents
         self.log_samples = math.log(samples) if samples else 0.0
 
-    def mean_similarity(self, hypothesis: Counter[Ngram], references: Sequence[Counter[Ngram]]) -> float:
-        weighted = self._weighted(hypothesis)
-        total = sum(self._similarity(weighted, self._weighted(reference)) for reference in references)
-        return 10.0 * total / len(references)
+    def mean_similarity(self, hypothesis: Counter[Ngram], references: Sequence[Weighted]) -> float:
+        mine = self.weighted(hypothesis)
+        return 10.0 * sum(self._similarity(mine, reference) for reference in references) / len(references)
 
-    def _weighted(self, counts: Counter[Ngram]) -> tuple[list[dict[Ngram, float]], list[float], int]:
+    def weighted(self, counts: Counter[Ngram]) -> Weighted:
         """tf·idf by order of n-gram, their norms, and the number of bigrams, which the reference takes for a length."""
         weights: list[dict[Ngram, float]] = [{} for _ in range(4)]
         for ngram, count in counts.items():
@@ -79,8 +105,8 @@ class _Vectors:
 
     @staticmethod
     def _similarity(
-        hypothesis: tuple[list[dict[Ngram, float]], list[float], int],
-        reference: tuple[list[dict[Ngram, float]], list[float], int],
+        hypothesis: Weighted,
+        reference: Weighted,
     ) -> float:
         total = 0.0
         for mine, theirs, norm, other_norm in zip(

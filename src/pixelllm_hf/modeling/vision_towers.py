@@ -91,6 +91,31 @@ def fuse_maps(maps: Sequence[Tensor], size_hw: tuple[int, int] | None = None) ->
     return torch.cat([resize_map(m, size_hw) for m in maps], dim=-1)
 
 
+@torch.no_grad()
+def map_statistics(maps: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel of maps (B, h, w, C) with their pixel_mask (B, S, S): (C,) each.
+
+    Cells whose middle is padding do not count; a channel that never changes has the deviation 1.
+    """
+    count, total, squares = 0, 0.0, 0.0
+    for fused, pixel_mask in maps:
+        if pixel_mask is None:
+            cells = fused.flatten(0, 2)
+        else:
+            rows, columns = (
+                ((torch.arange(cells, device=fused.device) + 0.5) / cells * pixels).long()
+                for cells, pixels in zip(fused.shape[1:3], pixel_mask.shape[1:], strict=True)
+            )
+            cells = fused[pixel_mask.bool()[:, rows[:, None], columns]]
+        cells = cells.double()
+        count, total, squares = count + len(cells), total + cells.sum(0), squares + cells.square().sum(0)
+    if not count:
+        raise ValueError("there is no image to measure the fused map of.")
+    mean = torch.as_tensor(total) / count
+    deviation = (torch.as_tensor(squares) / count - mean.square()).clamp(min=0).sqrt()
+    return mean.float(), deviation.where(deviation > 1e-6, 1.0).float()
+
+
 class VisionTowers(KnowsItsStart, nn.Module):
     """The towers of the config side by side on the same canvas, each under its name.
 
@@ -128,7 +153,13 @@ class VisionTowers(KnowsItsStart, nn.Module):
         return self.standardised(self.seen(pixel_values, pixel_mask))
 
     def standardised(self, features: VisionFeatures) -> VisionFeatures:
-        return features
+        """What `forward` makes of `seen`: the fused map by its statistics where the config says so."""
+        fused = features.fused
+        if not self.config.standardise or fused is None:
+            return features
+        standard = (fused.float() - self.fused_mean.to(fused.device)) / self.fused_scale.to(fused.device)
+        standard = standard.clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS).to(fused.dtype)
+        return VisionFeatures(fused=standard, maps=features.maps)
 
     def seen(self, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> VisionFeatures:
         """The same before the fused map is standardised."""
@@ -143,12 +174,20 @@ class VisionTowers(KnowsItsStart, nn.Module):
                 f"pixel_mask must have shape {expected} to match pixel_values, but it has {tuple(pixel_mask.shape)}. "
                 "Pass the mask that the processor returned together with these pixels, or None if nothing is padding."
             )
-        maps = self._maps(pixel_values, pixel_mask)
-        fused = self._fused(maps)
-        if self.config.standardise:
-            standard = (fused.float() - self.fused_mean.float()) / self.fused_scale.float()
-            fused = standard.clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS).to(fused.dtype)
+        maps: dict[str, Tensor] = {}
+        for tower in self.config.towers:
+            of_tower = self._see(tower, pixel_values, pixel_mask)
+            maps |= {map_name(tower, name): of_tower[name] for name in tower.map_names}
+        grid = self.config.fused_grid_size
+        fused = fuse_maps([maps[name] for name in self.config.fused_maps], None if grid is None else (grid, grid))
         return VisionFeatures(fused=fused, maps=maps)
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether anybody has set what the fused map is standardised by; True where it is not."""
+        if not self.config.standardise:
+            return True
+        return bool(self.fused_mean.any()) or not bool((self.fused_scale == 1).all())
 
     @torch.no_grad()
     def set_statistics(self, mean: Tensor, scale: Tensor) -> None:
@@ -174,38 +213,9 @@ class VisionTowers(KnowsItsStart, nn.Module):
     def measure_statistics(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel of the fused map before it is standardised, (C,) each.
 
-        batches of pixel_values and pixel_mask as in `forward`. Cells whose middle is padding do not count; a channel
-        that never changes has the deviation 1.
+        batches of pixel_values and pixel_mask as in `forward`. See `map_statistics`.
         """
-        count, total, squares = 0, 0.0, 0.0
-        for pixel_values, pixel_mask in batches:
-            fused = self._fused(self._maps(pixel_values, pixel_mask))
-            if pixel_mask is None:
-                cells = fused.flatten(0, 2)
-            else:
-                rows, columns = (
-                    ((torch.arange(cells, device=fused.device) + 0.5) / cells * pixels).long()
-                    for cells, pixels in zip(fused.shape[1:3], pixel_mask.shape[1:], strict=True)
-                )
-                cells = fused[pixel_mask.bool()[:, rows[:, None], columns]]
-            cells = cells.double()
-            count, total, squares = count + len(cells), total + cells.sum(0), squares + cells.square().sum(0)
-        if not count:
-            raise ValueError("there is no image to measure the fused map of.")
-        mean = torch.as_tensor(total) / count
-        deviation = (torch.as_tensor(squares) / count - mean.square()).clamp(min=0).sqrt()
-        return mean.float(), deviation.where(deviation > 1e-6, 1.0).float()
-
-    def _maps(self, pixel_values: Tensor, pixel_mask: Tensor | None) -> dict[str, Tensor]:
-        maps: dict[str, Tensor] = {}
-        for tower in self.config.towers:
-            seen = self._see(tower, pixel_values, pixel_mask)
-            maps |= {map_name(tower, name): seen[name] for name in tower.map_names}
-        return maps
-
-    def _fused(self, maps: dict[str, Tensor]) -> Tensor:
-        grid = self.config.fused_grid_size
-        return fuse_maps([maps[name] for name in self.config.fused_maps], None if grid is None else (grid, grid))
+        return map_statistics((self.seen(pixels, mask).fused, mask) for pixels, mask in batches)
 
     def train(self, mode: bool = True) -> VisionTowers:
         super().train(mode)
@@ -233,4 +243,13 @@ class VisionTowers(KnowsItsStart, nn.Module):
             return self.get_submodule(config.name)(pixels)
 
 
-__all__ = ["TOWERS", "VisionFeatures", "VisionTowers", "fuse_maps", "normalize_pixels", "resize_map", "valid_size_hw"]
+__all__ = [
+    "TOWERS",
+    "VisionFeatures",
+    "VisionTowers",
+    "fuse_maps",
+    "map_statistics",
+    "normalize_pixels",
+    "resize_map",
+    "valid_size_hw",
+]

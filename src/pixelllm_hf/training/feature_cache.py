@@ -30,7 +30,7 @@ from pixelllm_hf.data.mixing import GroundedBatches
 from pixelllm_hf.folders import atomic_folder, remove_leftovers, reserve
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.configuration_vision import FUSED
-from pixelllm_hf.modeling.vision_towers import VisionFeatures, VisionTowers
+from pixelllm_hf.modeling.vision_towers import VisionFeatures, VisionTowers, map_statistics
 from pixelllm_hf.training.cacheable_images import CacheableImages
 from pixelllm_hf.training.canvas_reader import CanvasReader
 from pixelllm_hf.training.config import ConfigError
@@ -44,7 +44,7 @@ _LANGUAGE_TASKS = {"caption", "trace", "refer", "region"}
 
 @dataclass(frozen=True)
 class FeatureMaker:
-    """towers: frozen. maps: the names of those that are kept. threads: of torch and of decoding, while building."""
+    """towers: frozen. maps: the names of those that are kept. threads: that make them, all cores by default."""
 
     towers: VisionTowers
     maps: tuple[str, ...]
@@ -197,12 +197,20 @@ class CachedFeatureBatches:
             if problem := shape_problem(where, (width, height), source.annotated_wh(index)):
                 raise ConfigError(f"{problem} Pair the annotations with their images.")
 
+    def measure(self, images: int) -> None:
+        """Give the towers the statistics of these batches' maps to standardise by, of so many images."""
+        batches = (self._looked_up(index) for index in range(-(-images // self.batches.plan.batch_size)))
+        self.towers.set_statistics(*map_statistics((b["image_features"].fused, b["pixel_mask"]) for b in batches))
+
     def batch_at(self, index: int) -> dict[str, Any]:
+        batch = self._looked_up(index)
+        return {**batch, "image_features": self.towers.standardised(batch["image_features"])}
+
+    def _looked_up(self, index: int) -> dict[str, Any]:
         batch, plan = self.batches.batch_at(index), self.batches.plan.at(index)
-        mirrored = batch.pop("mirrored").tolist()
         images = [self.images[plan.source][row] for row in plan.indices]
-        features = self.caches[plan.source].features(images, mirrored)
-        return {**batch, "image_features": self.towers.standardised(features)}
+        features = self.caches[plan.source].features(images, batch.pop("mirrored").tolist())
+        return {**batch, "image_features": features}
 
 
 def _build(maker: FeatureMaker, images: CacheableImages, missing: dict[str, int], folder: Path) -> None:
@@ -212,8 +220,7 @@ def _build(maker: FeatureMaker, images: CacheableImages, missing: dict[str, int]
     maker.towers.to(accelerator.device).eval()
     read = CanvasReader(maker.canvas)
     with ExitStack() as stack:
-        stack.enter_context(_torch_threads(maker.threads or os.cpu_count() or 1, accelerator))
-        pool = stack.enter_context(ThreadPoolExecutor(maker.threads or os.cpu_count() or 1))
+        pool = stack.enter_context(_workers(maker.threads, accelerator))
         temporary = None
         if accelerator.is_main_process:
             remove_leftovers(folder, f"{part.name}.*")
@@ -227,7 +234,6 @@ def _build(maker: FeatureMaker, images: CacheableImages, missing: dict[str, int]
             _write_info(temporary, shapes, names, {})
         (temporary,) = broadcast_object_list([temporary])
         made = FeaturePart(temporary, "r+")
-        own = np.array_split(np.arange(len(names)), accelerator.num_processes)[accelerator.process_index]
         bad: dict[str, str] = {}
 
         def opened(row: int) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
@@ -237,13 +243,17 @@ def _build(maker: FeatureMaker, images: CacheableImages, missing: dict[str, int]
                 bad[names[row]] = str(error)
                 return np.zeros((maker.canvas, maker.canvas, 3), np.uint8), (maker.canvas, maker.canvas), (0, 0)
 
-        chunks = [own[start : start + IMAGES_AT_ONCE] for start in range(0, len(own), IMAGES_AT_ONCE)]
-        shown = not accelerator.is_main_process or len(chunks) < 10
-        for rows in tqdm(chunks, desc="features", unit=f"x{IMAGES_AT_ONCE} images", disable=shown, mininterval=5.0):
-            pixels, sizes, files = zip(*pool.map(opened, rows), strict=True)
+        def fill(rows: np.ndarray) -> None:
+            pixels, sizes, files = zip(*map(opened, rows), strict=True)
             for name, value in maker.see(np.stack(pixels), np.array(sizes)).items():
                 made.maps[name][rows] = value.half().cpu().numpy()
             made.sizes_hw[rows] = files
+
+        own = np.array_split(np.arange(len(names)), accelerator.num_processes)[accelerator.process_index]
+        chunks = [own[start : start + IMAGES_AT_ONCE] for start in range(0, len(own), IMAGES_AT_ONCE)]
+        shown = accelerator.is_main_process and len(chunks) > 10
+        for _ in tqdm(pool.map(fill, chunks), "features", len(chunks), disable=not shown, mininterval=5.0):
+            pass
         for written in (*made.maps.values(), made.sizes_hw):
             written.flush()
         bad = {name: why for of_one in gather_object([bad]) for name, why in of_one.items()}
@@ -253,17 +263,16 @@ def _build(maker: FeatureMaker, images: CacheableImages, missing: dict[str, int]
     accelerator.wait_for_everyone()
 
 
+@contextmanager
+def _workers(threads: int | None, accelerator: Accelerator) -> Iterator[ThreadPoolExecutor]:
+    """Threads that each run the towers by themselves, on a core of their own: those of one batch wait for each other."""
+    before = torch.get_num_threads()
+    number = max(1, (threads or os.cpu_count() or 1) // accelerator.num_processes)
+    with ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield pool
+    torch.set_num_threads(before)  # a new thread begins with what was said last
+
+
 def _write_info(folder: Path, shapes: dict[str, list[int]], images: list[str], bad: dict[str, str]) -> None:
     info = json.dumps({"shapes": shapes, "images": images, "bad": bad})
     (folder / "info.json").write_text(info, encoding="utf-8")
-
-
-@contextmanager
-def _torch_threads(number: int, accelerator: Accelerator) -> Iterator[None]:
-    """That many threads for the towers meanwhile, shared among the processes of this machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, number // max(1, accelerator.num_processes)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

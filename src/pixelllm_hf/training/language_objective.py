@@ -21,6 +21,8 @@ from pixelllm_hf.training.parameter_groups import freeze
 from pixelllm_hf.training.recipe_values import ConfigError
 from pixelllm_hf.training.sources import grounded_batches
 
+IMAGES_MEASURED = 256  # for the statistics that a fused map is standardised by
+
 if TYPE_CHECKING:
     from pixelllm_hf.training.recipe import TrainConfig
 
@@ -57,6 +59,14 @@ def language_objective(recipe: TrainConfig, accelerator: Accelerator) -> Objecti
         source = CachedFeatureBatches(batches, maker, data.cache_dir)
         of_held_out = CachedFeatureBatches(held_out, maker, data.cache_dir) if held_out is not None else None
 
+    if not model.vision_towers.has_statistics:
+        if isinstance(source, CachedFeatureBatches):
+            source.measure(IMAGES_MEASURED)
+        else:
+            first = (batches.batch_at(index) for index in range(-(-IMAGES_MEASURED // data.batch_size)))
+            pixels = ((batch["pixel_values"], batch["pixel_mask"]) for batch in first)
+            model.vision_towers.set_statistics(*model.vision_towers.measure_statistics(pixels))
+
     def save(folder: Path, final: bool) -> None:
         if final or settings.lora is None:  # a checkpoint of an adapter run is its training state
             dtype = final_dtype if final else export_dtype("float32")
@@ -72,6 +82,8 @@ def language_objective(recipe: TrainConfig, accelerator: Accelerator) -> Objecti
         evaluate=evaluation(recipe.evaluate, recipe.evaluate_options, model, processor),
         trained_only=settings.lora is not None,
         notes=tuple(notes),
+        processor=processor,
+        grounded=batches,
     )
 
 

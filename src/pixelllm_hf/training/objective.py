@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
+from pixelllm_hf.data.mixing import GroundedBatches
 from pixelllm_hf.training.trainer import BatchSource
 
 
@@ -18,6 +20,7 @@ class Objective:
     module: `forward(**batch)` gives `.loss` and `.loss_parts`. save: called with a folder and whether the run is over.
     evaluate: further numbers during training. trained_only: see `Trainer`. shown: the number that the end of a run
     prints, None for all. result: in the output folder, for the same line. notes: said before the run begins.
+    processor: that the batches were made with; grounded: the batches before anything was added, of sources.
     """
 
     module: nn.Module
@@ -29,6 +32,8 @@ class Objective:
     shown: str | None = None
     result: str = "model"
     notes: tuple[str, ...] = ()
+    processor: Any = None
+    grounded: GroundedBatches | None = None
 
     def summary(self, metrics: Mapping[str, float], output_dir: str) -> str:
         """The last line of a run."""

@@ -36,10 +36,10 @@ def linear_weights(model: nn.Module, parts: Sequence[str] | None = None) -> set[
     """The names of the weights of linear layers, without those that score classes; of the parts named, if any are."""
     layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
     for part in parts or ():
-        if not any(f"{name}.".startswith(f"{part}.") for name in layers):
+        if not any(f".{part}." in f".{name}." for name in layers):
             raise ConfigError(f"muon_parts names {part!r}, but the model has no linear layer of that name or below it.")
     if parts is not None:
-        layers = [name for name in layers if any(f"{name}.".startswith(f"{part}.") for part in parts)]
+        layers = [name for name in layers if any(f".{part}." in f".{name}." for part in parts)]
     hidden = [name for name in layers if not any(part in _SCORES for part in name.split("."))]
     return {f"{name}.weight".removeprefix(".") for name in hidden}
 

@@ -9,6 +9,7 @@ from pixelllm_hf.training.auxiliary.config import AuxiliaryConfig
 from pixelllm_hf.training.config import ConfigError, OptimizerConfig, RunConfig
 from pixelllm_hf.training.lora import LoraSettings
 from pixelllm_hf.training.recipe_values import RecipePart
+from pixelllm_hf.training.reward_config import RewardConfig
 from pixelllm_hf.training.sources import DataConfig
 
 
@@ -44,21 +45,23 @@ class TrainConfig(RecipePart):
     """The whole recipe.
 
     Args:
-        objective: what is learnt. `language` from `data.sources`; `text` a decoder that writes like these and
-            `data.texts`, with nothing to look at; the others from `auxiliary` alone: `towers` gives vision towers that
-            name what they see, `prompt_tokens` a model whose prompt tokens know what is where, `masks` one that makes
-            masks of boxes.
+        objective: what is learnt. `language` from `data.sources`; `reward` from the same, with captions that the model
+            writes itself rewarded; `text` a decoder that writes like these and `data.texts`, with nothing to look at;
+            the others from `auxiliary` alone: `towers` gives vision towers that name what they see, `prompt_tokens` a
+            model whose prompt tokens know what is where, `masks` one that makes masks of boxes.
+        reward: of objective `reward`.
         auxiliary: labels of COCO instances that teach beside language, or by themselves.
         evaluate: `module:function` called during training as `function(model, processor) -> {name: value}`.
         evaluate_options: keywords of that function. `pixelllm_hf.evaluation.runner:validate` takes `tasks`, by default
             all that the model has the heads for, and `scenes`: `{tasks: [trace, refer], scenes: 64}`.
     """
 
-    objective: Literal["language", "text", "towers", "prompt_tokens", "masks"] = "language"
+    objective: Literal["language", "reward", "text", "towers", "prompt_tokens", "masks"] = "language"
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelSettings = field(default_factory=ModelSettings)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    reward: RewardConfig | None = None
     auxiliary: AuxiliaryConfig | None = None
     evaluate: str | None = None
     evaluate_options: dict[str, Any] = field(default_factory=dict)

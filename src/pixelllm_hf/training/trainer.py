@@ -31,6 +31,7 @@ from pixelllm_hf.files import atomic_text
 from pixelllm_hf.folders import FolderInUseError, folder_lock
 from pixelllm_hf.training import checkpointing
 from pixelllm_hf.training.config import ConfigError, OptimizerConfig, RunConfig, to_dict
+from pixelllm_hf.training.freed_memory import keep_freed_memory
 from pixelllm_hf.training.log_window import LogWindow
 from pixelllm_hf.training.optimizers import build_optimizers
 from pixelllm_hf.training.parameter_groups import parameter_groups
@@ -87,6 +88,7 @@ def start(run: RunConfig) -> Accelerator:
     )
     if accelerator.device.type == "cpu":  # see `_training_attention`; without this it would compute in float32
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+        keep_freed_memory()
     set_seed(run.seed)
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
