@@ -265,7 +265,7 @@ def _build(maker: FeatureMaker, images: CacheableImages, missing: dict[str, int]
 
 @contextmanager
 def _workers(threads: int | None, accelerator: Accelerator) -> Iterator[ThreadPoolExecutor]:
-    """Threads that each run the towers by themselves, on a core of their own: those of one batch wait for each other."""
+    """Threads that each run the towers on a core of their own: several at one batch would wait for each other."""
     before = torch.get_num_threads()
     number = max(1, (threads or os.cpu_count() or 1) // accelerator.num_processes)
     with ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,)) as pool:
