@@ -10,8 +10,8 @@ from torch import nn
 
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
-from pixelllm_hf.training.config import OptimizerConfig
-from pixelllm_hf.training.optimizers import build_optimizers
+from pixelllm_hf.training.config import ConfigError, OptimizerConfig
+from pixelllm_hf.training.optimizers import build_optimizers, linear_weights
 from pixelllm_hf.training.parameter_groups import parameter_groups
 
 
@@ -67,3 +67,16 @@ def test_a_step_of_muon_moves_a_matrix_along_all_its_directions_alike() -> None:
     assert torch.linalg.cond(model.weight.grad) > 20
     muon.step()
     assert torch.linalg.cond(model.weight.detach() - before) < 5
+
+
+def test_muon_moves_the_parts_that_are_named_at_a_rate_of_its_own() -> None:
+    model = nn.ModuleDict({"body": nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), "other": nn.Linear(4, 4)})
+    assert linear_weights(model, ["body"]) == {"body.0.weight", "body.1.weight"}
+    assert linear_weights(nn.ModuleDict({"model": model}), ["body.1"]) == {"model.body.1.weight"}
+    config = OptimizerConfig(learning_rate=0.1, muon=True, muon_parts=["body"], muon_scale=1.5)
+    adamw, muon = build_optimizers(model, parameter_groups(model, learning_rate=0.1), config)
+    assert {name for group in muon.param_groups for name in group["names"]} == {"body.0.weight", "body.1.weight"}
+    assert [group["base_lr"] for group in muon.param_groups] == [pytest.approx(0.15)]
+    assert {group["base_lr"] for group in adamw.param_groups} == {0.1}
+    with pytest.raises(ConfigError, match="bodies"):
+        linear_weights(model, ["bodies"])

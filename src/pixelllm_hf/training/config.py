@@ -43,6 +43,7 @@ class OptimizerConfig(RecipePart):
         lr_multipliers: part of a parameter's name -> factor on its learning rate, e.g. `{mask_adapter: 10}`.
         muon: leave the weights of linear layers to Muon and only the rest to AdamW; the reference has AdamW alone.
         muon_parts: dotted names of the parts whose linear layers these are; None is the whole model.
+        muon_scale: factor on the learning rate of what Muon moves.
         max_grad_norm: clips the global gradient norm; None is the reference.
         ema_decay: keep an exponential mean of the weights and evaluate and export that one; None is off.
     """
@@ -56,6 +57,7 @@ class OptimizerConfig(RecipePart):
     lr_multipliers: dict[str, NotNegative] = field(default_factory=dict)
     muon: bool = False
     muon_parts: list[str] | None = None
+    muon_scale: Positive = 1.0
     max_grad_norm: Positive | None = None
     ema_decay: Annotated[float, Within(0, 1, open_ends=True)] | None = None
 

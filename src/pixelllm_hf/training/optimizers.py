@@ -28,6 +28,8 @@ def build_optimizers(
     if rest := [part for group in groups if (part := _only(group, matrices, inside=False))]:
         optimizers.append(torch.optim.AdamW(rest, **settings))
     if hidden := [part for group in groups if (part := _only(group, matrices, inside=True))]:
+        for group in hidden:
+            group["base_lr"] *= config.muon_scale
         optimizers.append(torch.optim.Muon(hidden, adjust_lr_fn="match_rms_adamw"))
     return optimizers
 

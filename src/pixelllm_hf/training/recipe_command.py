@@ -25,15 +25,6 @@ MENDABLE = (
 )
 
 
-<<<<<<< HEAD
-def run_recipe(
-    main: Callable[[RecipeT], None],
-    recipe: type[RecipeT],
-    about: str | None,
-    describe: Callable[[RecipeT], str],
-) -> None:
-    """Read the recipe that `--config` names, with the `key=value` words laid over it, and call `main` with it.
-=======
 def recipe_parser(about: str | None, *, required: bool = False) -> argparse.ArgumentParser:
     """A command line that names a recipe and says what is laid over it; see `load_recipe`."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -53,17 +44,18 @@ def load_recipe(recipe: type[RecipeT], arguments: argparse.Namespace) -> RecipeT
     return load_config(recipe, arguments.config, arguments.overrides, variables)
 
 
-def run_recipe(main: Callable[[RecipeT], None], recipe: type[RecipeT], about: str | None) -> None:
+def run_recipe(
+    main: Callable[[RecipeT], None],
+    recipe: type[RecipeT],
+    about: str | None,
+    describe: Callable[[RecipeT], str],
+) -> None:
     """Read the recipe that `--config` names, with what the command line lays over it, and call `main` with it.
->>>>>>> b2d4485 (Recipes have variables; features of frozen towers are kept for mirrored images too and shared by all sources; captions of an image may share a decoder row)
 
     With `--dry_run` print what `describe` says of it instead.
     Errors of the recipe, of files and folders or of the loss end the program with one line and exit status 1.
     """
-<<<<<<< HEAD
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="recipe, a YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. run.total_steps=100 or resume=never")
+    parser = recipe_parser(about, required=True)
     parser.add_argument(
         "--dry_run",
         action="store_true",
@@ -71,15 +63,10 @@ def run_recipe(main: Callable[[RecipeT], None], recipe: type[RecipeT], about: st
     )
     arguments = parser.parse_intermixed_args()
     try:
-        values = load_config(recipe, arguments.config, arguments.overrides)
+        values = load_recipe(recipe, arguments)
         if arguments.dry_run:
             print(describe(values))
         else:
             main(values)
-=======
-    arguments = recipe_parser(about, required=True).parse_intermixed_args()
-    try:
-        main(load_recipe(recipe, arguments))
->>>>>>> b2d4485 (Recipes have variables; features of frozen towers are kept for mirrored images too and shared by all sources; captions of an image may share a decoder row)
     except MENDABLE as error:
         sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")
