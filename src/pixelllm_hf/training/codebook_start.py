@@ -1,0 +1,76 @@
+"""Where answers that point begin: the light decoder as the mask decoder that a model has already."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
+from pixelllm_hf.modeling.configuration_vision import FUSED
+from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
+from pixelllm_hf.training.recipe_values import ConfigError
+
+
+@torch.no_grad()
+def with_codebook(model: PixelLLMForGroundedGeneration, codebook: dict[str, Any]) -> PixelLLMForGroundedGeneration:
+    """The model with a codebook head of this config in the place of its heads of masks and detections.
+
+    What both have keeps its weights. Each scale of the light decoder begins as the mask head's two-way transformer with
+    its tokens and filters, and the necks hand on the map that masks were made of; `output_upscaling`, `upsample_2x` and
+    the codebook are new. Raises ConfigError unless the mask head has the sizes of the codebook.
+    """
+    old = model.mask_head
+    if old is None:
+        raise ConfigError("the light decoder begins as a mask head's, but this model has none.")
+    config = model.config.to_dict() | {"mask_head_config": None, "proposal_head_config": None}
+    made = PixelLLMForGroundedGeneration(PixelLLMConfig(**config | {"codebook_config": codebook}))
+    kept = {name: tensor for name, tensor in model.state_dict().items() if name in made.state_dict()}
+    made.load_state_dict(kept, strict=False)
+    decoder, prompts = made.codebook_head.decoder, model.prompt_encoder
+    try:
+        for transformer in decoder.transformer:
+            transformer.load_state_dict(old.decoder.transformer.state_dict())
+        decoder.output_hypernetworks_mlps[0].load_state_dict(old.decoder.output_hypernetworks_mlps[0].state_dict())
+        decoder.iou_token.load_state_dict(old.decoder.iou_token.state_dict())
+        decoder.mask_tokens.load_state_dict(old.decoder.mask_tokens.state_dict())
+    except RuntimeError as error:
+        raise ConfigError(
+            f"the codebook must have the sizes of the model's mask head, {model.config.mask_head_config.hidden_size} "
+            f"wide: {' '.join(str(error).split())[:300]}"
+        ) from error
+    decoder.no_mask_embed.weight.copy_(prompts.no_mask.reshape(1, -1))
+    for positions in (decoder.pe_layer, getattr(decoder, "pe1", None)):
+        if positions is not None:
+            positions.load_state_dict(prompts.pe_layer.state_dict())
+    for name, neck in made.codebook_head.necks.items():
+        _hand_on(neck, _channels_of_mask_map(made.config, int(name)))
+    return made
+
+
+def _channels_of_mask_map(config: PixelLLMConfig, channels: int) -> slice:
+    """Where a map of so many channels has those of the map that masks are made of; all of it otherwise."""
+    vision = config.vision_config
+    shapes, start = vision.map_shapes, 0
+    if channels != vision.feature_channels or vision.mask_map == FUSED:
+        return slice(0, channels)
+    for name in vision.fused_maps:
+        if name == vision.mask_map:
+            return slice(start, start + shapes[name][0])
+        start += shapes[name][0]
+    return slice(0, channels)
+
+
+def _hand_on(neck: nn.Module, chosen: slice) -> None:
+    """Two convolutions that begin by passing on the chosen channels, and a little of their neighbourhood."""
+    first, second = neck
+    width = min(first.weight.shape[0], chosen.stop - chosen.start)
+    first.weight.mul_(0.1)
+    first.weight[range(width), range(chosen.start, chosen.start + width), 0, 0] += 1.0
+    second.weight.mul_(0.1)
+    middle: Tensor = second.weight[..., 1, 1]
+    middle[range(len(middle)), range(len(middle))] += 1.0
+
+
+__all__ = ["with_codebook"]
