@@ -50,6 +50,42 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_pixellm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A PixelLM of a few thousand weights with its processor; its answers are words and targets that mean nothing."""
+    import torch
+
+    from pixelllm_hf import (
+        PixelLLMImageProcessor,
+        PixelLMConfig,
+        PixelLMForReasoningSegmentation,
+        PixelLMProcessor,
+        add_pixellm_tokens,
+    )
+    from pixelllm_hf.data import train_tokenizer
+
+    folder = tmp_path_factory.mktemp("small_pixellm") / "checkpoint"
+    tokens = [f"[SEG{i}]" for i in range(4)]
+    tokenizer = train_tokenizer(["what can be eaten? a red apple and the dog on a sofa, sure."], max_pieces=90)
+    ids = add_pixellm_tokens(tokenizer, tokens)
+    size = PixelLMConfig.for_tests()
+    text = size.text_config.to_dict() | {"vocab_size": len(tokenizer), "max_position_embeddings": 512}
+    text |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = PixelLMConfig.for_tests(text_config=text, codebook_token_ids=ids[:4], image_token_id=ids[-1])
+    torch.manual_seed(5)
+    model = PixelLMForReasoningSegmentation(config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():  # large enough that different questions get different answers
+            if weight.ndim > 1 and "vision" not in name:
+                weight.mul_(4)
+        model.get_output_embeddings().weight[ids[0]] *= 3  # it likes to begin targets
+    model.save_pretrained(folder)
+    images = PixelLLMImageProcessor(size={"height": 64, "width": 64}, rounding="nearest")
+    processor = PixelLMProcessor(images, tokenizer, codebook_tokens=tokens, num_image_tokens=config.num_image_tokens)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def python_without_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of a virtual environment that has all that this one has, except this package.
 

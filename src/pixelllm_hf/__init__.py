@@ -15,7 +15,9 @@ from . import registration
 
 if TYPE_CHECKING:
     from .modeling.configuration_pixelllm import PixelLLMConfig as PixelLLMConfig
+    from .modeling.configuration_pixellm import PixelLMConfig as PixelLMConfig
     from .modeling.modeling_pixelllm import PixelLLMForGroundedGeneration as PixelLLMForGroundedGeneration
+    from .modeling.modeling_pixellm import PixelLMForReasoningSegmentation as PixelLMForReasoningSegmentation
     from .processing.canvas_transform import CanvasTransform as CanvasTransform, xywh_to_xyxy as xywh_to_xyxy
     from .processing.code_export import CodeExportError as CodeExportError
     from .processing.dataset_exports import (
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
     from .processing.image_reading import ImageError as ImageError
     from .processing.pipeline_grounded_captioning import GroundedCaptioningPipeline as GroundedCaptioningPipeline
     from .processing.processing_pixelllm import PixelLLMProcessor as PixelLLMProcessor
+    from .processing.processing_pixellm import (
+        PixelLMProcessor as PixelLMProcessor,
+        add_pixellm_tokens as add_pixellm_tokens,
+    )
     from .processing.prompt_places import PromptError as PromptError
     from .processing.result_exports import (
         coco_annotations as coco_annotations,
@@ -48,6 +54,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "PixelLLMConfig": ".modeling.configuration_pixelllm",
     "PixelLLMForGroundedGeneration": ".modeling.modeling_pixelllm",
+    "PixelLMConfig": ".modeling.configuration_pixellm",
+    "PixelLMForReasoningSegmentation": ".modeling.modeling_pixellm",
+    "PixelLMProcessor": ".processing.processing_pixellm",
+    "add_pixellm_tokens": ".processing.processing_pixellm",
     "PixelLLMImageProcessor": ".processing.image_processing_pixelllm",
     "PixelLLMProcessor": ".processing.processing_pixelllm",
     "CanvasTransform": ".processing.canvas_transform",
@@ -89,25 +99,27 @@ def default_checkpoint() -> Path:
 
 
 def export_code(folder: str | Path) -> list[Path]:
-    """Put this package's model and processor code beside the weights in `folder`, which `save_pretrained` wrote.
+    """Put the code of a model of any of our families beside its weights in `folder`, which `save_pretrained` wrote.
 
     Then `AutoModel.from_pretrained(folder, trust_remote_code=True)`, its siblings and `pipeline` load it where the
     package is not installed. Returns the Python files written.
     """
-    from .modeling.configuration_pixelllm import PixelLLMConfig
-    from .modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
-    from .processing.code_export import export_code
-    from .processing.image_processing_pixelllm import PixelLLMImageProcessor
-    from .processing.pipeline_grounded_captioning import GroundedCaptioningPipeline
-    from .processing.processing_pixelllm import PixelLLMProcessor
+    from .families import PIPELINE, family_of_folder, load
+    from .processing.code_export import CodeExportError, export_code
 
+    if not (Path(folder) / "config.json").is_file():
+        raise CodeExportError(
+            f"code goes beside a saved model and processor, but {Path(folder) / 'config.json'} does not exist. Call "
+            "save_pretrained of both with this folder first."
+        )
+    family = family_of_folder(folder)
     return export_code(
         folder,
-        config=PixelLLMConfig,
-        model=PixelLLMForGroundedGeneration,
-        processor=PixelLLMProcessor,
-        image_processor=PixelLLMImageProcessor,
-        pipeline=GroundedCaptioningPipeline,
+        config=family.config_class,
+        model=family.model_class,
+        processor=family.processor_class,
+        image_processor=family.image_processor_class,
+        pipeline=load(PIPELINE),
     )
 
 

@@ -15,11 +15,12 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-_CONFIGURATION = "pixelllm_hf.modeling.configuration_pixelllm"
-_MODELING = "pixelllm_hf.modeling.modeling_pixelllm"
-_PROCESSING = "pixelllm_hf.processing.processing_pixelllm"
-_IMAGE_PROCESSING = "pixelllm_hf.processing.image_processing_pixelllm"
-_PIPELINE = "pixelllm_hf.processing.pipeline_grounded_captioning"
+from .families import FAMILIES, PIPELINE, load, modules_of
+
+_CONFIGURATIONS = modules_of(family.config for family in FAMILIES.values())
+_MODELS = modules_of(family.model for family in FAMILIES.values())
+_PROCESSORS = modules_of(family.processor for family in FAMILIES.values())
+_IMAGE_PROCESSORS = modules_of(family.image_processor for family in FAMILIES.values())
 _AUTO = "transformers.models.auto."
 
 
@@ -32,30 +33,31 @@ class Registration:
     register: Callable[..., None]
 
 
-def _register_configs(auto: Any, configuration: Any) -> None:
-    for name in configuration.__all__:
-        config_class = getattr(configuration, name)
-        auto.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+def _register_configs(auto: Any, *configurations: Any) -> None:
+    for configuration in configurations:  # with those of their parts
+        for config_class in (getattr(configuration, name) for name in configuration.__all__):
+            auto.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
 
 
-def _register_model(auto: Any, configuration: Any, modeling: Any) -> None:
-    config, model = configuration.PixelLLMConfig, modeling.PixelLLMForGroundedGeneration
-    auto.AutoModel.register(config, model, exist_ok=True)
-    auto.AutoModelForImageTextToText.register(config, model, exist_ok=True)
-    # The pipeline of that name looks here, and else says at every start that it does not support the model.
-    auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.setdefault(config.model_type, model.__name__)
+def _register_models(auto: Any, *_: Any) -> None:
+    for family in FAMILIES.values():
+        config, model = family.config_class, family.model_class
+        auto.AutoModel.register(config, model, exist_ok=True)
+        auto.AutoModelForImageTextToText.register(config, model, exist_ok=True)
+        # The pipeline of that name looks here, and else says at every start that it does not support the model.
+        auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.setdefault(config.model_type, model.__name__)
 
 
-def _register_image_processor(auto: Any, configuration: Any, processing: Any) -> None:
-    auto.AutoImageProcessor.register(
-        configuration.PixelLLMConfig,
-        image_processor_classes={"pil": processing.PixelLLMImageProcessor},
-        exist_ok=True,
-    )
+def _register_image_processors(auto: Any, *_: Any) -> None:
+    for family in FAMILIES.values():
+        auto.AutoImageProcessor.register(
+            family.config_class, image_processor_classes={"pil": family.image_processor_class}, exist_ok=True
+        )
 
 
-def _register_processor(auto: Any, configuration: Any, processing: Any) -> None:
-    auto.AutoProcessor.register(configuration.PixelLLMConfig, processing.PixelLLMProcessor, exist_ok=True)
+def _register_processors(auto: Any, *_: Any) -> None:
+    for family in FAMILIES.values():
+        auto.AutoProcessor.register(family.config_class, family.processor_class, exist_ok=True)
 
 
 def _register_pipeline(pipelines: Any, pipeline: Any) -> None:
@@ -63,7 +65,7 @@ def _register_pipeline(pipelines: Any, pipeline: Any) -> None:
 
     pipelines.PIPELINE_REGISTRY.register_pipeline(
         pipeline.PIPELINE_TASK,
-        pipeline_class=pipeline.GroundedCaptioningPipeline,
+        pipeline_class=load(PIPELINE),
         pt_model=pipelines.AutoModel,
         default={"model": (str(default_checkpoint()), "main")},  # used if no model is named
         type="multimodal",
@@ -71,11 +73,11 @@ def _register_pipeline(pipelines: Any, pipeline: Any) -> None:
 
 
 REGISTRATIONS = (
-    Registration(_AUTO + "configuration_auto", (_CONFIGURATION,), _register_configs),
-    Registration(_AUTO + "modeling_auto", (_CONFIGURATION, _MODELING), _register_model),
-    Registration(_AUTO + "image_processing_auto", (_CONFIGURATION, _IMAGE_PROCESSING), _register_image_processor),
-    Registration(_AUTO + "processing_auto", (_CONFIGURATION, _PROCESSING), _register_processor),
-    Registration("transformers.pipelines", (_PIPELINE,), _register_pipeline),
+    Registration(_AUTO + "configuration_auto", _CONFIGURATIONS, _register_configs),
+    Registration(_AUTO + "modeling_auto", (*_CONFIGURATIONS, *_MODELS), _register_models),
+    Registration(_AUTO + "image_processing_auto", (*_CONFIGURATIONS, *_IMAGE_PROCESSORS), _register_image_processors),
+    Registration(_AUTO + "processing_auto", (*_CONFIGURATIONS, *_PROCESSORS), _register_processors),
+    Registration("transformers.pipelines", modules_of([PIPELINE]), _register_pipeline),
 )
 
 

@@ -219,6 +219,7 @@ class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel, ReasoningGeneratio
         labels: Tensor | None = None,
         mask_labels: Tensor | None = None,
         original_sizes: Tensor | None = None,
+        prompt_characters: Tensor | None = None,
         cache: Cache | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
@@ -233,7 +234,7 @@ class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel, ReasoningGeneratio
                 which image each row is about.
             labels: (R,T) input_ids where they are to be learnt, -100 elsewhere; shifted here.
             mask_labels: (K,S,S) masks on the canvas, > 0 inside, of all targets in the order they are written.
-            original_sizes: travels with the inputs for post-processing; not used here.
+            original_sizes, prompt_characters: travel with the inputs for post-processing; not used here.
         """
         if image_features is None and pixel_values is not None:
             image_features = self.get_image_features(pixel_values, pixel_mask)

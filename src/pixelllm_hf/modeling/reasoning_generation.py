@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
+from transformers import LogitsProcessor
 from transformers import LogitsProcessorList
-from transformers import SuppressTokensLogitsProcessor
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
 
@@ -44,6 +44,18 @@ class PixelLMGenerateOutput(AnswerTargets):
     sequences_scores: Tensor | None = None
 
 
+class NeverWritten(LogitsProcessor):
+    """A token that is no word. Not transformers' own processor, which would take the place of the caller's."""
+
+    def __init__(self, token: int):
+        self.token = token
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        scores = scores.clone()
+        scores[:, self.token : self.token + 1] = -torch.inf
+        return scores
+
+
 class ReasoningGenerationMixin(TokenStatesMixin):
     """The writing half of a PixelLM."""
 
@@ -59,6 +71,7 @@ class ReasoningGenerationMixin(TokenStatesMixin):
         prompt_mask: Tensor | None = None,
         image_features: Any = None,
         original_sizes: Tensor | None = None,
+        prompt_characters: Tensor | None = None,
         generation_config: GenerationConfig | None = None,
         logits_processor: LogitsProcessorList | None = None,
         complete_groups: bool = True,
@@ -69,7 +82,7 @@ class ReasoningGenerationMixin(TokenStatesMixin):
         Args:
             pixel_values, pixel_mask, input_ids, attention_mask, prompt_mask, image_features: as in `forward`; shorter
                 questions may be padded on either side.
-            original_sizes: travels with the inputs for post-processing.
+            original_sizes, prompt_characters: travel with the inputs for post-processing.
             complete_groups: let a target that is begun be written whole, whatever the model would write.
             options: of transformers' `generate`; greedy decoding, sampling and beam search. With
                 return_dict_in_generate=False the sequences alone.
@@ -90,7 +103,7 @@ class ReasoningGenerationMixin(TokenStatesMixin):
         refuse_unkept_modes(resolved, options)
         processors = LogitsProcessorList(logits_processor or [])
         # the placeholder of what is seen is no word to write
-        processors.append(SuppressTokensLogitsProcessor([self.config.image_token_id], device=self.device))
+        processors.append(NeverWritten(self.config.image_token_id))
         if complete_groups:
             processors.append(CompleteTokenGroups(self.config.codebook_token_ids))
         recorder = StateRecorder()

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+ROUNDINGS = ("down", "nearest")
+
 
 @dataclass(frozen=True)
 class CanvasTransform:
@@ -28,10 +30,10 @@ class CanvasTransform:
     canvas: int
 
     @classmethod
-    def fit(cls, image_size_wh: Sequence[int], canvas: int) -> CanvasTransform:
-        """The transform of a picture of this size; see `fitted_size` for the rounding."""
+    def fit(cls, image_size_wh: Sequence[int], canvas: int, *, rounding: str = "down") -> CanvasTransform:
+        """The transform of an image of this size; see `fitted_size` for the rounding."""
         width, height = (int(side) for side in image_size_wh)
-        return cls((width, height), fitted_size((width, height), canvas), int(canvas))
+        return cls((width, height), fitted_size((width, height), canvas, rounding=rounding), int(canvas))
 
     @property
     def scale_xy(self) -> tuple[float, float]:
@@ -83,21 +85,27 @@ class CanvasTransform:
         return np.clip(np.asarray(xy, dtype=np.float64), 0.0, limits)
 
 
-def fitted_size(image_size_wh: Sequence[int], longest: int) -> tuple[int, int]:
-    """(w, h) of a picture resized so that its longer side is about `longest`.
+def fitted_size(image_size_wh: Sequence[int], longest: int, *, rounding: str = "down") -> tuple[int, int]:
+    """(w, h) of an image resized so that its longer side is about `longest`. No side gets shorter than one pixel.
 
-    The reference rounds down twice: the shorter side, then the longer side computed back from it, which may so come
-    out below `longest` (427 x 640 at 384 gives 256 x 383). No side gets shorter than one pixel.
+    rounding: each model was trained with one of `ROUNDINGS`. PixelLLM's reference rounds "down" twice: the shorter
+    side, then the longer side computed back from it, which may so come out below `longest` (427 x 640 at 384 gives
+    256 x 383). PixelLM, as SAM, rounds both sides to the "nearest", `int(side * scale + 0.5)`.
 
-    >>> fitted_size((640, 427), 384)
-    (383, 256)
+    >>> fitted_size((640, 427), 384), fitted_size((640, 427), 384, rounding="nearest")
+    ((383, 256), (384, 256))
     """
+    if rounding not in ROUNDINGS:
+        raise ValueError(f"rounding must be one of {', '.join(ROUNDINGS)}, but it is {rounding!r}.")
     width, height = (int(side) for side in image_size_wh)
     if width < 1 or height < 1:
         raise ValueError(f"an image needs at least one pixel, but its size is {width} x {height}. Leave it out.")
     if longest < 1:
         raise ValueError(f"the canvas needs at least one pixel, but its side is {longest}.")
     short, long = min(width, height), max(width, height)
+    if rounding == "nearest":
+        scale = longest / long
+        return max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
     new_short = max(1, longest * short // long)
     # One pixel is more than a sliver deserves; then the way back would leave the canvas.
     new_long = max(1, min(longest, new_short * long // short))
@@ -133,4 +141,4 @@ def _per_coordinate(xy: Any, pair: Sequence[float]) -> list[float]:
     return [float(value) for value in pair] * (width // 2)
 
 
-__all__ = ["CanvasTransform", "fitted_size", "xywh_to_xyxy"]
+__all__ = ["ROUNDINGS", "CanvasTransform", "fitted_size", "xywh_to_xyxy"]

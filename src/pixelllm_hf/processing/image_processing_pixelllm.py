@@ -28,11 +28,13 @@ class PixelLLMImageProcessor(PilBackend):
         size: {"height": S, "width": S}, the canvas.
         antialias: average over all source pixels when scaling down. The official recipe (False) interpolates
             between the nearest four, which is noisy for pictures much larger than the canvas.
+        rounding: of the sizes on the canvas, "down" for a PixelLLM and "nearest" for a PixelLM (`fitted_size`).
         max_image_pixels: larger pictures are refused before they are decoded.
     """
 
     size = {"height": 384, "width": 384}
     antialias = True
+    rounding = "down"
     max_image_pixels = MAX_IMAGE_PIXELS
     do_rescale = False
     do_normalize = False
@@ -50,6 +52,7 @@ class PixelLLMImageProcessor(PilBackend):
         *args: Any,
         size: Any = None,
         antialias: bool = True,
+        rounding: str = "down",
         max_image_pixels: int = MAX_IMAGE_PIXELS,
         return_tensors: str | None = None,
         **kwargs: Any,
@@ -73,7 +76,7 @@ class PixelLLMImageProcessor(PilBackend):
                 enough=2 * side if antialias else None,
                 name=f"image {i}",
             )
-            width, height = CanvasTransform.fit(image.size_wh, side).resized_size_wh
+            width, height = CanvasTransform.fit(image.size_wh, side, rounding=rounding).resized_size_wh
             pixel_values[i, :, :height, :width] = resize_pixels(image.pixels, (width, height), antialias)
             pixel_mask[i, :height, :width] = True
             original_sizes[i] = image.size_wh[::-1]

@@ -11,9 +11,10 @@ from transformers.processing_utils import ProcessingKwargs
 
 
 class PixelLLMImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
-    """antialias, max_image_pixels: see `PixelLLMImageProcessor`."""
+    """antialias, rounding, max_image_pixels: see `PixelLLMImageProcessor`."""
 
     antialias: bool
+    rounding: str
     max_image_pixels: int
 
 
@@ -55,7 +56,8 @@ def refuse_unknown(settings: dict[str, Any]) -> None:
             settings.pop(name, None)
     known = {
         "text_kwargs": set(PixelLLMTextKwargs.__annotations__),
-        "images_kwargs": set(PixelLLMImageProcessorKwargs.__annotations__),
+        # rounding is the model's: another one in one call would put what it finds elsewhere in the image
+        "images_kwargs": set(PixelLLMImageProcessorKwargs.__annotations__) - {"rounding"},
     }
     unknown = [name for name in settings if name not in {*GROUPS, *known["text_kwargs"], *known["images_kwargs"]}]
     known["common_kwargs"] = {"return_tensors"}

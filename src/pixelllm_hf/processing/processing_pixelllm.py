@@ -3,49 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from transformers.processing_utils import ProcessorMixin
 from transformers.processing_utils import Unpack
 
 from .canvas_transform import CanvasTransform
 from .chat_turns import CHAT_TEMPLATE
-from .chat_turns import check_conversations
-from .code_export import export_processor_code
+from .grounded_processor import GroundedProcessor
+from .grounded_processor import Results
 from .grounded_results import VISUAL_THRESHOLD
 from .grounded_results import GroundedCaption
-from .grounded_results import box_on_image
-from .grounded_results import ground_words
-from .grounded_results import mean_probability
-from .grounded_streamer import GroundedStreamer
-from .mask_resizing import masks_on_image
 from .model_inputs import PixelLLMInputs
 from .processing_kwargs import PixelLLMProcessorKwargs
-from .processing_kwargs import refuse_unknown
-from .processor_folder import check_settings
-from .processor_folder import files_replaced
-from .processor_folder import processor_errors
 from .prompt_places import Prompt
 from .prompt_places import PromptError
 from .prompt_places import gather_prompts
-from .prompt_sources import PromptSource
-from .prompt_sources import as_array
 from .prompt_sources import entry
-from .prompt_sources import read_sources
 from .tasks import TaskSpec
 from .tasks import task_spec
-from .word_spans import SpanReader
 from .writable_text import as_characters
-from .writable_text import from_characters
 from .writable_text import writable_text
 
-Results = list[list[GroundedCaption]]
 
-
-class PixelLLMProcessor(ProcessorMixin):
+class PixelLLMProcessor(GroundedProcessor):
     """The user's world on both sides of the model: original pixels, x before y, plain text.
 
     Args:
@@ -58,7 +39,7 @@ class PixelLLMProcessor(ProcessorMixin):
         chat_template: how a conversation becomes a text prompt; by default the user's words as they are.
     """
 
-    valid_processor_kwargs = PixelLLMProcessorKwargs
+    default_task = "caption"
 
     def __init__(
         self,
@@ -73,21 +54,6 @@ class PixelLLMProcessor(ProcessorMixin):
         self.max_prompt_tokens = max_prompt_tokens
         self.max_points = max_points
         self.visual_threshold = visual_threshold
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
-        """As transformers'. Files that are damaged, or ask for what nobody means, are a `ProcessorFolderError`."""
-        with processor_errors(pretrained_model_name_or_path, kwargs.get("subfolder")):
-            processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-            check_settings(processor, pretrained_model_name_or_path)
-        return processor
-
-    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
-        """As transformers'; a kill leaves the former files or the new ones, none of them half."""
-        kwargs.setdefault("repo_id", Path(save_directory).resolve().name)
-        with files_replaced(Path(save_directory)) as folder:
-            saved = super().save_pretrained(str(folder), push_to_hub=push_to_hub, **kwargs)
-            return [str(Path(save_directory) / Path(file).relative_to(folder)) for file in saved or ()]
 
     def __call__(  # type: ignore[override]
         self,
@@ -126,7 +92,7 @@ class PixelLLMProcessor(ProcessorMixin):
         `generate` is in output_masks and detect_objects, bool without dimensions; with the latter there are no
         prompt_boxes and no prompt_mask, and R is B.
         """
-        task = task or "caption"
+        task = task or self.default_task
         spec = task_spec(task)
         settings = self._settings(kwargs)
         text_kwargs, images_kwargs = settings["text_kwargs"], settings["images_kwargs"]
@@ -145,20 +111,17 @@ class PixelLLMProcessor(ProcessorMixin):
                 "given places with task='region'."
             )
         data = dict(self.image_processor(images, **images_kwargs))
-        canvas = data["pixel_values"].shape[-1]
+        canvas, rounding = data["pixel_values"].shape[-1], self.image_processor.rounding
         sizes_wh = [(int(w), int(h)) for h, w in data["original_sizes"]]
         prompts = gather_prompts(boxes, points, text, sizes_wh, self.max_points)
         if spec.finds_objects:
             _refuse_several_texts(prompts, task)
         else:
-            data |= self._place_prompts(prompts, [CanvasTransform.fit(size, canvas) for size in sizes_wh])
+            data |= self._place_prompts(
+                prompts, [CanvasTransform.fit(size, canvas, rounding=rounding) for size in sizes_wh]
+            )
         data |= self._encode_task(spec, [prompt.text for row in prompts for prompt in row], text_kwargs)
         return PixelLLMInputs(data, tensor_type=return_tensors)
-
-    def _settings(self, kwargs: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """The settings of a call and the tokenizer's own ones, by what they are for."""
-        refuse_unknown(kwargs)
-        return self._merge_kwargs(self.valid_processor_kwargs, self.tokenizer.init_kwargs, **kwargs)
 
     def _encode_task(
         self, spec: TaskSpec, texts: Sequence[str | None], text_kwargs: Mapping[str, Any]
@@ -240,11 +203,6 @@ class PixelLLMProcessor(ProcessorMixin):
             attention_mask[i, : len(row)] = 1
         return {"input_ids": input_ids, "attention_mask": attention_mask}
 
-    @property
-    def _max_characters(self) -> int:
-        """More than any text of max_prompt_tokens has: a longer one would cost minutes before it is refused."""
-        return 64 * self.max_prompt_tokens
-
     def _place_prompts(
         self, prompts: Sequence[Sequence[Prompt]], transforms: Sequence[CanvasTransform]
     ) -> dict[str, np.ndarray]:
@@ -269,69 +227,6 @@ class PixelLLMProcessor(ProcessorMixin):
         if (labels >= 0).any():
             placed |= {"prompt_points": points, "prompt_point_labels": labels}
         return placed
-
-    def post_process_grounded_generation(self, outputs: Any, inputs: Mapping[str, Any]) -> Results:
-        """The answers in the user's terms: per image a list of `GroundedCaption`, prompt after prompt.
-
-        outputs: what `generate` returned (sequences, coordinates, token_log_probs; of some models coordinate_scales and
-        visual_probs, of some tasks boxes, box_scores, masks, mask_scores, prompt_boxes, prompt_mask, detection_scores),
-        or its sequences alone.
-        inputs: what `generate` was given; needed are original_sizes, with several prompts an image prompt_mask, and
-        after a detection detect_objects.
-        With num_return_sequences=k the k answers of a prompt follow each other.
-        """
-        names = ("sequences", "coordinates", "token_log_probs", "boxes", "box_scores", "mask_scores")
-        answers = {name: as_array(entry(outputs, name)) for name in names}
-        if hasattr(outputs, "ndim"):
-            answers["sequences"] = as_array(outputs)
-        sequences, coordinates, log_probs, boxes, box_scores, mask_scores = answers.values()
-        certainty = {name: as_array(entry(outputs, name)) for name in ("coordinate_scales", "visual_probs")}
-        if sequences is None:
-            raise ValueError(f"post-processing needs the sequences of generate, but a {type(outputs).__name__} came.")
-        sources = self.prompt_sources(inputs, len(sequences), outputs)
-        masks = _masks_of_rows(entry(outputs, "masks"), sources)
-        queries = as_array(entry(inputs, "query_characters"))
-        reader = SpanReader(self.tokenizer)
-        results: Results = [[] for _ in range(len(inputs["original_sizes"]))]
-        for row, source in enumerate(sources):
-            if queries is None:
-                spanned = reader.read(sequences[row])
-            else:
-                query = from_characters(queries[row * len(queries) // len(sources)])
-                spanned = reader.read_given(sequences[row], query)
-            row_log_probs = None if log_probs is None else log_probs[row]
-            box, box_score = source.found_box, source.found_score
-            if boxes is not None and box is None:
-                box = box_on_image(boxes[row], source.transform)
-                box_score = None if box is None or box_scores is None else float(box_scores[row])
-            words = ground_words(
-                spanned,
-                None if coordinates is None else coordinates[row],
-                row_log_probs,
-                source.transform,
-                **{name: None if value is None else value[row] for name, value in certainty.items()},
-            )
-            if boxes is not None and source.found_box is None and not words:  # punctuation alone
-                box, box_score = None, None
-            has_mask = masks is not None and (box is not None or boxes is None)
-            results[source.image_index].append(
-                GroundedCaption(
-                    text=spanned.text,
-                    words=words,
-                    image_size=source.transform.image_size_wh,
-                    score=None if row_log_probs is None else mean_probability(row_log_probs),
-                    prompt=source.prompt,
-                    prompt_box=source.prompt_box,
-                    prompt_points=source.prompt_points,
-                    prompt_index=source.prompt_index,
-                    visual_threshold=self.visual_threshold,
-                    box=box,
-                    box_score=box_score,
-                    mask=masks[row] if masks is not None and has_mask else None,
-                    mask_score=float(mask_scores[row]) if mask_scores is not None and has_mask else None,
-                )
-            )
-        return results
 
     def post_process_refer(self, outputs: Any, inputs: Mapping[str, Any]) -> Results:
         """Per image a result for each expression, whose `box` is what the expression means; None if there is none."""
@@ -364,69 +259,6 @@ class PixelLLMProcessor(ProcessorMixin):
         results = self.post_process_grounded_generation(outputs, inputs)
         return [_best(objects, max_results, min_score) for objects in results]
 
-    def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
-        """A conversation, or a list of them -> its text, or with tokenize=True and return_dict=True the inputs.
-
-        conversation: one turn of the user, whose content is a text or has parts: one {"type": "image", "image": …} (as
-        the processor takes it, or "path") and {"type": "text", "text": …}. Anything else is a `PromptError`. Settings
-        of the processor go into processor_kwargs, its task, boxes and points too.
-        """
-        check_conversations(conversation)
-        return super().apply_chat_template(conversation, *args, **kwargs)
-
-    def batch_decode(self, sequences: Any, *args: Any, **kwargs: Any) -> list[str]:
-        """The texts of what `generate` returned, or of its sequences alone; options as the tokenizer's."""
-        return self.tokenizer.batch_decode(self._ids_of(sequences), *args, **kwargs)
-
-    def decode(self, token_ids: Any, *args: Any, **kwargs: Any) -> Any:
-        """As `batch_decode`; the ids of one row give one text."""
-        return self.tokenizer.decode(self._ids_of(token_ids), *args, **kwargs)
-
-    def post_process_image_text_to_text(
-        self, generated_outputs: Any, skip_special_tokens: bool = True, **kwargs: Any
-    ) -> Any:
-        """The plain texts of what `generate` returned, without places."""
-        return self.decode(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
-
-    def _ids_of(self, outputs: Any) -> Any:
-        """Token ids of an output of `generate`, or as they came. What a loss ignores (-100) is padding."""
-        sequences = entry(outputs, "sequences")
-        ids = outputs if sequences is None else sequences
-        array = as_array(ids) if hasattr(ids, "ndim") else None
-        return ids if array is None else np.where(array < 0, self.tokenizer.pad_token_id, array)
-
-    @property
-    def pad_token_id(self) -> int:
-        """The tokenizer's; `Seq2SeqTrainer` pads answers with it."""
-        return self.tokenizer.pad_token_id
-
-    def prompt_sources(self, inputs: Mapping[str, Any], num_rows: int, outputs: Any = None) -> list[PromptSource]:
-        """What each of the `num_rows` rows of the model's answer was asked, from what went into `generate`.
-
-        outputs: of `generate`; needed if the model was to find the places itself.
-        """
-        return read_sources(
-            inputs,
-            outputs,
-            num_rows,
-            canvas=self.image_processor.canvas,
-            decode=self._read,
-        )
-
-    def _read(self, ids: Any) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
-
-    def streamer(self, inputs: Mapping[str, Any], timeout: float | None = None) -> GroundedStreamer:
-        """For words while they are written: `for word in processor.streamer(inputs).stream(model.generate): …`."""
-        return GroundedStreamer(self, inputs, timeout)
-
-    def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
-        """What goes to the Hub takes its code along, so that it loads where this package is not installed."""
-        if self._auto_class is None:  # what was loaded with its code has saved that already
-            classes = {"processor": type(self), "image_processor": type(self.image_processor)}
-            export_processor_code(working_dir, **classes)
-        return super()._upload_modified_files(working_dir, *args, **kwargs)
-
     @property
     def model_input_names(self) -> list[str]:
         """Keys of a call with images; points, expressions and tasks with a head of their own add some (see there)."""
@@ -440,29 +272,6 @@ def _refuse_several_texts(prompts: Sequence[Sequence[Prompt]], task: str) -> Non
                 f"task {task!r} has one text prompt for all objects of an image, but image {i} has {len(row)}. "
                 "Give one, or None for the task's own."
             )
-
-
-def _masks_of_rows(logits: Any, sources: Sequence[PromptSource]) -> list[np.ndarray] | None:
-    """logits (R,h,w) over the canvas -> the mask of every row at the size of its picture, (H,W) bool."""
-    if logits is None:
-        return None
-    logits = torch.as_tensor(logits)
-    masks: list[np.ndarray] = []
-    start = 0
-    while start < len(sources):  # rows of one picture stand together
-        source, stop = sources[start], start + 1
-        while stop < len(sources) and sources[stop].image_index == source.image_index:
-            stop += 1
-        transform = source.transform
-        stretched = masks_on_image(
-            logits[start:stop],
-            canvas_size=transform.canvas,
-            resized_size_hw=transform.resized_size_wh[::-1],
-            image_size_hw=transform.image_size_wh[::-1],
-        )
-        masks.extend(stretched.numpy(force=True))
-        start = stop
-    return masks
 
 
 def _best(

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .canvas_transform import ROUNDINGS
+
 MAX_JSON_BYTES = 64_000_000
 FILES = (
     "processor_config.json",
@@ -25,6 +27,7 @@ RANGES = {
     "max_image_pixels": (1, 1 << 34),
     "max_prompt_tokens": (2, 1 << 16),
     "max_points": (1, 1024),
+    "num_image_tokens": (1, 1 << 16),
 }
 
 
@@ -62,10 +65,11 @@ def check_settings(processor: Any, name: Any) -> None:
         "canvas": getattr(images, "canvas", None),
         "max_image_pixels": getattr(images, "max_image_pixels", None),
         "max_prompt_tokens": processor.max_prompt_tokens,
-        "max_points": processor.max_points,
+        # each family has some of its own
+        **{own: getattr(processor, own) for own in ("max_points", "num_image_tokens") if hasattr(processor, own)},
     }
-    for setting, (low, high) in RANGES.items():
-        value = given[setting]
+    for setting, value in given.items():
+        low, high = RANGES[setting]
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             shown = repr(value)[:100]
             raise ProcessorFolderError(
@@ -86,6 +90,11 @@ def check_settings(processor: Any, name: Any) -> None:
     if not isinstance(images.antialias, bool):
         raise ProcessorFolderError(
             f"processor_config.json of {name}: antialias must be true or false, but is {images.antialias!r}."
+        )
+    if images.rounding not in ROUNDINGS:
+        raise ProcessorFolderError(
+            f"processor_config.json of {name}: rounding must be {' or '.join(ROUNDINGS)}, but is "
+            f"{repr(images.rounding)[:100]}."
         )
     longest = processor.tokenizer.model_max_length
     if not isinstance(longest, (int, float)) or isinstance(longest, bool) or not longest > 0:

@@ -36,11 +36,18 @@ class PromptSource:
 
 
 def read_sources(
-    inputs: Mapping[str, Any], outputs: Any, num_rows: int, *, canvas: int, decode: Callable[[Any], str]
+    inputs: Mapping[str, Any],
+    outputs: Any,
+    num_rows: int,
+    *,
+    canvas: int,
+    decode: Callable[[Any], str],
+    rounding: str = "down",
 ) -> list[PromptSource]:
     """The source of each of `num_rows` rows, from what went into `generate` and, for detections, what came out.
 
-    canvas: its side, used if inputs has no pixel_values. decode: ids of a text prompt -> text.
+    canvas: its side, used if inputs has no pixel_values; rounding: of sizes on it, as in `fitted_size`.
+    decode: ids of a text prompt -> text.
     outputs: may be None where nothing was to be detected.
     """
     sizes, boxes, mask, points, labels, ids, characters = (as_array(entry(inputs, name)) for name in _PROMPT_KEYS)
@@ -71,7 +78,7 @@ def read_sources(
         )
     sources = []
     for row, (i, j) in enumerate(prompts):
-        transform = CanvasTransform.fit(sizes[i][::-1], canvas)
+        transform = CanvasTransform.fit(sizes[i][::-1], canvas, rounding=rounding)
         text_row = i if detects else row
         prompt = None if ids is None else decode(ids[text_row])
         if characters is not None:

@@ -27,8 +27,10 @@ class Head:
         return getattr(config, self.config, None) is not None
 
 
+POINT_HEAD = Head("point_head_config", "point head, which gives words their locations")
 MASK_HEAD = Head("mask_head_config", "mask head")
 DETECTOR = Head("proposal_head_config", "detector")
+CODEBOOK = Head("codebook_config", "segmentation codebook")
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class TaskSpec:
     text_is_answer: the user's words are given to the model as its answer, and only their locations are asked for.
     wants_masks: the answer has a mask for each prompt.
     finds_objects: the model finds the objects itself, so boxes and points are not taken; one text prompt an image.
+    writes_targets: phrases of the answer have masks of their own, which are known when all is written.
     head: without which a model cannot do the task.
     places: the task that answers where boxes or points are given: this one if it needs them, None if none is.
     training_scale, training_flip: the released recipe's random range of the longer side, in canvases, and probability
@@ -61,7 +64,8 @@ class TaskSpec:
     text_is_answer: bool = False
     wants_masks: bool = False
     finds_objects: bool = False
-    head: Head | None = None
+    writes_targets: bool = False
+    head: Head | None = POINT_HEAD
     places: str | None = None
     training_scale: tuple[float, float] = (1.0, 1.0)
     training_flip: float = 0.0
@@ -73,9 +77,11 @@ class TaskSpec:
         if text is not None:
             return self.prefix + self.without_prefix(text)
         if self.default is None:
+            wanted = "an expression" if self.text_is_answer else "a question"
+            example = "the red car" if self.text_is_answer else "what can be eaten?"
             raise PromptError(
-                f"task {self.name!r} needs an expression for every prompt, but none was given. Pass text='the red car' "
-                "or a list with one for each."
+                f"task {self.name!r} needs {wanted} for every prompt, but none was given. Pass text={example!r} or a "
+                "list with one for each."
             )
         return self.default
 
@@ -91,7 +97,7 @@ class TaskSpec:
     @property
     def streams(self) -> bool:
         """The answer can be seen while it is written."""
-        return self.is_written and not self.finds_objects
+        return self.is_written and not self.finds_objects and not self.writes_targets
 
     @property
     def about_objects(self) -> bool:
@@ -179,6 +185,16 @@ TASK_SPECS: dict[str, TaskSpec] = {
             rows_of="region",
             post_process="post_process_dense",
         ),
+        TaskSpec(
+            "reason",
+            title="Questions answered with masks (reason)",
+            label="Ask",
+            summary="answer questions about images, with a mask for each thing that the answer names",
+            default=None,
+            writes_targets=True,
+            head=CODEBOOK,
+            post_process="post_process_reason",
+        ),
     )
 }
 
@@ -190,4 +206,4 @@ def task_spec(task: str) -> TaskSpec:
     return TASK_SPECS[task]
 
 
-__all__ = ["DETECTOR", "MASK_HEAD", "TASK_SPECS", "Head", "TaskSpec", "task_spec"]
+__all__ = ["CODEBOOK", "DETECTOR", "MASK_HEAD", "POINT_HEAD", "TASK_SPECS", "Head", "TaskSpec", "task_spec"]
