@@ -64,9 +64,8 @@ def small_pixellm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from pixelllm_hf.data import train_tokenizer
 
     folder = tmp_path_factory.mktemp("small_pixellm") / "checkpoint"
-    tokens = [f"[SEG{i}]" for i in range(4)]
     tokenizer = train_tokenizer(["what can be eaten? a red apple and the dog on a sofa, sure."], max_pieces=90)
-    ids = add_pixellm_tokens(tokenizer, tokens)
+    ids = add_pixellm_tokens(tokenizer, 4)
     size = PixelLMConfig.for_tests()
     text = size.text_config.to_dict() | {"vocab_size": len(tokenizer), "max_position_embeddings": 512}
     text |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
@@ -80,8 +79,7 @@ def small_pixellm(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.get_output_embeddings().weight[ids[0]] *= 3  # it likes to begin targets
     model.save_pretrained(folder)
     images = PixelLLMImageProcessor(size={"height": 64, "width": 64}, rounding="nearest")
-    processor = PixelLMProcessor(images, tokenizer, codebook_tokens=tokens, num_image_tokens=config.num_image_tokens)
-    processor.save_pretrained(folder)
+    PixelLMProcessor(images, tokenizer, num_image_tokens=config.num_image_tokens).save_pretrained(folder)
     return folder
 
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from pixelllm_hf import PixelLLMImageProcessor, PixelLMForReasoningSegmentation, PixelLMProcessor, add_pixellm_tokens
+from pixelllm_hf.processing.grounded_targets import PartialAnswerWarning
 from pixelllm_hf.processing.prompt_places import PromptError
-from pixelllm_hf.processing.written_targets import PartialAnswerWarning
 
 QUESTION = "what can be eaten?"
 
@@ -151,19 +151,9 @@ def test_truncation_cuts_the_question_and_never_the_template_or_the_image(proces
         processor(images=images[0], text=long, truncation=True, max_length=30)
 
 
-def test_an_answer_to_learn_has_a_targets_tokens_without_gaps(processor):
-    ids = processor.encode_answer("a dog {seg} and an apple {seg}.", targets=2)
-    group = processor.codebook_token_ids
-    places = [i for i, token in enumerate(ids) if token == group[0]]
-    assert len(places) == 2 and all(ids[i : i + 4] == group for i in places)
-    assert ids[-1] == processor.tokenizer.eos_token_id
-    with pytest.raises(ValueError, match="has 1 targets.*there are 2 masks"):
-        processor.encode_answer("a dog {seg}", targets=2)
-
-
 def test_a_tokenizer_without_the_tokens_says_how_to_add_them(tokenizer):
     images = PixelLLMImageProcessor(size={"height": 64, "width": 64}, rounding="nearest")
-    with pytest.raises(ValueError, match=r"no token '\[SEG0\]'.*add_pixellm_tokens"):
+    with pytest.raises(ValueError, match=r"no token of a target.*add_pixellm_tokens"):
         PixelLMProcessor(images, tokenizer)
 
 

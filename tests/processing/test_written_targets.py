@@ -8,9 +8,10 @@ import torch
 
 from pixelllm_hf.processing import written_targets
 from pixelllm_hf.processing.canvas_transform import CanvasTransform
+from pixelllm_hf.processing.grounded_targets import PartialAnswerWarning
 from pixelllm_hf.processing.prompt_sources import PromptSource
 from pixelllm_hf.processing.word_spans import SpanReader
-from pixelllm_hf.processing.written_targets import PartialAnswerWarning, WrittenTargets, read_without
+from pixelllm_hf.processing.written_targets import WrittenTargets, read_without
 
 
 def source(image: int, size_wh: tuple[int, int]) -> PromptSource:

@@ -6,10 +6,13 @@ import argparse
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pixelllm_hf.inference import ModelSource, Request, check_model_name, first_lines
+from pixelllm_hf.processing.grounded_targets import PartialAnswerWarning
+from pixelllm_hf.processing.tasks import task_spec
 
 from .drawings import Drawings
 from .errors import OK, SOME_FAILED, UsageError, ended_by_signals
@@ -37,7 +40,7 @@ def answer(args: argparse.Namespace, request: Request) -> int:
         _tell(told)
     with (
         ended_by_signals(),
-        warnings.catch_warnings(),
+        _told_warnings(),
         open_records(args.json, args.format, inputs, resume=args.resume) as records,
     ):
         captioner: Captioner | None = None
@@ -46,8 +49,9 @@ def answer(args: argparse.Namespace, request: Request) -> int:
             captioner = _load(source, args, request)
             request, refused = _with_readable_expressions(captioner, request)
             for expression, problem in refused.items():
-                _tell_failure(f"expression {expression!r}", problem)
-                records.add_failure(expression=expression, error=problem)
+                words = "expression" if task_spec(request.task).text_is_answer else "question"
+                _tell_failure(f"{words} {expression!r}", problem)
+                records.add_failure(**{words: expression, "error": problem})
             if args.resume:
                 inputs = _without_answered(inputs, records, request)
         return _answer_all(args, request, inputs, captioner, records, drawings, failed=len(refused))
@@ -167,6 +171,23 @@ def _interrupted(stop: BaseException, done: int, args: argparse.Namespace, input
         if args.format == "plain":
             where += ", and the same command with --resume goes on"
     return f"{how}, {done} of {len(inputs.images)} images done{where}"
+
+
+@contextmanager
+def _told_warnings() -> Iterator[None]:
+    """What answers lack is said in the words of the command, each time."""
+    with warnings.catch_warnings():
+        plain = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *where: Any) -> None:
+            if issubclass(category, PartialAnswerWarning):
+                _tell(str(message))
+            else:
+                plain(message, category, *where)
+
+        warnings.showwarning = show
+        warnings.simplefilter("always", PartialAnswerWarning)
+        yield
 
 
 def _tell(what: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 from pixelllm_hf.inference import EMBEDDED, Box, ModelError, Points, check_device_name
@@ -112,11 +113,12 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
-    """How the model writes, for tasks whose answer is a text."""
+def add_writing_arguments(parser: argparse.ArgumentParser, *, has_words: bool) -> None:
+    """How the model writes, for tasks whose answer is a text; has_words: of its own, which --prompt replaces."""
     parser.add_argument("--num-beams", type=positive, default=1, help="beam search with so many beams (default: 1)")
     parser.add_argument("--max-new-tokens", type=positive, default=96, help="longest answer (default: 96)")
-    parser.add_argument("--prompt", help="what to say to the model instead of the task's own words")
+    if has_words:
+        parser.add_argument("--prompt", help="what to say to the model instead of the task's own words")
 
 
 def add_place_arguments(parser: argparse.ArgumentParser, default: str) -> None:
@@ -147,14 +149,30 @@ def add_object_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-score", type=fraction, help="leave out objects with a lower score (default: none)")
 
 
-def add_expression_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to find, of tasks whose answer is given."""
-    parser.add_argument("expression", help='what to find, e.g. "the red car"; comes after the images')
+@dataclass(frozen=True)
+class Words:
+    """What of the user's own words a task needs, in messages."""
+
+    name: str
+    metavar: str
+    wanted: str
+    example: str
+
+
+EXPRESSION = Words("an expression", "expression", "what to find in them", "the red car")
+QUESTION = Words("a question", "question", "what to ask about them", "what here can be eaten?")
+
+
+def add_words_arguments(parser: argparse.ArgumentParser, kind: Words) -> None:
+    """The user's words, of tasks that have none of their own."""
+    parser.add_argument(
+        "words", metavar=kind.metavar, help=f'{kind.wanted}, e.g. "{kind.example}"; comes after the images'
+    )
     parser.add_argument(
         "--also",
-        metavar="EXPRESSION",
-        dest="more_expressions",
+        metavar=kind.metavar.upper(),
+        dest="more_words",
         action="append",
         default=[],
-        help="another thing to find in the same images; may be repeated",
+        help=f"another {kind.metavar} for the same images; may be repeated",
     )

@@ -16,10 +16,13 @@ from pixelllm_hf.publishing import command as publishing
 from . import demo_command
 from .answering import answer
 from .arguments import (
-    add_expression_arguments,
+    EXPRESSION,
+    QUESTION,
+    Words,
     add_model_arguments,
     add_object_arguments,
     add_place_arguments,
+    add_words_arguments,
     add_writing_arguments,
 )
 from .errors import UsageError
@@ -50,9 +53,9 @@ def add_task_arguments(spec: TaskSpec, parser: argparse.ArgumentParser) -> None:
     """What the command of a task takes."""
     add_model_arguments(parser)
     if spec.is_written:
-        add_writing_arguments(parser)
-    if spec.text_is_answer:
-        add_expression_arguments(parser)
+        add_writing_arguments(parser, has_words=not spec.needs_words)
+    if spec.needs_words:
+        add_words_arguments(parser, EXPRESSION if spec.text_is_answer else QUESTION)
     elif spec.finds_objects:
         add_object_arguments(parser)
     elif spec.places is not None:
@@ -65,8 +68,8 @@ def ask(spec: TaskSpec, args: argparse.Namespace) -> int:
 
 
 def _request(spec: TaskSpec, args: argparse.Namespace) -> Request:
-    if spec.text_is_answer:
-        return Request(spec.name, expressions=_expressions(args))
+    if spec.needs_words:
+        return Request(spec.name, expressions=_words(args, EXPRESSION if spec.text_is_answer else QUESTION))
     if spec.finds_objects:
         return Request(spec.name, text=args.prompt, max_results=args.max_results, min_score=args.min_score)
     if spec.places is None:
@@ -80,14 +83,13 @@ def _request(spec: TaskSpec, args: argparse.Namespace) -> Request:
     return Request(spec.name, text=args.prompt)
 
 
-def _expressions(args: argparse.Namespace) -> tuple[str, ...]:
-    expressions = (args.expression, *args.more_expressions)
-    for expression in expressions:
-        if not expression.strip():
-            raise UsageError('an expression is empty. Say what to find, e.g. "the red car".')
-    if os.path.exists(args.expression):  # then it was meant as an image
+def _words(args: argparse.Namespace, kind: Words) -> tuple[str, ...]:
+    words = (args.words, *args.more_words)
+    if not all(text.strip() for text in words):
+        raise UsageError(f'{kind.name} is empty. Say {kind.wanted}, e.g. "{kind.example}".')
+    if os.path.exists(args.words):  # then it was meant as an image
         raise UsageError(
-            f"after the images comes what to find in them, but {args.expression!r} is a file or folder. "
-            f'Example: pixelllm {args.command} {args.expression} "the red car"'
+            f"after the images comes {kind.wanted}, but {args.words!r} is a file or folder. "
+            f'Example: pixelllm {args.command} {args.words} "{kind.example}"'
         )
-    return expressions
+    return words

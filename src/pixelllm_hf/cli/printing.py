@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -15,8 +15,10 @@ def print_captions(name: str, results: Sequence[GroundedCaption], drawings: Sequ
     lines: list[str] = []
     for i, result in enumerate(results):
         lines += [f"{name}{_asked(result)}", f"  {result.text}"]
-        width = max((len(word.text) for word in result.words), default=0)
-        for word in result.placed_words:
+        lines += [f"    {line}" for line in _targets(result)]
+        words = () if result.targets else result.placed_words  # of the words, those that point have been listed
+        width = max((len(word.text) for word in words), default=0)
+        for word in words:
             if word.point is None or word.box is None:
                 lines.append(f"    {word.text}")
             else:
@@ -33,19 +35,26 @@ def print_objects(name: str, results: Sequence[GroundedCaption], drawings: Seque
     for result in results:
         if not result.targets:
             lines.append(f"  no place  {result.text}")
-        for target in result.targets:
-            facts = ["no place"] if target.box is None else [f"box {_numbers(target.box)}"]
-            if target.box_score is not None:
-                facts.append(f"score {target.box_score:.2f}")
-            if target.mask is not None:
-                facts.append(f"mask {int(target.mask.sum())} pixels")
-            if target.mask_score is not None:
-                facts.append(f"fit {target.mask_score:.2f}")
-            lines.append(f"  {'  '.join(facts)}  {result.text[target.start : target.end]}")
+        lines += [f"  {line}" for line in _targets(result)]
     if not results:
         lines.append("  nothing found")
     lines += [f"  drawn to {drawing}" for drawing in drawings]
     _print(lines, file)
+
+
+def _targets(result: GroundedCaption) -> Iterator[str]:
+    """Where each target is, how sure that is, and the words that name it."""
+    for target in result.targets:
+        facts = [] if target.box is None else [f"box {_numbers(target.box)}"]
+        if target.box_score is not None:
+            facts.append(f"score {target.box_score:.2f}")
+        if target.mask is not None:
+            facts.append(f"mask {int(target.mask.sum())} pixels")
+        if target.mask_score is not None:
+            facts.append(f"fit {target.mask_score:.2f}")
+        if target.box is None and target.mask is None:
+            facts.insert(0, "no place")
+        yield f"{'  '.join(facts)}  {result.text[target.start : target.end]}".rstrip()
 
 
 def _print(lines: Sequence[str], file: TextIO) -> None:

@@ -91,7 +91,11 @@ def _same_question(result: GroundedCaption, request: Request, prompts: Sequence[
         return result.box is not None and result.prompt_box is None and _letters(result.prompt) == _letters(prompts[0])
     if not 0 <= index < len(prompts) or _letters(result.prompt) != _letters(prompts[index]):
         return False
+    if spec.writes_targets:
+        return result.prompt_box is None and result.prompt_points is None
     has_mask = result.mask is not None
+    if result.targets and not spec.about_objects:
+        return False
     if has_mask != (spec.wants_masks and result.box is not None):
         return False
     if result.box is not None and not spec.about_objects:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pixelllm_hf.families import family_of_folder
 from pixelllm_hf.processing.tasks import task_spec
 
 from .device import find_device
@@ -41,16 +42,15 @@ class Captioner:
         import torch
         from transformers.utils import logging
 
-        from pixelllm_hf import PixelLLMForGroundedGeneration, PixelLLMProcessor
-
         logging.disable_progress_bar()
         logging.set_verbosity_error()  # remarks for programmers, at every call of generate()
         chosen = find_device(device)
         # half precision is slow on a CPU and gains nothing there
         wanted = "float32" if dtype == "auto" and chosen.type == "cpu" else dtype
         try:
-            processor = PixelLLMProcessor.from_pretrained(found.folder)
-            model, loaded = PixelLLMForGroundedGeneration.from_pretrained(
+            family = family_of_folder(found.folder)
+            processor = family.processor_class.from_pretrained(found.folder)
+            model, loaded = family.model_class.from_pretrained(
                 found.folder,
                 dtype=wanted if wanted == "auto" else getattr(torch, wanted),
                 output_loading_info=True,
@@ -79,7 +79,8 @@ class Captioner:
             )
 
     def unreadable_expressions(self, request: Request) -> tuple[dict[str, str], list[str]]:
-        """The expressions of which this model can read nothing, and why; and what to tell of those read in part."""
+        """The expressions or questions of which this model can read nothing, and why; and what to tell of those read
+        in part."""
         import warnings
 
         from PIL import Image
@@ -91,12 +92,12 @@ class Captioner:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", UnwritableTextWarning)
                 try:
-                    tokens = self.processor(images=blank, task=request.task, text=expression)["query_ids"].shape[1]
+                    inputs = self.processor(images=blank, task=request.task, text=expression)
                 except ValueError as error:
                     unread[expression] = first_lines(error)
                     continue
             messages = [str(one.message) for one in caught if one.category is UnwritableTextWarning]
-            if tokens == 1:  # the end alone
+            if "query_ids" in inputs and inputs["query_ids"].shape[1] == 1:  # the end alone
                 unread[expression] = " ".join(messages) or f"the model can read nothing of {expression!r}."
             else:
                 told += messages
@@ -204,14 +205,7 @@ def _texts(request: Request, count: int = 1) -> dict[str, Any]:
 def _misfit(model: Any, processor: Any) -> str | None:
     """Why a processor is not the model's, or why the model cannot begin a text; None if all is well."""
     config, decoding = model.config, model.generation_config
-    if decoding.decoder_start_token_id is None and decoding.bos_token_id is None:
+    begins = decoding.decoder_start_token_id is not None or decoding.bos_token_id is not None
+    if config.is_encoder_decoder and not begins:
         return "generation_config.json says of no token that a text begins with it (decoder_start_token_id)"
-    canvas, pieces = processor.image_processor.canvas, len(processor.tokenizer)
-    vocabulary = config.get_text_config().vocab_size
-    if canvas != config.image_size:
-        return f"images come on a canvas of {canvas} pixels, the model reads {config.image_size}"
-    if pieces > vocabulary:
-        return f"the tokenizer has {pieces} pieces, the model knows {vocabulary}"
-    if processor.max_points > config.prompt_config.max_points:
-        return f"a prompt may have {processor.max_points} points, the model reads {config.prompt_config.max_points}"
-    return None
+    return processor.misfit(config)

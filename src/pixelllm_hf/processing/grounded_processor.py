@@ -45,7 +45,7 @@ class GroundedProcessor(ProcessorMixin):
     valid_processor_kwargs = PixelLLMProcessorKwargs
     default_task: str
     max_prompt_tokens: int
-    codebook_token_ids: Sequence[int] = ()  # tokens that make targets and are no words
+    codebook_token_ids: Sequence[int]  # the tokens that a target is written with, which are no words
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
@@ -66,6 +66,16 @@ class GroundedProcessor(ProcessorMixin):
         """The settings of a call and the tokenizer's own ones, by what they are for."""
         refuse_unknown(kwargs)
         return self._merge_kwargs(self.valid_processor_kwargs, self.tokenizer.init_kwargs, **kwargs)
+
+    def misfit(self, config: Any) -> str | None:
+        """Why this is not the processor of a model with this config, in words; None if it may be."""
+        canvas, pieces = self.image_processor.canvas, len(self.tokenizer)
+        vocabulary = config.get_text_config().vocab_size
+        if canvas != config.image_size:
+            return f"images come on a canvas of {canvas} pixels, the model reads {config.image_size}"
+        if pieces > vocabulary:
+            return f"the tokenizer has {pieces} pieces, the model knows {vocabulary}"
+        return None
 
     def post_process_grounded_generation(self, outputs: Any, inputs: Mapping[str, Any]) -> Results:
         """The answers in the user's terms: per image a list of `GroundedCaption`, prompt after prompt.

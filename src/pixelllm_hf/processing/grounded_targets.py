@@ -16,6 +16,10 @@ Box = tuple[float, float, float, float]
 _FIELDS = ("start", "end", "box", "box_score", "mask", "mask_score")
 
 
+class PartialAnswerWarning(UserWarning):
+    """An answer has targets that are not in the result, or have no mask there; the message says why."""
+
+
 @dataclass(frozen=True, eq=False)
 class GroundedTarget:
     """One object that an answer is about.
@@ -114,4 +118,4 @@ def objects_of(result: Any) -> Iterator[PlacedObject]:
         yield PlacedObject(name, location, target.mask, target.box_score, target.mask_score, target.score, points)
 
 
-__all__ = ["GroundedTarget", "PlacedObject", "objects_of"]
+__all__ = ["GroundedTarget", "PartialAnswerWarning", "PlacedObject", "objects_of"]

@@ -24,7 +24,7 @@ from .tasks import task_spec
 # What post-processing reads of the model's output and of its inputs; the rest need not leave the accelerator.
 _ANSWERS = (
     "sequences", "coordinates", "coordinate_scales", "visual_probs", "token_log_probs", "boxes", "masks", "mask_scores",
-    "prompt_boxes", "prompt_mask", "detection_scores",
+    "prompt_boxes", "prompt_mask", "detection_scores", "row_of_target", "target_positions", "mask_logits", "incomplete",
 )  # fmt: skip
 _HEAVY_INPUTS = ("pixel_values", "pixel_mask")
 _OWN_GENERATION_OPTIONS = (
@@ -88,9 +88,9 @@ class GroundedCaptioningPipeline(Pipeline):
             boxes, points, prompt: as the processor's boxes, points and text. With a list of pictures, boxes, points
                 and a list of prompts have an entry for each; what comes as a stream has them in its records.
             batch_size: pictures that go through the model at once; num_workers: processes that read them.
-            options: task ("caption", "trace", "region", "refer", "segment", "dense"; by default "caption", and
-                "region" where boxes or points are), generate_kwargs and any generation option by its own name, and
-                for "dense" max_results and min_score.
+            options: task ("caption", "trace", "region", "refer", "segment", "dense", "reason"; by default the model's
+                own: of a PixelLLM "caption", and "region" where boxes or points are, of a PixelLM "reason"),
+                generate_kwargs and any generation option by its own name, and for "dense" max_results and min_score.
         """
         settings = [self._preprocess_params, self._forward_params, self._postprocess_params]
         preprocess, forward, postprocess = (
@@ -139,7 +139,10 @@ class GroundedCaptioningPipeline(Pipeline):
     def preprocess(self, questions: Sequence[Question], task: str | None = None) -> dict[str, Any]:  # type: ignore[override]
         """What `generate` takes for a batch of questions."""
         texts = [question.text for question in questions]
-        if task is None:
+        spec = task_spec(task or self.processor.default_task)
+        if (missing := spec.missing_head(self.model.config)) is not None:
+            raise PromptError(f"the model has no {missing}, which task {spec.name!r} needs. Load one that has it.")
+        if task is None and spec.places is not None:
             # Within a batch some may ask about places and others not; the words of either task fit any place.
             asked = ["region" if q.boxes is not None or q.points is not None else "caption" for q in questions]
             texts = [task_spec(name).default if text is None else text for text, name in zip(texts, asked, strict=True)]
@@ -149,7 +152,7 @@ class GroundedCaptioningPipeline(Pipeline):
                 boxes=_or_none([question.boxes for question in questions]),
                 points=_or_none([question.points for question in questions]),
                 text=_or_none(texts),
-                task=task or "caption",
+                task=spec.name,
                 return_tensors="pt",
             )
         )
@@ -169,7 +172,7 @@ class GroundedCaptioningPipeline(Pipeline):
         self, model_outputs: Mapping[str, Any], task: str | None = None, **limits: Any
     ) -> list[list[dict[str, Any]]]:
         """Per picture of a batch its records."""
-        spec = task_spec(task or "caption")
+        spec = task_spec(task or self.processor.default_task)
         results = spec.results(self.processor, model_outputs["outputs"], model_outputs["inputs"], **limits)
         return [[{"generated_text": result.text, **result.to_dict()} for result in of_image] for of_image in results]
 
@@ -185,8 +188,8 @@ class GroundedCaptioningPipeline(Pipeline):
         if many:
             raise PromptError("words are streamed for one picture at a time, but several came. Call once for each.")
         asked = {**self._preprocess_params, **preprocess}
-        task = asked.get("task")
-        if task is not None and not task_spec(task).streams:
+        task = asked.get("task") or self.processor.default_task
+        if not task_spec(task).streams:
             raise PromptError(f"answers of task {task!r} come all at once and cannot be streamed. Call instead.")
         inputs = self.preprocess(list(questions), **asked)
         inputs = self._ensure_tensor_on_device(inputs, device=self.device)

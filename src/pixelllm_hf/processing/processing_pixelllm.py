@@ -20,6 +20,7 @@ from .prompt_places import Prompt
 from .prompt_places import PromptError
 from .prompt_places import gather_prompts
 from .prompt_sources import entry
+from .target_tokens import target_token_ids
 from .tasks import TaskSpec
 from .tasks import task_spec
 from .writable_text import as_characters
@@ -54,6 +55,7 @@ class PixelLLMProcessor(GroundedProcessor):
         self.max_prompt_tokens = max_prompt_tokens
         self.max_points = max_points
         self.visual_threshold = visual_threshold
+        self.codebook_token_ids = target_token_ids(tokenizer)
 
     def __call__(  # type: ignore[override]
         self,
@@ -227,6 +229,12 @@ class PixelLLMProcessor(GroundedProcessor):
         if (labels >= 0).any():
             placed |= {"prompt_points": points, "prompt_point_labels": labels}
         return placed
+
+    def misfit(self, config: Any) -> str | None:
+        """As for any family; and a prompt may not have more points than the model reads."""
+        if self.max_points > config.prompt_config.max_points:
+            return f"a prompt may have {self.max_points} points, the model reads {config.prompt_config.max_points}"
+        return super().misfit(config)
 
     def post_process_refer(self, outputs: Any, inputs: Mapping[str, Any]) -> Results:
         """Per image a result for each expression, whose `box` is what the expression means; None if there is none."""

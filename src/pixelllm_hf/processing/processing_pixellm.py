@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from transformers import AddedToken
 from transformers.processing_utils import Unpack
 
 from .grounded_processor import GroundedProcessor
@@ -19,13 +18,12 @@ from .prompt_places import PromptError
 from .prompt_places import gather_prompts
 from .tasks import TASK_SPECS
 from .tasks import task_spec
+from .target_tokens import add_target_tokens
+from .target_tokens import target_token_ids
 from .writable_text import as_characters
 from .writable_text import writable_text
 
-# Of the released models: two scales with three tokens each, the deepest scale's first.
-CODEBOOK_TOKENS = tuple(f"[SEG{i}]" for i in range(6))
 IMAGE_TOKEN = "<image>"
-TARGET = "{seg}"  # where a text answer has a target, as MUSE writes it
 
 LLAVA_TEMPLATE = (
     "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, "
@@ -42,8 +40,7 @@ class PixelLMProcessor(GroundedProcessor):
 
     Args:
         image_processor: a `PixelLLMImageProcessor` with the model's canvas and `rounding="nearest"`.
-        tokenizer: of the language model; it must have the tokens below, see `add_pixellm_tokens`.
-        codebook_tokens: what a target is written with, those of the deepest scale first.
+        tokenizer: of the language model, with the tokens of a target and the image's: see `add_pixellm_tokens`.
         image_token: stands for what is seen of the image; num_image_tokens: how many the model reads of an image.
         max_prompt_tokens: longer prompts are refused; the template counts, the image's tokens do not.
         chat_template: makes a prompt of a question, with the image token in it; by default the released one.
@@ -55,19 +52,23 @@ class PixelLMProcessor(GroundedProcessor):
         self,
         image_processor: Any,
         tokenizer: Any,
-        codebook_tokens: Sequence[str] = CODEBOOK_TOKENS,
         image_token: str = IMAGE_TOKEN,
         num_image_tokens: int = 256,
         max_prompt_tokens: int = 256,
         chat_template: Any = None,
     ):
         super().__init__(image_processor, tokenizer, chat_template=chat_template or LLAVA_TEMPLATE)
-        self.codebook_tokens = list(codebook_tokens)
         self.image_token = image_token
         self.num_image_tokens = num_image_tokens
         self.max_prompt_tokens = max_prompt_tokens
-        self.codebook_token_ids = token_ids(tokenizer, self.codebook_tokens)
-        (self.image_token_id,) = token_ids(tokenizer, [image_token])
+        self.codebook_token_ids = target_token_ids(tokenizer)
+        self.image_token_id = tokenizer.get_vocab().get(image_token)
+        lacking = "of a target ([SEG0], [SEG1], …)" if not self.codebook_token_ids else repr(image_token)
+        if not self.codebook_token_ids or self.image_token_id is None:
+            raise ValueError(
+                f"the tokenizer has no token {lacking}, which a PixelLM reads or writes. Add it with "
+                "add_pixellm_tokens, and rows for new tokens to the model (resize_token_embeddings)."
+            )
 
     def __call__(  # type: ignore[override]
         self,
@@ -150,22 +151,17 @@ class PixelLMProcessor(GroundedProcessor):
             attention_mask[i, : len(row)] = 1
         return {"input_ids": input_ids, "attention_mask": attention_mask}
 
-    def encode_answer(self, answer: str, *, targets: int | None = None) -> list[int]:
-        """The ids of a text answer that is to be learnt, the tokens of a target for each "{seg}", and the end.
-
-        targets: how many there are masks for, which must be as many. Blanks around a target are no tokens, as in the
-        released training.
-        """
-        pieces = answer.split(TARGET)
-        if targets is not None and len(pieces) - 1 != targets:
-            raise ValueError(
-                f"the answer {answer[:80]!r} has {len(pieces) - 1} targets ({TARGET}), but there are {targets} masks. "
-                "Leave the record out, or correct either."
+    def misfit(self, config: Any) -> str | None:
+        """As for any family; and both must mean the same tokens."""
+        if self.num_image_tokens != config.num_image_tokens:
+            return (
+                f"a prompt has {self.num_image_tokens} tokens of the image, the model reads {config.num_image_tokens}"
             )
-        ids = self._text_ids(pieces[0].strip())
-        for piece in pieces[1:]:
-            ids += [*self.codebook_token_ids, *self._text_ids(piece.strip())]
-        return [*ids, self.tokenizer.eos_token_id]
+        ids = [self.image_token_id, *self.codebook_token_ids]
+        known = [config.image_token_id, *config.codebook_token_ids]
+        if ids != known:
+            return f"the tokens of the image and of targets have the ids {ids} in the tokenizer, in the model {known}"
+        return super().misfit(config)
 
     def _encode(self, text: str, limit: int, *, cut: bool) -> list[int]:
         """One row: the prompt's ids with the image's tokens in their place."""
@@ -245,44 +241,16 @@ class PixelLMProcessor(GroundedProcessor):
         ]
 
 
-def add_pixellm_tokens(
-    tokenizer: Any, codebook_tokens: Sequence[str] = CODEBOOK_TOKENS, *, image_token: str = IMAGE_TOKEN
-) -> list[int]:
+def add_pixellm_tokens(tokenizer: Any, group_size: int = 6, *, image_token: str = IMAGE_TOKEN) -> list[int]:
     """Add what a PixelLM writes and reads to a language model's tokenizer, as the release does; their ids.
 
-    First the codebook's, as ordinary tokens, then those around an image, then the image's own (ours). Tokens that are
-    there stay. The model needs rows for them: `resize_token_embeddings(len(tokenizer))`.
+    First the tokens of a target, then those around an image, then the image's own (ours). Tokens that are there stay.
+    group_size: scales times tokens per scale. The model needs rows for them: `resize_token_embeddings`.
     """
     around = ["<im_start>", "<im_end>", image_token]
-    written = [token for token in codebook_tokens if token not in tokenizer.get_vocab()]
-    # as they are: a tokenizer that makes text lower case would change their names
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in written])
+    ids = add_target_tokens(tokenizer, group_size)
     tokenizer.add_tokens([token for token in around if token not in tokenizer.get_vocab()], special_tokens=True)
-    return token_ids(tokenizer, [*codebook_tokens, *around])
+    return [*ids, *(tokenizer.get_vocab()[token] for token in around)]
 
 
-def token_ids(tokenizer: Any, tokens: Sequence[str]) -> list[int]:
-    """The id of each token; a ValueError for tokens that the tokenizer has not, or has twice.
-
-    By look-up: tokenizing may put a piece for a blank in front, the same for all of them.
-    """
-    vocabulary = tokenizer.get_vocab()
-    if missing := [token for token in tokens if token not in vocabulary]:
-        raise ValueError(
-            f"the tokenizer has no token {missing[0]!r} ({len(missing)} of {len(tokens)} are missing), which a PixelLM "
-            "reads or writes. Add them with add_pixellm_tokens, and rows for them to the model."
-        )
-    if len(set(tokens)) < len(tokens):
-        raise ValueError(f"the codebook's tokens must be different, but they are {', '.join(tokens)}.")
-    return [vocabulary[token] for token in tokens]
-
-
-__all__ = [
-    "CODEBOOK_TOKENS",
-    "IMAGE_TOKEN",
-    "LLAVA_TEMPLATE",
-    "TARGET",
-    "PixelLMProcessor",
-    "add_pixellm_tokens",
-    "token_ids",
-]
+__all__ = ["IMAGE_TOKEN", "LLAVA_TEMPLATE", "PixelLMProcessor", "add_pixellm_tokens"]

@@ -90,6 +90,11 @@ class TaskSpec:
         return text.strip() if self.text_is_answer else text
 
     @property
+    def needs_words(self) -> bool:
+        """Nothing can be asked without words of the user: an expression or a question."""
+        return self.default is None
+
+    @property
     def is_written(self) -> bool:
         """The model searches a text, so that beams and lengths mean something."""
         return not self.text_is_answer

@@ -12,6 +12,7 @@ import torch
 
 from .canvas_transform import CanvasTransform
 from .grounded_targets import GroundedTarget
+from .grounded_targets import PartialAnswerWarning
 from .mask_resizing import masks_on_image
 from .prompt_sources import PromptSource
 from .prompt_sources import as_array
@@ -22,10 +23,6 @@ from .word_spans import SpanReader
 
 # Of all masks of one image, a byte each: 22 targets of an image of 12 megapixels, and two of the largest that is read.
 MAX_MASK_PIXELS = 1 << 28
-
-
-class PartialAnswerWarning(UserWarning):
-    """An answer has targets that are not in the result, or have no mask there."""
 
 
 @dataclass(frozen=True)
@@ -151,4 +148,4 @@ def _single_blanks(text: str, cuts: Collection[int]) -> tuple[str, list[int], li
     return "".join(kept), [*starts, len(kept)], [*ends, len(kept)]
 
 
-__all__ = ["PartialAnswerWarning", "WrittenTargets", "read_without"]
+__all__ = ["WrittenTargets", "read_without"]

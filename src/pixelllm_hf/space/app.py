@@ -11,7 +11,7 @@ import gradio as gr
 from .downloads import FORMATS, SIDES
 from .endpoints import ANSWERS, add_endpoints
 from .example_pictures import ExamplePictures
-from .page_events import PageEvents, Visitor, lacks, task_choices
+from .page_events import PageEvents, Visitor, lacks, task_choices, words_tasks
 from .sealed_blocks import SealedBlocks
 from .service import Service
 from .viewer import LinkedViewer
@@ -105,11 +105,12 @@ def build_page(service: Service, examples: ExamplePictures, uploads: Path) -> gr
                     make_link = gr.Button("Link to this view", elem_id="make-link")
                     link = gr.Textbox(label="Link", buttons=["copy"], interactive=False, elem_id="link")
             with gr.Column(elem_id="options", min_width=0):
-                task = gr.Radio(task_choices(lacking), value="caption", label="Task", elem_id="task")
+                choices = task_choices(lacking)
+                task = gr.Radio(choices, value=choices[0][1], label="Task", elem_id="task")
                 note_on_tasks = gr.Markdown(lacks(lacking), elem_id="lacks")
                 phrase = gr.Textbox(
-                    label="What to find", placeholder="the red car", max_length=service.limits.letters,
-                    elem_id="phrase", visible=False,
+                    label="What to find, or a question", placeholder="the red car",
+                    max_length=service.limits.letters, elem_id="phrase", visible=choices[0][1] in words_tasks(),
                 )  # fmt: skip
                 ask = gr.Button("Ask", variant="primary", elem_id="ask")
                 with gr.Accordion("Place, beams, model", open=False):
@@ -154,7 +155,7 @@ def build_page(service: Service, examples: ExamplePictures, uploads: Path) -> gr
         for event in chosen:
             event(**show).success(**(at_once | {"fn": events.answer_new}))
         task.change(
-            None, task, phrase, js="(task) => ({__type__: 'update', visible: ['refer', 'segment'].includes(task)})",
+            None, task, phrase, js=f"(task) => ({{__type__: 'update', visible: {words_tasks()}.includes(task)}})",
             api_visibility="private",
         )  # fmt: skip
         ask.click(**answer)

@@ -67,7 +67,7 @@ class Answer(TypedDict):
 
 
 def add_endpoints(service: Service, uploads: Path) -> None:
-    """Offer the six tasks, inside a `gr.Blocks`. uploads: the folder in which gradio keeps uploaded files."""
+    """Offer every task, inside a `gr.Blocks`. uploads: the folder in which gradio keeps uploaded files."""
 
     def caption(picture: gr.FileData, beams: int = 1, model: str = "") -> list[Answer]:
         """Describe a picture in a short sentence, with the place of every word in pixels of the picture.
@@ -160,7 +160,22 @@ def add_endpoints(service: Service, uploads: Path) -> None:
         wanted = {"max_results": max_results, "min_score": min_score}
         return _answers(service, uploads, picture, "dense", beams=beams, model=model, **wanted)
 
-    for endpoint in (caption, trace, refer, segment, region, dense):
+    def reason(picture: gr.FileData, questions: list[str], beams: int = 1, model: str = "") -> list[Answer]:
+        """Answer questions about a picture, with a mask for each thing that an answer names.
+
+        Args:
+            picture: the picture, a JPEG, PNG, WebP or GIF.
+            questions: for example "what here can be eaten?".
+            beams: width of the beam search; 1 is fastest.
+            model: name of a model of this demo; empty for the first one.
+
+        Returns:
+            an answer for each question; text[start:end] of each of its targets names a thing, whose mask is COCO's
+            compressed run lengths.
+        """
+        return _answers(service, uploads, picture, "reason", expressions=questions, beams=beams, model=model)
+
+    for endpoint in (caption, trace, refer, segment, region, dense, reason):
         gr.api(endpoint, api_name=endpoint.__name__, concurrency_id=ANSWERS)
 
 

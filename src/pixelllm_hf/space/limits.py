@@ -97,8 +97,9 @@ def checked_request(
     texts = tuple(_text(text, limits) for text in _items(expressions, "expressions", limits))
     places = tuple(_numbers(box, 4, "a box is x0, y0, x1, y1") for box in _items(boxes, "boxes", limits))
     single = tuple((_numbers(point, 2, "a point is x, y"),) for point in _items(points, "points", limits))
-    if task_spec(task).text_is_answer and not texts:
-        raise RefusedError("write what to find, for example “the red car”.")
+    if task_spec(task).needs_words and not texts:
+        wanted = "what to find, for example “the red car”" if task_spec(task).text_is_answer else "a question"
+        raise RefusedError(f"write {wanted}.")
     if task == "region" and not places and not single:
         raise RefusedError("draw a box or click a point on the picture, or give its numbers.")
     if len(places) + len(single) > limits.prompts:

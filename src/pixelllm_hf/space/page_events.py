@@ -15,6 +15,7 @@ import gradio as gr
 
 from pixelllm_hf.inference import Request
 from pixelllm_hf.processing.grounded_results import GroundedCaption
+from pixelllm_hf.processing.grounded_targets import objects_of
 from pixelllm_hf.processing.tasks import TASK_SPECS, task_spec
 
 from .downloads import RECORDS, TEXT_SHOWN, drawing, new_file, record_text
@@ -91,6 +92,9 @@ class PageEvents:
 
     def _answered_example(self, file: Path) -> Opening:
         picture, visitor = {"path": str(file)}, Visitor()
+        if "caption" in self.service.lacking(None):  # nothing can be asked without a visitor's words
+            *_, view = self.show(picture, visitor)
+            return Opening(str(file), view)
         try:
             *_, shown = self.answer(picture, "caption", "", *([None] * PLACES), 1, "", visitor)
         except gr.Error as error:  # too slow, say; the page opens all the same
@@ -131,7 +135,7 @@ class PageEvents:
             visitor.unasked = None
         with told():
             box, point = _places(place)
-            asked_phrase = task in TASK_SPECS and task_spec(task).text_is_answer
+            asked_phrase = task in TASK_SPECS and task_spec(task).needs_words
             request = checked_request(
                 task,
                 self.limits,
@@ -168,8 +172,8 @@ class PageEvents:
         if picture is None:  # refused
             return
         wanted = "Draw a box or click a point on the image." if task == "region" else ""
-        if task in TASK_SPECS and task_spec(task).text_is_answer and not phrase:
-            wanted = "Write what to find."
+        if task in TASK_SPECS and task_spec(task).needs_words and not phrase:
+            wanted = "Write what to find." if task_spec(task).text_is_answer else "Write a question."
         if wanted:
             yield gr.skip(), [], wanted, None
         else:
@@ -192,7 +196,8 @@ class PageEvents:
         """A model -> the tasks that it can do, and what it lacks for the others."""
         with told():
             lacking = self.service.lacking(model)
-        return gr.update(choices=task_choices(lacking), value="caption" if task in lacking else task), lacks(lacking)
+        choices = task_choices(lacking)
+        return gr.update(choices=choices, value=choices[0][1] if task in lacking else task), lacks(lacking)
 
     # --- taking away ---
 
@@ -281,6 +286,11 @@ def lacks(lacking: dict[str, str]) -> str:
     )
 
 
+def words_tasks() -> list[str]:
+    """The tasks that need words of the visitor."""
+    return [task for task, spec in TASK_SPECS.items() if spec.needs_words]
+
+
 def _places(numbers: Sequence[Any]) -> tuple[list[Any] | None, list[Any] | None]:
     """The number fields -> a box and a point; None where all fields are empty."""
     box, point = list(numbers[:4]), list(numbers[4:])
@@ -295,19 +305,26 @@ def _sureness(opening: Opening) -> float:
 
 
 def _rows(results: Sequence[GroundedCaption], task: str) -> list[list[Any]]:
-    """Number, text, score and place of each result."""
+    """Number, text, score and place of each result, or of each thing that an answer names."""
+    if task_spec(task).writes_targets:
+        things = [thing for result in results if result.targets for thing in objects_of(result)]
+        found = [(thing.text, thing.score, thing.bounds if thing.is_placed else None) for thing in things]
+    else:
+        found = [(result.text, shown_score(result, task), result.location) for result in results]
     rows = []
-    for number, result in enumerate(results, 1):
-        score = shown_score(result, task)
-        place = "" if result.location is None else ", ".join(f"{value:.0f}" for value in result.location)
+    for number, (text, score, location) in enumerate(found, 1):
+        place = "" if location is None else ", ".join(f"{value:.0f}" for value in location)
         shown = "" if score is None or not math.isfinite(score) else f"{score:.2f}"
-        rows.append([number, result.text, shown, place])
+        rows.append([number, text, shown, place])
     return rows
 
 
 def _note(request: Request, results: Sequence[GroundedCaption], seconds: float) -> str:
     if task_spec(request.task).finds_objects:
         found = "Nothing was found" if not results else f"{len(results)} object{'s' * (len(results) > 1)}"
+    elif task_spec(request.task).writes_targets:
+        count = sum(len(result.targets) for result in results)
+        found = f"{count or 'No'} thing{'s' * (count != 1)} found"
     elif task_spec(request.task).text_is_answer:
         found = "Found" if results and results[0].box is not None else "Not found"
     else:
@@ -315,4 +332,4 @@ def _note(request: Request, results: Sequence[GroundedCaption], seconds: float) 
     return f"{found} in {seconds:.1f} s."
 
 
-__all__ = ["Answered", "PageEvents", "Visitor", "lacks", "task_choices"]
+__all__ = ["Answered", "PageEvents", "Visitor", "lacks", "task_choices", "words_tasks"]

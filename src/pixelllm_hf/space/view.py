@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from pixelllm_hf.processing.grounded_results import GroundedCaption, GroundedWord
+from pixelllm_hf.processing.grounded_targets import objects_of
 from pixelllm_hf.processing.tasks import task_spec
 
 from .outlines import mask_outlines
@@ -65,9 +66,10 @@ def build_view(
 
     results: of this picture, in the order they are to be listed; fewer and shorter ones while the model still writes.
     -> {"picture", "size" [w, h], "task", "writing", "answers": [{"text", "score", "box", "mask", "prompt",
-    "prompt_box", "prompt_points", "words": [{"text", "start", "end", "point", "box", "score", "spread", "visual"}]}],
-    "left_out"}. Words that probably have no place come without point and box.
-    A mask is a list of outlines [x0, y0, x1, y1, ...], or None; an answer's score is that of `shown_score`.
+    "prompt_box", "prompt_points", "words": [{"text", "start", "end", "point", "box", "mask", "score", "spread",
+    "visual"}]}], "left_out"}. Words that probably have no place come without point and box.
+    Where an answer writes targets, its words are their phrases, each with a mask. A mask is a list of outlines
+    [x0, y0, x1, y1, ...], or None; an answer's score is that of `shown_score`.
     What is not finite is None. left_out: how many answers beyond the first hundred are not in it.
     """
     shown = picture if isinstance(picture, ShownPicture) else ShownPicture.of(picture)
@@ -96,19 +98,49 @@ def shown_score(result: GroundedCaption, task: str) -> float | None:
 
 def _answer(result: GroundedCaption, task: str) -> dict[str, Any]:
     text = result.text[:MOST_LETTERS]
-    words = [word for word in result.placed_words[:MOST_WORDS] if word.end <= len(text)]
+    words = [_word(word, task) for word in result.placed_words[:MOST_WORDS] if word.end <= len(text)]
+    writes_targets = task_spec(task).writes_targets
+    if writes_targets:
+        words = _phrases(result, len(text))
     return {
         "text": text,
         "score": _number(shown_score(result, task), digits=4),
-        "box": _numbers(result.box),
-        "mask": None if result.mask is None else mask_outlines(result.mask),
+        "box": None if writes_targets else _numbers(result.box),
+        "mask": None if writes_targets or result.mask is None else mask_outlines(result.mask),
         "prompt": None if result.prompt is None else result.prompt[:MOST_LETTERS],
         "prompt_box": _numbers(result.prompt_box),
         "prompt_points": None
         if result.prompt_points is None
         else [[*point, int(label)] for x, y, label in result.prompt_points if (point := _numbers((x, y))) is not None],
-        "words": [_word(word, task) for word in words],
+        "words": words,
     }
+
+
+def _phrases(result: GroundedCaption, letters: int) -> list[dict[str, Any]]:
+    """The targets of an answer as words that have masks. Of several with the same phrase the first one has it."""
+    phrases: list[dict[str, Any]] = []
+    if not result.targets:
+        return phrases
+    done = 0
+    for target, thing in zip(result.targets[:MOST_ANSWERS], objects_of(result), strict=False):
+        start, end = (target.start, target.end) if target.start >= done else (done, done)
+        if end > letters:
+            break
+        done = end
+        x0, y0, x1, y1 = thing.bounds if thing.is_placed else (0.0, 0.0, 0.0, 0.0)
+        is_seen = x0 < x1 and y0 < y1  # and is no mask without a pixel
+        phrases.append(
+            {
+                "text": result.text[start:end],
+                "start": start,
+                "end": end,
+                "point": _numbers(((x0 + x1) / 2, (y0 + y1) / 2)) if is_seen else None,
+                "box": _numbers((x0, y0, x1, y1)) if is_seen else None,
+                "mask": mask_outlines(target.mask) if is_seen and target.mask is not None else None,
+                "score": _number(target.score, digits=4),
+            }
+        )
+    return phrases
 
 
 def _word(word: GroundedWord, task: str) -> dict[str, Any]:
@@ -118,6 +150,7 @@ def _word(word: GroundedWord, task: str) -> dict[str, Any]:
         "end": int(word.end),
         "point": _numbers(word.point),
         "box": _numbers(word.box),
+        "mask": None,
         "score": None if _is_given(task) else _number(word.score, digits=4),
         "spread": _numbers(word.spread),
         "visual": _number(word.visual, digits=4),

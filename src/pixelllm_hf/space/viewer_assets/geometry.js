@@ -64,7 +64,9 @@ function whatIsAt(view, point, margin) {
       if (hit) found.push({ answer: a, word: null, area: boxArea(objectBox(answer)) });
     }
     answer.words.forEach((word, w) => {
-      if (word.box && isInBox(point, word.box, margin)) found.push({ answer: a, word: w, area: boxArea(word.box) });
+      const hit = word.mask ? word.mask.some((outline) => isInOutline(point, outline))
+        : word.box && isInBox(point, word.box, margin);
+      if (hit) found.push({ answer: a, word: w, area: boxArea(word.box) });
     });
   });
   const objects = found.filter((one) => one.word === null);

@@ -115,18 +115,28 @@ class Stage {
     });
     this.drawPrompts(view);
     const words = current < 0 ? [] : view.answers[current].words.filter((word) => word.point);
-    this.trace.append(...cased("path", { d: pathAlong(words.map((word) => word.point)) }, "lv-trace-line"));
-    words.forEach((word, i) => this.places.append(this.dot(word.point, i + 1, hueOf(i))));
+    const said = words.filter((word) => !word.mask); // things have no path through them
+    this.trace.append(...cased("path", { d: pathAlong(said.map((word) => word.point)) }, "lv-trace-line"));
+    words.forEach((word, i) => {
+      if (word.mask) this.objects.append(this.outlined(word.mask, hueOf(i)));
+      this.places.append(this.dot(word.point, i + 1, hueOf(i)));
+    });
+  }
+
+  // A mask's outlines, filled.
+  outlined(mask, hue) {
+    const group = shape("g", {}, "lv-shape");
+    group.style.setProperty("--hue", hue);
+    const outline = { d: pathOf(mask) };
+    group.append(shape("path", outline, "lv-mask"), ...cased("path", outline, "lv-outline"));
+    return group;
   }
 
   drawObject(answer, a, into, name) {
-    const group = shape("g", { "data-answer": a }, "lv-shape");
+    const group = answer.mask && answer.mask.length ? this.outlined(answer.mask, hueOf(a)) : shape("g", {}, "lv-shape");
+    group.dataset.answer = a;
     group.style.setProperty("--hue", hueOf(a));
     into.append(group);
-    if (answer.mask && answer.mask.length) {
-      const outline = { d: pathOf(answer.mask) };
-      group.append(shape("path", outline, "lv-mask"), ...cased("path", outline, "lv-outline"));
-    }
     if (answer.box) group.append(...cased("rect", rectOf(answer.box), answer.mask ? "lv-box lv-thin" : "lv-box"));
     const [x, y] = objectBox(answer);
     const tag = this.tag([x, y], name, hueOf(a));
@@ -175,7 +185,8 @@ class Stage {
     group.style.setProperty("--hue", hue);
     const rect = rectOf(word.box);
     const side = Math.max(rect.width, rect.height) / this.unit; // on the screen
-    if (side > 3) group.append(shape("rect", rect, "lv-mask"), ...cased("rect", rect, "lv-box"));
+    if (word.mask) group.append(this.outlined(word.mask, hue));
+    else if (side > 3) group.append(shape("rect", rect, "lv-mask"), ...cased("rect", rect, "lv-box"));
     group.append(this.at(word.point, shape("circle", { r: 15 }, "lv-halo")), this.dot(word.point, number, hue));
     const text = `${number} ${word.text}`.trim();
     const tag = side > 40 ? this.tag(word.box, text, hue) : this.tag(word.point, text, hue, 18);
