@@ -100,21 +100,27 @@ def object_colour(index: int) -> Colour:
 
 @dataclass(frozen=True)
 class _Mark:
-    """An object on the sheet; rect in picture pixels. number is empty for a single object, which needs none."""
+    """An object on the sheet; rect of its box and anchor of its tag in picture pixels, the latter around the mask
+    where there is no box. number is empty for a single object, which needs none."""
 
     thing: PlacedObject
     number: str
     colour: Colour
     rect: Rect | None
+    anchor: Rect | None
 
     @classmethod
     def of(cls, index: int, thing: PlacedObject, sheet: Sheet, count: int) -> _Mark:
         rect = None if thing.location is None else sheet.rect(thing.location)
-        return cls(thing, str(index + 1) if count > 1 else "", object_colour(index), rect)
+        anchor = rect
+        if rect is None and thing.mask is not None and thing.mask.any():
+            rows, columns = (np.flatnonzero(thing.mask.any(axis=axis)) for axis in (1, 0))
+            anchor = sheet.rect((float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)))
+        return cls(thing, str(index + 1) if count > 1 else "", object_colour(index), rect, anchor)
 
     @property
     def area(self) -> float:
-        return 0.0 if self.rect is None else sides(self.rect)[0] * sides(self.rect)[1]
+        return 0.0 if self.anchor is None else sides(self.anchor)[0] * sides(self.anchor)[1]
 
     def tags(self) -> list[str]:
         """What the tag may say, the longest first."""
@@ -204,17 +210,17 @@ class _ObjectOverlay(Overlay):
                 self.line(start, end, width, paint)
 
     def labels(self, marks: Sequence[_Mark]) -> None:
-        """A tag beside every box: the number and the text; in a crowd the number alone, farther off and joined."""
+        """A tag beside every object: the number and the text; in a crowd the number alone, farther off and joined."""
         size = self.sheet.font_size * 0.78
         tags: list[tuple[Rect, str, _Mark]] = []
         for mark in sorted(marks, key=lambda mark: mark.area):  # small ones have least choice
-            if mark.rect is not None and mark.tags():
-                rect, text = self._room(mark.rect, mark.tags(), size, [taken for taken, _, _ in tags])
+            if mark.anchor is not None and mark.tags():
+                rect, text = self._room(mark.anchor, mark.tags(), size, [taken for taken, _, _ in tags])
                 tags.append((rect, text, mark))
         for rect, _, mark in tags:
-            assert mark.rect is not None
-            if not intersect(self._wider(rect, 2), mark.rect):
-                start = nearest(mark.rect, ((rect[0] + rect[2]) / 2, (rect[1] + rect[3]) / 2))
+            assert mark.anchor is not None
+            if not intersect(self._wider(rect, 2), mark.anchor):
+                start = nearest(mark.anchor, ((rect[0] + rect[2]) / 2, (rect[1] + rect[3]) / 2))
                 end = nearest(rect, start)
                 self.line(start, end, 2.6 * self.unit, HALO)
                 self.line(start, end, 1.1 * self.unit, (*mark.colour, 255))
