@@ -84,6 +84,31 @@ def small_pixellm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_pointing_pixelllm(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small checkpoint with a segmentation codebook; its answers are targets and words that mean nothing."""
+    import torch
+
+    from pixelllm_hf import PixelLLMConfig, PixelLLMForGroundedGeneration, PixelLLMProcessor
+    from pixelllm_hf.processing.target_tokens import add_target_tokens
+
+    folder = tmp_path_factory.mktemp("small_pointing") / "checkpoint"
+    processor = PixelLLMProcessor.from_pretrained(small_checkpoint)
+    codebook: dict[str, Any] = dict(tokens_per_scale=2, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    codebook |= dict(intermediate_size=24, token_ids=add_target_tokens(processor.tokenizer, 4))
+    small = PixelLLMForGroundedGeneration.from_pretrained(small_checkpoint)
+    torch.manual_seed(3)
+    model = PixelLLMForGroundedGeneration(PixelLLMConfig.for_tests(codebook_config=codebook)).eval()
+    model.load_state_dict(small.state_dict(), strict=False)
+    with torch.no_grad():
+        inputs = processor(images=torch.rand(3, 48, 64), text="a dog")
+        states = model(**inputs, labels=torch.ones(1, 1, dtype=torch.long)).decoder_states[:, 0]
+        model.language_model.target_tokens.output[0] = states.mean(0)  # it likes to begin targets
+    model.save_pretrained(folder)
+    PixelLLMProcessor(processor.image_processor, processor.tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def python_without_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of a virtual environment that has all that this one has, except this package.
 

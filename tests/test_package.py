@@ -21,8 +21,8 @@ def python(code: str, *arguments: str) -> str:
 
 
 def test_importing_the_package_brings_neither_torch_nor_our_rooms():
-    code = "import sys, pixelllm_hf; print([m for m in sys.modules if m == 'torch' or m.startswith('pixelllm_hf.')])"
-    assert python(code) == "['pixelllm_hf.registration']"
+    code = "import sys, pixelllm_hf; print(sorted(m for m in sys.modules if m == 'torch' or 'pixelllm_hf.' in m))"
+    assert python(code) == "['pixelllm_hf.families', 'pixelllm_hf.registration']"
 
 
 def test_importing_the_package_adds_little_to_importing_transformers():

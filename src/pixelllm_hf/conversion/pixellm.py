@@ -39,6 +39,7 @@ _CODEBOOK = {
 # Of the neck, a sequence of convolution, norm, convolution, norm.
 _NECK = {"0": "0", "1": "0.norm", "2": "1", "3": "1.norm"}
 _LORA = re.compile(r"^(?P<module>.+)\.lora_(?P<side>[AB])(\.default)?\.weight$")
+_VOCABULARY = ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight")
 _POSITIONS = "vision_tower.vision_model.embeddings.position_embedding.weight"
 
 
@@ -58,7 +59,8 @@ def convert_pixellm(
 
     clip: CLIP's own weights, where the released ones lack them (`vision_model.…`). lora_scale: alpha / r of LoRA
     weights that are not merged, 16 / 8 as released. class_row: how CLIP's positions are resized, "last" as released
-    (see `resize_positions`); a table that fits already is left alone. Scales of tokens and levels are no released
+    (see `resize_positions`); a table that fits already is left alone. A row for the image's token, which is ours, is
+    put behind the released vocabulary where the config has one there. Scales of tokens and levels are no released
     parameters but constants, which our modules begin with.
 
     Raises ReleasedNamesError for names that are unknown or missing and for tensors of another shape.
@@ -82,6 +84,9 @@ def convert_pixellm(
             ours[target] = value
     if _POSITIONS in ours and ours[_POSITIONS].shape != expected[_POSITIONS].shape:
         ours[_POSITIONS] = resize_positions(ours[_POSITIONS], config.grid_size, class_row=class_row)
+    for name in _VOCABULARY:  # the release has no token of its own for what is seen: it is never embedded or written
+        if name in ours and len(ours[name]) == config.image_token_id == len(expected[name]) - 1:
+            ours[name] = torch.cat([ours[name], ours[name].float().mean(0, keepdim=True).to(ours[name].dtype)])
     codebook = config.codebook_config
     ours["mask_decoder.level_scales"] = torch.full((codebook.num_scales,), 1 / codebook.num_scales)
     ours["target_projection.token_scales"] = torch.full((codebook.tokens_per_scale,), 1 / codebook.group_size)
