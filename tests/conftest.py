@@ -102,7 +102,7 @@ def small_pointing_pixelllm(small_checkpoint: Path, tmp_path_factory: pytest.Tem
     with torch.no_grad():
         inputs = processor(images=torch.rand(3, 48, 64), text="a dog")
         states = model(**inputs, labels=torch.ones(1, 1, dtype=torch.long)).decoder_states[:, 0]
-        model.language_model.target_tokens.output[0] = states.mean(0)  # it likes to begin targets
+        model.language_model.target_tokens.output[0] = 5 * states.mean(0)  # it likes to begin targets
     model.save_pretrained(folder)
     PixelLLMProcessor(processor.image_processor, processor.tokenizer).save_pretrained(folder)
     return folder

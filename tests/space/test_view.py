@@ -37,8 +37,8 @@ def test_a_view_is_json_and_names_places_in_pixels_of_the_original():
     assert view["size"] == list(SIZE) and view["task"] == "dense" and view["writing"] is False
     dog = view["answers"][0]["words"][1]
     assert dog == {
-        "text": "dog", "start": 2, "end": 5, "point": [225.0, 390.0], "box": [120.0, 300.0, 330.0, 480.0], "score": 0.9,
-        "spread": None, "visual": None,
+        "text": "dog", "start": 2, "end": 5, "point": [225.0, 390.0], "box": [120.0, 300.0, 330.0, 480.0], "mask": None,
+        "score": 0.9, "spread": None, "visual": None,
     }  # fmt: skip
     ball = view["answers"][1]
     assert ball["box"] == [420.0, 420.0, 500.0, 500.0]

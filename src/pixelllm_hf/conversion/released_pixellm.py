@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig
 
-from ..modeling.configuration_pixellm import PixelLMConfig
+from ..modeling.configuration_pixellm import PixelLMCodebookConfig, PixelLMConfig
 from ..modeling.modeling_pixellm import PixelLMForReasoningSegmentation
 from ..processing.image_processing_pixelllm import PixelLLMImageProcessor
 from ..processing.processing_pixellm import PixelLMProcessor, add_pixellm_tokens
@@ -53,17 +53,17 @@ def convert_release(
     source, tower = find_weights(released), find_weights(clip)
     tokenizer = AutoTokenizer.from_pretrained(source.folder)
     settings = dict(config or {})
-    group_size = PixelLMConfig(**settings).codebook_config.group_size if settings else 6
+    side = settings.pop("image_size", 448)
+    group_size = PixelLMCodebookConfig(**settings.get("codebook_config", {})).group_size
     ids = add_pixellm_tokens(tokenizer, group_size)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token  # as released
     text = {"model_type": "llama", "vocab_size": len(tokenizer)} | _sizes(source, _OF_LLAMA)
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         text[name] = getattr(tokenizer, name)
-    size = {"image_size": settings.pop("image_size", 448)}
     ours = PixelLMConfig(
         text_config=text,
-        vision_config=_sizes(tower, _OF_CLIP) | size,
+        vision_config=_sizes(tower, _OF_CLIP) | {"image_size": side},
         codebook_token_ids=ids[:group_size],
         image_token_id=ids[-1],
         **settings,
@@ -77,7 +77,6 @@ def convert_release(
     model.generation_config = GenerationConfig(
         bos_token_id=text["bos_token_id"], eos_token_id=text["eos_token_id"], pad_token_id=text["pad_token_id"]
     )
-    side = ours.image_size
     images = PixelLLMImageProcessor(size={"height": side, "width": side}, rounding="nearest")
     processor = PixelLMProcessor(images, tokenizer, num_image_tokens=ours.num_image_tokens)
     if (reason := processor.misfit(ours)) is not None:

@@ -13,6 +13,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from .chat_turns import check_conversations
 from .code_export import export_processor_code
+from .grounded_results import VISUAL_THRESHOLD
 from .grounded_results import GroundedCaption
 from .grounded_results import box_on_image
 from .grounded_results import ground_words
@@ -45,6 +46,7 @@ class GroundedProcessor(ProcessorMixin):
     valid_processor_kwargs = PixelLLMProcessorKwargs
     default_task: str
     max_prompt_tokens: int
+    visual_threshold = VISUAL_THRESHOLD
     codebook_token_ids: Sequence[int]  # the tokens that a target is written with, which are no words
 
     @classmethod
@@ -80,9 +82,10 @@ class GroundedProcessor(ProcessorMixin):
     def post_process_grounded_generation(self, outputs: Any, inputs: Mapping[str, Any]) -> Results:
         """The answers in the user's terms: per image a list of `GroundedCaption`, prompt after prompt.
 
-        outputs: what `generate` returned (sequences, coordinates, token_log_probs; of some tasks boxes, box_scores,
-        masks, mask_scores, prompt_boxes, prompt_mask, detection_scores; of targets that the model has written
-        row_of_target, target_positions, mask_logits, incomplete), or its sequences alone.
+        outputs: what `generate` returned (sequences, coordinates, token_log_probs; of some models coordinate_scales and
+        visual_probs, of some tasks boxes, box_scores, masks, mask_scores, prompt_boxes, prompt_mask, detection_scores;
+        of targets that the model has written row_of_target, target_positions, mask_logits, incomplete), or its
+        sequences alone.
         inputs: what `generate` was given; needed are original_sizes, with several prompts an image prompt_mask, and
         after a detection detect_objects.
         With num_return_sequences=k the k answers of a prompt follow each other.
@@ -92,6 +95,7 @@ class GroundedProcessor(ProcessorMixin):
         if hasattr(outputs, "ndim"):
             answers["sequences"] = as_array(outputs)
         sequences, coordinates, log_probs, boxes, box_scores, mask_scores = answers.values()
+        certainty = {name: as_array(entry(outputs, name)) for name in ("coordinate_scales", "visual_probs")}
         if sequences is None:
             raise ValueError(f"post-processing needs the sequences of generate, but a {type(outputs).__name__} came.")
         sources = self.prompt_sources(inputs, len(sequences), outputs)
@@ -113,12 +117,17 @@ class GroundedProcessor(ProcessorMixin):
                 box = box_on_image(boxes[row], source.transform)
                 box_score = None if box is None or box_scores is None else float(box_scores[row])
             words = ground_words(
-                spanned, None if coordinates is None else coordinates[row], row_log_probs, source.transform
+                spanned,
+                None if coordinates is None else coordinates[row],
+                row_log_probs,
+                source.transform,
+                **{name: None if value is None else value[row] for name, value in certainty.items()},
             )
             if boxes is not None and source.found_box is None and not words:  # punctuation alone
                 box, box_score = None, None
             has_mask = masks is not None and (box is not None or boxes is None)
-            if targets is not None:
+            placed = box is not None or has_mask
+            if targets is not None and not placed:
                 targets.warn_of_incomplete(row, spanned.text)
             results[source.image_index].append(
                 GroundedCaption(
@@ -130,7 +139,9 @@ class GroundedProcessor(ProcessorMixin):
                     prompt_box=source.prompt_box,
                     prompt_points=source.prompt_points,
                     prompt_index=source.prompt_index,
-                    targets=() if targets is None else targets.grounded(row, spanned, target_masks),
+                    visual_threshold=self.visual_threshold,
+                    # what has a place of its own is one object, whatever is written about it
+                    targets=() if targets is None or placed else targets.grounded(row, spanned, target_masks),
                     box=box,
                     box_score=box_score,
                     mask=masks[row] if masks is not None and has_mask else None,
@@ -144,7 +155,7 @@ class GroundedProcessor(ProcessorMixin):
 
         What the length limit cut off is a `PartialAnswerWarning`, and so are masks that would not fit into memory.
         """
-        if entry(outputs, "row_of_target") is None:
+        if WrittenTargets.of(outputs) is None:
             raise ValueError(
                 "the output has no targets. Answers that point need a model with a segmentation codebook and inputs of "
                 "task='reason'; pass the whole output of generate."

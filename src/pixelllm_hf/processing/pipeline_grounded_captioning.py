@@ -163,6 +163,8 @@ class GroundedCaptioningPipeline(Pipeline):
         options = self._prepare_generate_kwargs(dict(generate_kwargs or {}), return_dict_in_generate=True)
         output = self.model.generate(**inputs, **options)
         answers = {name: output.get(name) for name in _ANSWERS}
+        if output.get("targets") is not None:  # a plain dictionary goes to another device as it is
+            answers["targets"] = dict(output["targets"])
         return {
             "outputs": {name: value for name, value in answers.items() if value is not None},
             "inputs": {name: value for name, value in inputs.items() if name not in _HEAVY_INPUTS},

@@ -38,7 +38,9 @@ class WrittenTargets:
 
     @classmethod
     def of(cls, outputs: Any) -> WrittenTargets | None:
-        """What `generate` returned, if it can write targets."""
+        """What `generate` returned, if it can write targets: a PixelLM beside its text, a PixelLLM as `targets`."""
+        nested = entry(outputs, "targets")
+        outputs = outputs if nested is None else nested
         row, positions, logits = (entry(outputs, name) for name in ("row_of_target", "target_positions", "mask_logits"))
         if row is None:
             return None
