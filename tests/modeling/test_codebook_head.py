@@ -5,6 +5,7 @@ import torch
 
 from pixelllm_hf.modeling.codebook_decoder import resize_logits
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
+from pixelllm_hf.modeling.decoding_rules import EndOfLoop
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.modeling.target_masks import AnswerTargets, joined_targets
 
@@ -246,3 +247,11 @@ def test_masks_that_are_not_one_for_each_target_are_refused(model):
         PixelLLMForGroundedGeneration(PixelLLMConfig.for_tests())(
             **images(1), labels=labels, target_mask_labels=masks_for(1)
         )
+
+
+def test_things_of_one_name_may_be_pointed_at_again_and_again():
+    rule = EndOfLoop(5, [1], GROUP)
+    scores = torch.zeros(2, 99)
+    bears = [7, *GROUP] * 3
+    ended = rule(torch.tensor([bears, [7, 8, 9, 10, 11] * 3]), scores).isfinite().sum(1)
+    assert ended.tolist() == [99, 1]

@@ -19,17 +19,21 @@ class NoImmediateRepetition(LogitsProcessor):
 
 class EndOfLoop(LogitsProcessor):
     """An answer goes round in circles where its last `length` tokens say again what stands directly before them: it
-    ends there. Of several beams, those are kept that do not.
+    ends there. Of several beams, those are kept that do not. Tokens that point at targets may repeat with the words
+    before them: three bears are named alike, and each has a mask of its own.
     """
 
-    def __init__(self, length: int, end_ids: list[int]):
-        self.length, self.end_ids = length, end_ids
+    def __init__(self, length: int, end_ids: list[int], target_ids: Sequence[int] = ()):
+        self.length, self.end_ids, self.target_ids = length, end_ids, list(target_ids)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if input_ids.shape[1] <= self.length:
             return scores
         windows = input_ids[:, -2 * self.length :].unfold(1, self.length, 1)  # rows, places, length; the last is now
         loops = (windows[:, :-1] == windows[:, -1:]).all(-1).any(-1)
+        if self.target_ids:
+            points = torch.isin(windows[:, -1], torch.tensor(self.target_ids, device=windows.device)).any(-1)
+            loops = loops & ~points
         ends = torch.zeros(scores.shape[-1], dtype=torch.bool, device=scores.device)
         ends[self.end_ids] = True
         may_end = scores[:, ends].isfinite().any(-1)  # a shortest length may forbid it

@@ -85,13 +85,14 @@ class GroundedGenerationMixin(TokenStatesMixin):
             config = copy.deepcopy(config)
             config.return_dict_in_generate = True
         processors = LogitsProcessorList(call.logits_processor or [])
+        target_ids = [] if self.config.codebook_config is None else list(self.config.codebook_config.token_ids)
         if own["no_immediate_repetition"]:
             processors.append(NoImmediateRepetition())
         if own["max_repeated_tokens"] and end_ids(call.config):
-            processors.append(EndOfLoop(int(own["max_repeated_tokens"]), end_ids(call.config)))
-        if own["complete_groups"] and self.config.codebook_config is not None:
+            processors.append(EndOfLoop(int(own["max_repeated_tokens"]), end_ids(call.config), target_ids))
+        if own["complete_groups"] and target_ids:
             # behind the other rules: a target that is begun is written whole, whatever they say
-            processors.append(CompleteTokenGroups(self.config.codebook_config.token_ids))
+            processors.append(CompleteTokenGroups(target_ids))
         if own["reference_beam_search"]:
             if not end_ids(call.config):
                 raise ValueError("reference_beam_search needs an end token: set eos_token_id or leave it out.")

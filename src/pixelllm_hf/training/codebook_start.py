@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ def with_codebook(model: PixelLLMForGroundedGeneration, codebook: dict[str, Any]
         raise ConfigError("the light decoder begins as a mask head's, but this model has none.")
     config = model.config.to_dict() | {"mask_head_config": None, "proposal_head_config": None}
     made = PixelLLMForGroundedGeneration(PixelLLMConfig(**config | {"codebook_config": codebook}))
+    made.generation_config = copy.deepcopy(model.generation_config)
     kept = {name: tensor for name, tensor in model.state_dict().items() if name in made.state_dict()}
     made.load_state_dict(kept, strict=False)
     decoder, prompts = made.codebook_head.decoder, model.prompt_encoder
