@@ -190,7 +190,7 @@ def _place_error(model: Any, states: Tensor, sequences: Tensor, coordinates: Ten
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["generate"], help="generate: captions with places against bare captions")
-    parser.add_argument("--model", default=EMBEDDED, help="folder or hub id; tiny is the embedded one")
+    parser.add_argument("--model", default=EMBEDDED, help="folder or hub id; or the name of an embedded one")
     parser.add_argument("--size", choices=sorted(SIZES), help="random weights of this size instead of a model")
     parser.add_argument("--tokens", type=int, default=64, help="as long as the captions that are generated")
     parser.add_argument("--repeats", type=int, default=101, help="on a busy machine a median of fewer says little")

@@ -208,7 +208,7 @@ def _without_outputs(arguments: list[str]) -> list[str]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=NAMES, default="trace")
-    parser.add_argument("--model", default=EMBEDDED, help="folder or hub id; tiny is the embedded one")
+    parser.add_argument("--model", default=EMBEDDED, help="folder or hub id; or the name of an embedded one")
     parser.add_argument("--data", help="folder with annotations, or a prepared one, instead of composing scenes")
     parser.add_argument("--images", type=Path, help="the pictures of --data, if they are not in its images/")
     parser.add_argument(

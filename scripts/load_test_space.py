@@ -252,7 +252,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=50, help="visitors at once")
     parser.add_argument("--seconds", type=float, default=60.0, help="for so long they keep asking")
-    parser.add_argument("--model", default=EMBEDDED, help="folder or hub id; tiny is the embedded one")
+    parser.add_argument("--model", default=EMBEDDED, help="folder or hub id; or the name of an embedded one")
     parser.add_argument("--max-queue", type=int, default=MAX_QUEUE, help="requests that may wait")
     parser.add_argument("--device", default="auto", help="e.g. cpu, cuda:0")
     sys.exit(main(parser.parse_args()))

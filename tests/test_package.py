@@ -71,7 +71,7 @@ def test_a_part_of_the_config_loads_by_its_own_type(small_checkpoint: Path):
     assert type(config).__name__ == "PixelLLMVisionConfig"
 
 
-@pytest.mark.parametrize("name", [n for n in pixelllm_hf.__all__ if n != "__version__"])
+@pytest.mark.parametrize("name", [n for n in pixelllm_hf.__all__ if callable(getattr(pixelllm_hf, n))])
 def test_every_public_name_can_be_had(name: str):
     assert getattr(pixelllm_hf, name).__name__ == name
     assert name in dir(pixelllm_hf)
@@ -86,3 +86,11 @@ def test_a_missing_embedded_checkpoint_says_what_to_do(monkeypatch: pytest.Monke
     monkeypatch.setattr(pixelllm_hf, "__file__", str(tmp_path / "__init__.py"))
     with pytest.raises(FileNotFoundError, match="Install the package again"):
         pixelllm_hf.default_checkpoint()
+
+
+def test_every_embedded_checkpoint_can_be_had_by_its_name_and_no_other_name_is_taken_for_one():
+    for name in pixelllm_hf.EMBEDDED_CHECKPOINTS:
+        assert pixelllm_hf.embedded_checkpoint(name).name == name
+    assert pixelllm_hf.default_checkpoint().name == pixelllm_hf.EMBEDDED_CHECKPOINTS[0]
+    with pytest.raises(ValueError, match="There are: "):
+        pixelllm_hf.embedded_checkpoint("../tiny")

@@ -81,16 +81,28 @@ _HOMES = {
     "yolo_labels": ".processing.dataset_exports",
 }
 
-__all__ = ["__version__", "default_checkpoint", "export_code", *_HOMES]
+EMBEDDED_CHECKPOINTS = ("tiny",)
+"""The models that the package brings, by name; the first is the default."""
+
+__all__ = [
+    "EMBEDDED_CHECKPOINTS", "__version__", "default_checkpoint", "embedded_checkpoint", "export_code", *_HOMES,
+]  # fmt: skip
 
 
 def default_checkpoint() -> Path:
-    """Folder of the embedded model, for `from_pretrained`.
+    """Folder of the embedded model that is used where none is named, for `from_pretrained`."""
+    return embedded_checkpoint(EMBEDDED_CHECKPOINTS[0])
 
-    >>> default_checkpoint().name
+
+def embedded_checkpoint(name: str) -> Path:
+    """Folder of one of `EMBEDDED_CHECKPOINTS`, for `from_pretrained`.
+
+    >>> embedded_checkpoint("tiny").name
     'tiny'
     """
-    folder = Path(__file__).parent / "checkpoints" / "tiny"
+    if name not in EMBEDDED_CHECKPOINTS:
+        raise ValueError(f"no embedded checkpoint is called {name!r}. There are: {', '.join(EMBEDDED_CHECKPOINTS)}.")
+    folder = Path(__file__).parent / "checkpoints" / name
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"the embedded checkpoint is not in {folder}. Install the package again, or name another model."

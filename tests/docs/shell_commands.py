@@ -18,10 +18,10 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from pixelllm_hf.inference import EMBEDDED
 from pixelllm_hf.processing.tasks import TASK_SPECS
 
 REPOSITORY = Path(__file__).parents[2]
-EMBEDDED = "tiny"
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 
 

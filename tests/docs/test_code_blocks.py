@@ -24,6 +24,8 @@ from typing import Any
 import pytest
 import yaml
 
+from pixelllm_hf.inference import EMBEDDED
+
 REPOSITORY = Path(__file__).parents[2]
 PAGES = sorted((REPOSITORY / "docs").rglob("*.md")) + [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md"]
 HEADS = ("mask_head_config", "proposal_head_config")
@@ -136,13 +138,13 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
 @pytest.fixture
 def with_hub(hub: Any) -> Callable[[str], str]:
     """A Hub that knows org/pixelllm-mine; in the reader's folder what can be published: a model, narratives."""
-    from pixelllm_hf import default_checkpoint
+    from pixelllm_hf import embedded_checkpoint
     from pixelllm_hf.data.scenes.writers import write_scenes
     from pixelllm_hf.publishing import publish_model
 
     model = Path("runs/tiny/model")
     if not model.exists():
-        shutil.copytree(default_checkpoint(), model)
+        shutil.copytree(embedded_checkpoint("tiny"), model)
         for task in ("trace", "refer"):
             shutil.move(model / f"evaluation_{task}.json", f"{task}.json")
         write_scenes("scenes", 2, 1)
@@ -159,7 +161,7 @@ def with_demo() -> Iterator[Callable[[str], str]]:
         pytest.importorskip(name, reason=f"the demo is not started: {name} is not installed")
     from pixelllm_hf.space.launching import start_demo
 
-    demo = start_demo(["tiny"], device="cpu", host="127.0.0.1", quiet=True)
+    demo = start_demo([EMBEDDED], device="cpu", host="127.0.0.1", quiet=True)
     yield lambda code: code.replace(ADDRESS, demo.url.rstrip("/"))
     demo.close()
 

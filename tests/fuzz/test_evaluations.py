@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from pixelllm_hf import default_checkpoint
+from pixelllm_hf import embedded_checkpoint
 from pixelllm_hf.evaluation.report import ReportError, main, read_report
 
 TEMPLATE = """---
@@ -21,7 +21,7 @@ license: mit
 def test_damaged_evaluations_are_refused_or_make_a_card(fuzz: Any, fuzz_inputs: int, tmp_path: Path) -> None:
     import json
 
-    files = sorted(default_checkpoint().glob("evaluation_*.json"))[:4]
+    files = sorted(embedded_checkpoint("tiny").glob("evaluation_*.json"))[:4]
     whole = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     raw = [file.read_bytes() for file in files]
 

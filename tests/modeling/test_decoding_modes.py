@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from pixelllm_hf import default_checkpoint
+from pixelllm_hf import embedded_checkpoint
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 
 
@@ -170,7 +170,7 @@ def test_options_of_our_own_stay_in_the_generation_config_of_a_saved_model(small
 
 @torch.no_grad()
 def test_answers_of_the_embedded_checkpoint_on_unknown_images_do_not_go_round_in_circles():
-    model = PixelLLMForGroundedGeneration.from_pretrained(default_checkpoint()).eval()
+    model = PixelLLMForGroundedGeneration.from_pretrained(embedded_checkpoint("tiny")).eval()
     # Noise, of which the model knows nothing.
     pixels = torch.rand(6, 3, 160, 160, generator=torch.Generator().manual_seed(5)) * 255
     repeats = []

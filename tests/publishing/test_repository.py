@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 
-from pixelllm_hf import PixelLLMForGroundedGeneration, PixelLLMProcessor, default_checkpoint
+from pixelllm_hf import PixelLLMForGroundedGeneration, PixelLLMProcessor, embedded_checkpoint
 from pixelllm_hf.publishing import (
     AccessError,
     PublishError,
@@ -288,7 +288,7 @@ def test_without_pictures_of_ones_own_composed_scenes_are_shown(checkpoint: Path
 
 
 def test_the_embedded_model_can_be_published_as_it_is(hub: Any):
-    done = publish_model(default_checkpoint(), "org/pixelllm-tiny", examples=[], rehearse=True)
+    done = publish_model(embedded_checkpoint("tiny"), "org/pixelllm-tiny", examples=[], rehearse=True)
     assert {"README.md", "evaluation_trace.json", "model.safetensors"} <= set(done.files)
     assert hub.requests == []
 

@@ -1,4 +1,4 @@
-"""Where a model that somebody names lies: the embedded one, a folder, or a repository of the Hub."""
+"""Where a model that somebody names lies: an embedded one, a folder, or a repository of the Hub."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from pixelllm_hf import default_checkpoint
+from pixelllm_hf import EMBEDDED_CHECKPOINTS, embedded_checkpoint
 
 from .errors import ModelError, first_lines
 
-EMBEDDED = "tiny"
+EMBEDDED = EMBEDDED_CHECKPOINTS[0]  # what is asked where nobody names a model
 NEEDED_FILES = ("*.json", "*.jinja", "*.model", "*.safetensors")  # neither pictures nor code
 
 
@@ -47,18 +47,18 @@ def _not_loaded(name: str, error: Exception) -> ModelError:
 def _local(name: str, revision: str | None) -> Path | None:
     path = Path(name).expanduser() if re.match(r"~[/\\]", name) else Path(name)
     here = path.exists()
-    if revision is not None and (here or name == EMBEDDED):
+    if revision is not None and (here or name in EMBEDDED_CHECKPOINTS):
         raise ValueError(f"{name!r} lies here and has no revisions. Leave --revision out, or name a model of the Hub.")
     if here:
         return _checked(path)
-    if name == EMBEDDED:
-        return default_checkpoint()
+    if name in EMBEDDED_CHECKPOINTS:
+        return embedded_checkpoint(name)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
         raise ValueError("that is a URL. A model of the Hub is called org/name, and one that lies here by its folder.")
     if not name or re.match(r"\.{0,2}[/\\]|~", name) or name.count("/") > 1:
         raise ValueError("there is no such folder, and a model of the Hub is called org/name.")
-    if get_close_matches(name, [EMBEDDED]):
-        raise ValueError(f"there is no such folder; the embedded model is called {EMBEDDED}.")
+    if close := get_close_matches(name, EMBEDDED_CHECKPOINTS, n=1):
+        raise ValueError(f"there is no such folder; an embedded model is called {close[0]}.")
     return None
 
 

@@ -70,7 +70,8 @@ def start_demo(
 ) -> Demo:
     """Load the models and serve the page, its API and its MCP tools; returns when it answers.
 
-    models: folders, hub ids or "tiny". host: None is gradio's variable GRADIO_SERVER_NAME, or this machine alone.
+    models: folders, hub ids or names of embedded models. host: None is gradio's variable GRADIO_SERVER_NAME, or this
+        machine alone.
     port: None is the first free one from 7860 on. share: through a tunnel of gradio's to the internet.
     max_queue: requests that wait; more are told that the queue is full. examples: folder of pictures to begin with.
     Errors: `MissingExtraError`, `UnknownGradioError`, `ModelError`, OSError if the port is taken.

@@ -7,7 +7,8 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pixelllm_hf.inference import EMBEDDED, Captioner, Request
+from pixelllm_hf import EMBEDDED_CHECKPOINTS
+from pixelllm_hf.inference import Captioner, Request
 from pixelllm_hf.processing.tasks import TASK_SPECS, task_spec
 
 from .limits import Limits
@@ -32,7 +33,7 @@ class Service:
 
     @classmethod
     def load(cls, models: Sequence[str], *, limits: Limits, device: str = "auto", dtype: str = "auto") -> Service:
-        """models: folders, hub ids or "tiny", the embedded model. Errors: `ModelError`."""
+        """models: folders, hub ids or the names of embedded models. Errors: `ModelError`."""
         return cls({name: Captioner.load(model, device, dtype, {}) for name, model in shown_names(models)}, limits)
 
     @property
@@ -100,7 +101,11 @@ def shown_names(models: Sequence[str]) -> list[tuple[str, str]]:
     """
     pairs: dict[str, str] = {}
     for model in dict.fromkeys(models):
-        plain = model if model == EMBEDDED or (model.count("/") == 1 and not Path(model).exists()) else Path(model).name
+        plain = (
+            model
+            if model in EMBEDDED_CHECKPOINTS or (model.count("/") == 1 and not Path(model).exists())
+            else Path(model).name
+        )
         name, number = plain, 2
         while name in pairs:
             name, number = f"{plain} ({number})", number + 1
