@@ -54,7 +54,7 @@ def test_a_wrong_type_is_refused():
 
 
 def test_the_released_recipe_has_the_parameters_of_the_specification():
-    """Every count is written out from the sizes in the specification, sections 2 to 6."""
+    """Every count is written out from the sizes in docs/official.md."""
     with torch.device("meta"):
         model = PixelLLMForGroundedGeneration(PixelLLMConfig.t5_xl())
 

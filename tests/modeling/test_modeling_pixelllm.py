@@ -35,7 +35,7 @@ def test_the_last_token_of_a_caption_that_was_cut_takes_no_part_in_attention(sma
     labels, _ = labels_for(3)
     labels[0, -1] = 7  # no room was left for EOS
     tokens = torch.nn.functional.pad(labels.clamp(min=0), (1, 0))
-    following = torch.nn.functional.pad(tokens[:, 1:], (0, 1))  # the reference's rule, spec section 5.1
+    following = torch.nn.functional.pad(tokens[:, 1:], (0, 1))  # the reference's rule, official.md#t5
     assert not following[0, -1] and following[0, :-1].all()
     expected = small_model(**small_inputs, decoder_input_ids=tokens, decoder_attention_mask=following > 0)
     trained = small_model(**small_inputs, labels=labels)

@@ -1,4 +1,4 @@
-"""Learning rates and decay by parameter, after spec section 12."""
+"""Learning rates and decay by parameter, after official.md#recipes."""
 
 from __future__ import annotations
 

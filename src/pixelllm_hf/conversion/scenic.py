@@ -1,4 +1,4 @@
-"""Weights of the official Flax implementation -> our state dict, name by name (spec section 13b).
+"""Weights of the official Flax implementation -> our state dict, name by name (official.md#parameter-names).
 
 Conversion is strict in both directions: a name that no rule knows and a name that a rule expects but the checkpoint
 lacks are errors which list every such name. The tables below are the whole truth; `{i}` in a name is a running index

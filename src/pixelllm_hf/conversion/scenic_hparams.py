@@ -1,7 +1,7 @@
 """Hyper-parameters of the official implementation (as JSON) -> our configs and peft's LoRA config.
 
 Only what a run of the reference states is taken from its hyper-parameters; everything else keeps the released
-recipe's value, which is the default of our configs (spec sections 2 to 6 and 13b).
+recipe's value, which is the default of our configs (official.md).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _LORA_MODULES = ("q", "k", "v", "o")
 class ScenicLora:
     """The LoRA of an official T5: rank, scale and adapted projections of the encoder and of the decoder.
 
-    The scale multiplies the product of the factors as it is (spec section 5.1); peft divides by the rank, hence
+    The scale multiplies the product of the factors as it is (official.md#t5); peft divides by the rank, hence
     `lora_alpha = scale * rank`. A side of rank 0 has no LoRA.
     """
 
@@ -275,7 +275,7 @@ def mask_head_config(adapter: Hparams, decoder: Hparams, two_way: Hparams | None
 def proposal_head_config(hparams: Hparams) -> PixelLLMProposalHeadConfig:
     """hparams of `box_decoder`; those of the whole model that concern it may be among them.
 
-    `score_thresh` is left out: the reference never reads it (spec section 8).
+    `score_thresh` is left out: the reference never reads it (official.md#detector).
     """
     if hparams.get("num_classes", -1) > 0 or hparams.get("roi_num_classes", 1) != 1:
         raise ValueError(

@@ -218,7 +218,7 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    from pixelllm_hf.publishing.download import verified_snapshot
+    from pixelllm_hf.downloads import verified_snapshot
 
     repo, file = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
     try:

@@ -1,4 +1,4 @@
-"""COCO captions -> grounded rows: whole-image captioning (spec section 11.2), joined with the objects if wanted."""
+"""COCO captions -> grounded rows: whole-image captioning (official.md#data-sets), joined with the objects if wanted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Grounded rows -> the tensors that the model trains on (spec sections 1, 6, 11)."""
+"""Grounded rows -> the tensors that the model trains on (official.md#data)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from pixelllm_hf.data.trace_alignment import (
     valid_utterances,
     whole_pixels,
 )
-from pixelllm_hf.modeling.modeling_pixelllm import IGNORED_LABEL
 from pixelllm_hf.processing.image_reading import read_image
 from pixelllm_hf.processing.mask_codec import decode_rle
 from pixelllm_hf.processing.target_tokens import target_token_ids
 from pixelllm_hf.processing.tasks import TASK_SPECS
 
 _CROP_ATTEMPTS = 3
+IGNORED_LABEL = -100  # what a loss leaves out; PyTorch's own number, and `modeling.losses` has the same
 
 Alignment = Literal["rank", "text"]
 

@@ -1,4 +1,4 @@
-"""Conversations about an image (LLaVA, ShareGPT4V) -> grounded rows without places (spec section 11.2)."""
+"""Conversations about an image (LLaVA, ShareGPT4V) -> grounded rows without places (official.md#data-sets)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GRiT's dense captions (COCO layout, a caption per box) -> grounded rows (spec section 11.2)."""
+"""GRiT's dense captions (COCO layout, a caption per box) -> grounded rows (official.md#data-sets)."""
 
 from __future__ import annotations
 

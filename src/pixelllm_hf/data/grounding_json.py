@@ -1,4 +1,4 @@
-"""Referring expressions in MDETR's and UNINEXT's JSON -> grounded rows (spec section 11.2).
+"""Referring expressions in MDETR's and UNINEXT's JSON -> grounded rows (official.md#data-sets).
 
 Both are COCO files in which an image record stands for a sentence, or a few, about the image: the same picture comes
 many times under different ids. MDETR has one `caption` and the objects it speaks of, each with the characters that

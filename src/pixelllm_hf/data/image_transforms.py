@@ -1,4 +1,4 @@
-"""What the reference does to a training image and its boxes, points and masks (spec section 11).
+"""What the reference does to a training image and its boxes, points and masks (official.md#data).
 
 Images are (..., H, W) tensors, boxes (..., 4) xyxy and points (..., 2) xy in pixels of the image they come with.
 Nothing is random unless it takes a generator. Resizing is the processor's own; `TrainingView` adds what only training

@@ -1,4 +1,4 @@
-"""Localized Narratives, official still-image JSONL -> grounded rows (spec section 11.1).
+"""Localized Narratives, official still-image JSONL -> grounded rows (official.md#narratives).
 
 One narrative a line: caption, timed caption, mouse traces in 0..1 of the image with times in seconds.
 """

@@ -1,4 +1,4 @@
-"""Referring expressions (RefCOCO, RefCOCO+, RefCOCOg in UNC's layout) -> grounded rows (spec section 11.2).
+"""Referring expressions (RefCOCO, RefCOCO+, RefCOCOg in UNC's layout) -> grounded rows (official.md#data-sets).
 
 The official refs files are Python pickles, see `plain_pickle`.
 """

@@ -1,4 +1,4 @@
-"""Mouse traces with timed captions -> one box per spoken word -> one box per token (spec section 11.1).
+"""Mouse traces with timed captions -> one box per spoken word -> one box per token (official.md#narratives).
 
 Two steps. *Offline*, per narrative: every timed utterance gets the centre and the bounding box of the mouse during its
 time span. *Online*, per tokenised caption: every token gets the box of an utterance, either by its rank alone

@@ -1,4 +1,4 @@
-"""Visual Genome region descriptions -> grounded rows (spec section 11.2)."""
+"""Visual Genome region descriptions -> grounded rows (official.md#data-sets)."""
 
 from __future__ import annotations
 

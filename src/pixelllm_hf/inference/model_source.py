@@ -67,7 +67,7 @@ def _download(name: str, revision: str | None) -> Path:
     # both take a moment to import, and most models lie here
     from huggingface_hub.errors import HFValidationError
 
-    from pixelllm_hf.publishing.download import verified_snapshot
+    from pixelllm_hf.downloads import verified_snapshot
 
     try:
         return verified_snapshot(name, revision=revision, allow_patterns=NEEDED_FILES)

@@ -1,4 +1,4 @@
-"""Boxes from points, and the tokens whose points make a box (spec section 6)."""
+"""Boxes from points, and the tokens whose points make a box (official.md#points)."""
 
 from __future__ import annotations
 

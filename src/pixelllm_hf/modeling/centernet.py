@@ -1,4 +1,4 @@
-"""Class-agnostic CenterNet: every cell of a pyramid may be the centre of an object (spec section 8)."""
+"""Class-agnostic CenterNet: every cell of a pyramid may be the centre of an object (official.md#detector)."""
 
 from __future__ import annotations
 

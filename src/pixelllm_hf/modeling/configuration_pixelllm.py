@@ -25,7 +25,7 @@ from .configuration_vision import PixelLLMYoloxTowerConfig
 
 @strict
 class PixelLLMPromptConfig(PreTrainedConfig):
-    """Location prompt -> visual tokens (spec sections 3 and 4).
+    """Location prompt -> visual tokens (official.md#prompt-feature-extractor).
 
     Args:
         embed_dim: width of SAM's prompt encoder.
@@ -67,7 +67,7 @@ class PixelLLMPromptConfig(PreTrainedConfig):
 
 @strict
 class PixelLLMPointHeadConfig(PreTrainedConfig):
-    """Per-token point head (spec section 6).
+    """Per-token point head (official.md#points).
 
     Args:
         hidden_size: width of the hidden layers.
@@ -110,7 +110,7 @@ class PixelLLMPointHeadConfig(PreTrainedConfig):
 
 @strict
 class PixelLLMMaskHeadConfig(PreTrainedConfig):
-    """Referring segmentation (spec section 7): the mask adapter and SAM's mask decoder.
+    """Referring segmentation (official.md#masks): the mask adapter and SAM's mask decoder.
 
     Args:
         hidden_size: width of both; that of SAM's map and of the prompt encoder, and a multiple of 8.
@@ -146,7 +146,7 @@ class PixelLLMMaskHeadConfig(PreTrainedConfig):
 
 @strict
 class PixelLLMProposalHeadConfig(PreTrainedConfig):
-    """Dense captioning's detector (spec section 8): feature pyramid, CenterNet proposals, box heads.
+    """Dense captioning's detector (official.md#detector): feature pyramid, CenterNet proposals, box heads.
 
     Args:
         pyramid_channels: width of the five levels of the pyramid.
@@ -254,7 +254,7 @@ class PixelLLMCodebookHeadConfig(PixelLMCodebookConfig):
 
 @strict
 class PixelLLMPrefixDecoderConfig(PreTrainedConfig):
-    """GIT-style text head (spec section 5.2): one BERT stack over [visual tokens ; prompt ; text], written causally.
+    """GIT-style text head (official.md#prefix-decoder): one BERT stack over [visual tokens ; prompt ; text], causal.
 
     The defaults are the released sizes with the ids of BERT's uncased vocabulary.
 
@@ -487,7 +487,7 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
 
     @classmethod
     def t5_xl(cls, **overrides: Any) -> "PixelLLMConfig":
-        """The released recipe: EVA02-L and SAM ViT-H at 384, Flan-T5-XL (spec sections 2 to 6).
+        """The released recipe: EVA02-L and SAM ViT-H at 384, Flan-T5-XL (official.md).
 
         Its stages differ in their heads: `t5_xl(mask_head_config={})` has that of referring segmentation at its
         official size, `t5_xl(proposal_head_config={})` that of dense captioning.

@@ -10,7 +10,7 @@ from transformers import LogitsProcessor
 
 
 class NoImmediateRepetition(LogitsProcessor):
-    """The reference's greedy rule: the token just written may not follow itself (spec section 9)."""
+    """The reference's greedy rule: the token just written may not follow itself (official.md#decoding)."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         previous = input_ids[:, -1:]

@@ -1,4 +1,4 @@
-"""Losses of the detector in its own frame, nominal pixels and strides (spec section 10, "Detection")."""
+"""Losses of the detector in its own frame, nominal pixels and strides (official.md#losses)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of detections that also count how likely their captions are (spec section 8, "Rescoring")."""
+"""Scores of detections that also count how likely their captions are (official.md#rescoring)."""
 
 from __future__ import annotations
 

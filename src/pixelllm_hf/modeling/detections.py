@@ -60,7 +60,7 @@ def detect_objects(head: AnyProposalHead, features: VisionFeatures, image_size: 
 
 
 def rescored(output: Any, detections: Detections, count: int) -> tuple[Any, Detections]:
-    """The best pairs of a detection and one of its captions, at most `count` an image (spec section 8, "Rescoring").
+    """The best pairs of a detection and one of its captions, at most `count` an image (official.md#rescoring).
 
     output has one or more rows per detection and `sequences_scores` (R*k,), the log-probabilities of their captions.
     Its rows are put into the order of the new scores; a detection comes up again with each caption that is kept.

@@ -1,4 +1,4 @@
-"""A feature pyramid from one map (ViTDet's; spec section 8)."""
+"""A feature pyramid from one map (ViTDet's; official.md#detector)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A GIT-style prefix decoder (spec section 5.2): one BERT stack that reads the prompt and writes the text."""
+"""A GIT-style prefix decoder (official.md#prefix-decoder): one BERT stack that reads the prompt and writes the text."""
 
 from __future__ import annotations
 

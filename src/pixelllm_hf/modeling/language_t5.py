@@ -1,4 +1,4 @@
-"""Transformers' own T5 as a prefix language model (spec section 5.1)."""
+"""Transformers' own T5 as a prefix language model (official.md#t5)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class T5PrefixLanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.body = T5Model(config)
-        # Untied, and no d**-0.5 rescale of the states before it (spec section 5.1).
+        # Untied, and no d**-0.5 rescale of the states before it (official.md#t5).
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.target_tokens = None if target_token_ids is None else TargetTokens(target_token_ids, config.d_model)
         self.masked_states_count = masked_states_count
@@ -75,7 +75,7 @@ class T5PrefixLanguageModel(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """visual_tokens (R,V,C), input_ids (R,L), attention_mask (R,L) -> embeddings (R,V+L,C), mask (R,V+L) bool.
 
-        Visual tokens are used as they are, without scaling (spec section 5.1). Without a mask, text is valid where
+        Visual tokens are used as they are, without scaling (official.md#t5). Without a mask, text is valid where
         its id is not the padding id.
         """
         visual_mask = torch.ones(visual_tokens.shape[:2], dtype=torch.bool, device=visual_tokens.device)
@@ -135,8 +135,8 @@ class T5PrefixLanguageModel(nn.Module):
 
         Without an encoder_mask all encoder states are valid; T5 then has no mask to make of it at every step.
         State t has consumed token t and predicts token t+1. decoder_mask (R,T) marks the positions that take part;
-        as in the reference the others get uniform attention over everything (spec sections 5.1 and 14.5), which only
-        the mask head ever sees. A mask of four dimensions is used as it is: (R,1,T,T) bool, which positions see which,
+        as in the reference the others get uniform attention over everything (official.md#t5), which only the
+        mask head ever sees. A mask of four dimensions is used as it is: (R,1,T,T) bool, which positions see which,
         or the scores that are added. layers: as in `encode`.
         """
         self_mask, cross_mask = decoder_mask, encoder_mask

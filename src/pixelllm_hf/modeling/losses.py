@@ -1,6 +1,6 @@
 """The criterion of a grounded model: text, point, mask, target and detection losses, weighted as its config says.
 
-The losses of the reference, each over its valid entries only (spec section 10), and those of how sure a place is,
+The losses of the reference, each over its valid entries only (official.md#losses), and those of how sure a place is,
 which it lacks.
 """
 

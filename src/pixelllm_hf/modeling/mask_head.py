@@ -1,4 +1,4 @@
-"""Masks of what a caption refers to: an adapter that whispers to SAM's mask decoder (spec section 7)."""
+"""Masks of what a caption refers to: an adapter that whispers to SAM's mask decoder (official.md#masks)."""
 
 from __future__ import annotations
 
@@ -94,7 +94,8 @@ class MaskAdapter(nn.Module):
         depends on the length of its neighbours' captions.
         """
         memory = torch.cat([self.visual_projection_mlp(visual_tokens), self.textual_projection_mlp(text_states)], dim=1)
-        nowhere = memory.new_zeros(1, 1, memory.shape[-1])  # the memory has no positions (spec section 14.11)
+        # the memory has no positions (official.md#two-way-transformer)
+        nowhere = memory.new_zeros(1, 1, memory.shape[-1])
         learnt = self.output_tokens.weight.to(memory.dtype).expand(len(memory), -1, -1)
         heard, _ = self.transformer(memory, nowhere, learnt)
         return box_tokens.to(heard.dtype) + self.alpha.tanh().to(heard.dtype) * heard

@@ -1,4 +1,4 @@
-"""The loss of referred masks: focal, dice and the quality that the decoder predicts of itself (spec section 10)."""
+"""The loss of referred masks: focal, dice and the quality that the decoder predicts of itself (official.md#losses)."""
 
 from __future__ import annotations
 

@@ -258,7 +258,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         canvas pixels, image_of_row (R,) -> logits (R,1,4h,4w) over the map (B,h,w,C) that `mask_map` of the vision
         config names, and the promised overlap (R,1).
 
-        The states must come from a pass whose decoder_attention_mask leaves EOS and padding out (spec section 5.1).
+        The states must come from a pass whose decoder_attention_mask leaves EOS and padding out (official.md#t5).
         """
         if self.mask_head is None:
             raise ValueError(lacks_head("mask", "makes no masks"))

@@ -1,4 +1,4 @@
-"""Points that stand for a box: its corners, or a grid over it (spec sections 3 and 10)."""
+"""Points that stand for a box: its corners, or a grid over it (official.md#losses)."""
 
 from __future__ import annotations
 

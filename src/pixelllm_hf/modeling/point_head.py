@@ -1,4 +1,4 @@
-"""Places of words, read from the states that have consumed them (spec section 6), and how sure they are."""
+"""Places of words, read from the states that have consumed them (official.md#points), and how sure they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SAM's prompt encoder: boxes and points become sparse tokens, grid cells get positions (spec section 3)."""
+"""SAM's prompt encoder: boxes and points become sparse tokens, cells get positions (official.md#prompt-encoder)."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ class PromptEncoder(nn.Module):
         """boxes (B,N,4) xyxy, points (B,N,K,2) xy, canvas pixels, point_labels (B,N,K) -> (B,N,max_points+1,D).
 
         A box with a positive coordinate speaks for its prompt: its two corner tokens, filled up with `no_mask_embed`
-        as in the reference (spec section 14.13). Otherwise the points do; without points a zero box is its own four
-        corners, which is what the reference makes of padding prompts.
+        as in the reference (official.md#prompt-encoder). Otherwise the points do; without points a zero box is its own
+        four corners, which is what the reference makes of padding prompts.
         """
         boxes = boxes.float()  # a grid of points in it would be rounded like the box
         if points is None:

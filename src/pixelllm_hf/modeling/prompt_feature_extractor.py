@@ -1,4 +1,4 @@
-"""A place on the image -> the visual tokens that the language model sees of it (spec section 4)."""
+"""A place on the image -> the visual tokens that the language model sees (official.md#prompt-feature-extractor)."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class PromptFeatureExtractor(nn.Module):
         self.image_projection_mlp = Projection(image_channels, width)
         if features is not None and not all(features):
             self.image_projection_mlp.layers[0] = MapLinear(image_channels, width, features)
-        # One projection for sparse and dense prompts, and one output layer for each token (spec section 14.12).
+        # One projection for sparse and dense prompts, one output layer a token (official.md#prompt-feature-extractor).
         self.prompt_embedding_projection_mlp = Projection(config.embed_dim, width)
         self.image_pe_projection_mlp = Projection(config.embed_dim, width)
         self.transformer = TwoWayTransformer(

@@ -1,4 +1,4 @@
-"""Dense captioning's box decoder: image features in, boxes of all objects out (spec section 8).
+"""Dense captioning's box decoder: image features in, boxes of all objects out (official.md#detector).
 
 Feature pyramid -> CenterNet proposals -> box heads on resampled features -> detections. The boxes become the prompts of
 the language model; nothing here knows about text.

@@ -1,4 +1,4 @@
-"""Proposals of the detector as the prompts of a training pass (spec section 10, "Prompt/GT matching")."""
+"""Proposals of the detector as the prompts of a training pass (official.md#losses)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reference's beam search (spec section 9): its length penalty, its early stop, its order of candidates."""
+"""The reference's beam search (official.md#decoding): its length penalty, its early stop, its order of candidates."""
 
 from __future__ import annotations
 

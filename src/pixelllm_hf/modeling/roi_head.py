@@ -1,4 +1,4 @@
-"""The second stage of the detector: which proposals are objects, and their boxes once more (spec section 8)."""
+"""The second stage of the detector: which proposals are objects, and their boxes once more (official.md#detector)."""
 
 from __future__ import annotations
 

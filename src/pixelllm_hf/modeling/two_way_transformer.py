@@ -1,4 +1,4 @@
-"""SAM's two-way transformer: tokens and an image map attend to each other (spec section 4)."""
+"""SAM's two-way transformer: tokens and an image map attend to each other (official.md#two-way-transformer)."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class TwoWayLayer(GradientCheckpointingLayer):
     ) -> tuple[Tensor, Tensor]:
         """tokens (R,T,C), image (R,HW,C) -> both, updated. With image_of_row (R,) the image comes as (B,HW,C)."""
         if self.first:
-            # No positions and no residual: the output replaces the queries (spec section 14.11).
+            # No positions and no residual: the output replaces the queries (official.md#two-way-transformer).
             tokens = self.self_attn(tokens, tokens, tokens)
         else:
             q = tokens + token_pe

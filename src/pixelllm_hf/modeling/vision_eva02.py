@@ -1,4 +1,4 @@
-"""EVA02 image encoder (spec section 2.2): rotary positions, SwiGLU with an inner norm, global attention throughout."""
+"""EVA02 image encoder (official.md#eva02): rotary positions, SwiGLU with an inner norm, global attention throughout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SAM's image encoder (spec section 2.1), and the two small parts that both vision towers are made of.
+"""SAM's image encoder (official.md#sam), and the two small parts that both vision towers are made of.
 
 The towers work on channels-last maps (B, h, w, C); convolutions see them through a permute, which costs nothing.
 """

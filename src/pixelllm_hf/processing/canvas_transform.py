@@ -1,4 +1,4 @@
-"""Where a picture lies on the model's square canvas, and how to get there and back (spec sections 1 and 11)."""
+"""Where a picture lies on the model's square canvas, and how to get there and back (official.md#canvas)."""
 
 from __future__ import annotations
 

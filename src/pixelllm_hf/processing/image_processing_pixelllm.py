@@ -1,4 +1,4 @@
-"""Pictures -> the square canvas of the model: longest side fitted, top left, the rest zero (spec sections 1 and 11)."""
+"""Pictures -> the square canvas of the model: longest side fitted, top left, the rest zero (official.md#canvas)."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "download": ("DamagedDownloadError", "verified_snapshot"),
+    ".downloads": ("DamagedDownloadError", "verified_snapshot"),
     "errors": ("AccessError", "PublishError", "UploadError"),
     "model_card": ("render_model_card", "validate_card"),
     "repository": ("Publication", "publish_model", "publish_space", "push_dataset_folder", "push_model"),
@@ -19,7 +19,7 @@ __all__ = sorted(_MODULE_OF)
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -35,7 +35,7 @@ _VARIABLE = re.compile(r"\$\{([^{}]*)\}")
 
 @dataclass
 class OptimizerConfig(RecipePart):
-    """AdamW as in the reference (spec section 12) unless said otherwise: no decay on 1-D parameters, no clipping.
+    """AdamW as in the reference (official.md#recipes) unless said otherwise: no decay on 1-D parameters, no clipping.
 
     Args:
         layer_decay: factor per block of one vision tower, counted from the last; 1 means one learning rate for all.

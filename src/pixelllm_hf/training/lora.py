@@ -1,4 +1,4 @@
-"""LoRA on the language model through peft, as in the reference (spec section 5.1)."""
+"""LoRA on the language model through peft, as in the reference (official.md#t5)."""
 
 from __future__ import annotations
 

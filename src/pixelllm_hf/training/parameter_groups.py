@@ -1,4 +1,4 @@
-"""Which parameters train, at which rate, with which decay (spec section 12)."""
+"""Which parameters train, at which rate, with which decay (official.md#recipes)."""
 
 from __future__ import annotations
 

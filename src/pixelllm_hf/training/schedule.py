@@ -1,4 +1,4 @@
-"""The reference's learning-rate schedule (spec section 12)."""
+"""The reference's learning-rate schedule (official.md#recipes)."""
 
 from __future__ import annotations
 

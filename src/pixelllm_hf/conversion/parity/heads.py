@@ -101,7 +101,7 @@ def decode(model: T5PrefixLanguageModel, tokens: Tensor, encoded: Tensor, mask: 
 
 
 def takes_part(tokens: Tensor) -> Tensor:
-    """Positions whose *next* token is not padding: the reference masks all others out (spec section 5.1)."""
+    """Positions whose *next* token is not padding: the reference masks all others out (official.md#t5)."""
     following = torch.cat([tokens[..., 1:], torch.zeros_like(tokens[..., :1])], dim=-1)
     return following > 0
 

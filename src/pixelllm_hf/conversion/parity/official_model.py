@@ -58,7 +58,7 @@ def decoding_options(golden: Golden, name: str, *, per_node_beam: int) -> dict[s
 class _ReferenceMasking(PixelLLMForGroundedGeneration):
     """Decodes with the one mask of the reference that ours leaves out.
 
-    The reference lets nobody look at a token whose next one is padding (spec section 5.1). In a caption that is its end
+    The reference lets nobody look at a token whose next one is padding (official.md#t5). In a caption that is its end
     alone, which nobody looks at anyway; but random weights also write the padding id in the middle of a caption.
     """
 
@@ -92,7 +92,7 @@ def filled(sequences: Tensor, length: int, eos: int) -> Tensor:
 
 
 def without_repeated_end(tokens: Tensor, eos: int) -> Tensor:
-    """Zeros after the first EOS: what the reference's second pass reads (spec section 9)."""
+    """Zeros after the first EOS: what the reference's second pass reads (official.md#decoding)."""
     return tokens.masked_fill((tokens == eos).cumsum(-1) > 1, 0)
 
 
