@@ -14,7 +14,7 @@ from torch import Tensor
 from pixelllm_hf.data.image_folder import shape_problem
 from pixelllm_hf.data.image_transforms import Augmentation, TrainingView, canvas_mask
 from pixelllm_hf.data.mirrored_text import mirrored_prompt
-from pixelllm_hf.data.packed_labels import asking_alike, pack_labels
+from pixelllm_hf.data.packed_labels import IGNORED_LABEL, asking_alike, pack_labels
 from pixelllm_hf.data.target_writing import write_targets
 from pixelllm_hf.data.trace_alignment import (
     align_by_rank,
@@ -28,7 +28,6 @@ from pixelllm_hf.processing.target_tokens import target_token_ids
 from pixelllm_hf.processing.tasks import TASK_SPECS
 
 _CROP_ATTEMPTS = 3
-IGNORED_LABEL = -100  # what a loss leaves out; PyTorch's own number, and `modeling.losses` has the same
 
 Alignment = Literal["rank", "text"]
 

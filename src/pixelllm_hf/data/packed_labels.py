@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pixelllm_hf.modeling.losses import IGNORED_LABEL
-
+IGNORED_LABEL = -100  # what a loss leaves out; PyTorch's own number, and `modeling.losses` has the same
 NO_SEGMENT = -1
 _PADDING = {"labels": IGNORED_LABEL, "point_labels": float("nan"), "visual_labels": IGNORED_LABEL}
 
