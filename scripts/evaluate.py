@@ -66,7 +66,7 @@ from pixelllm_hf.evaluation.runner import (
     weights_digest,
 )
 from pixelllm_hf.evaluation.scene_folder import HELD_OUT_SEED, DataFolder, EvaluationDataError, composed_folder
-from pixelllm_hf.evaluation.tasks import NAMES, Task, task_for
+from pixelllm_hf.evaluation.tasks import NAMES, OF_LAYOUT, Task, task_for
 from pixelllm_hf.evaluation.trained_names import TrainedNames
 from pixelllm_hf.extras import require
 from pixelllm_hf.files import atomic_text
@@ -131,6 +131,7 @@ def main(args: argparse.Namespace) -> None:
 def heading(args: argparse.Namespace, seed: int, folder: DataFolder) -> dict[str, Any]:
     """What the numbers are about, and how to get them again."""
     data: dict[str, Any] = {"folder": Path(args.data).name} if args.data else {"seed": seed}
+    data |= {"layout": folder.layout} if folder.layout in OF_LAYOUT else {}
     data |= {k: Path(v).name for k, v in (("objects", args.objects), ("backgrounds", args.backgrounds)) if v}
     own = ("split", "limit", "title", "description")
     data |= {name: value for name in own if (value := getattr(args, name))}

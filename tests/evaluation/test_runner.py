@@ -21,7 +21,7 @@ from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.sharing import Share
 from pixelllm_hf.evaluation.tasks import TASKS
 from pixelllm_hf.evaluation.tasks.task import QUICK
-from pixelllm_hf.evaluation.tasks.trace import teacher_forced_point_l1
+from pixelllm_hf.evaluation.tasks.trace import narratives_matching, narratives_point_l1, read_given_narratives
 
 ROOT = Path(__file__).parents[2]
 TRACE = TASKS["trace"]
@@ -113,10 +113,15 @@ class PerfectModel:
 
 @pytest.mark.parametrize("shift", [0.0, 0.01])
 def test_the_teacher_forced_error_is_that_of_the_places(model_and_processor, scene_folder: Path, shift: float):
-    estimate = teacher_forced_point_l1(PerfectModel(shift), model_and_processor[1], DataFolder(scene_folder))
-    assert estimate is not None and estimate.count == 8, "every picture counts once"
+    narratives = read_given_narratives(PerfectModel(shift), model_and_processor[1], DataFolder(scene_folder))
+    assert narratives is not None
+    estimate = narratives_point_l1(narratives)
+    assert estimate.count == 8, "every picture counts once"
     # the mean of |dx| and |dy|; a shifted corner may come nearer to the other corner of a thin box
     assert 0.9 * shift / 2 <= estimate.value <= shift / 2 + 1e-6
+    # one row a word: the boxes are shifted too, in two of four coordinates, and lose what leaves the image
+    for matching in narratives_matching(narratives).values():
+        assert 0.5 * shift / 2 <= matching.value <= shift / 2 + 1e-6 and matching.count >= 8
 
 
 def test_validation_looks_at_every_task_and_leaves_the_model_in_the_mode_it_was_in(model_and_processor):

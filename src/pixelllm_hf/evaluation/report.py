@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from pixelllm_hf.evaluation.photograph_table import is_of_photographs, photograph_table
 from pixelllm_hf.evaluation.report_layout import problem_of
 from pixelllm_hf.files import atomic_text
 from pixelllm_hf.processing.tasks import TASK_SPECS
@@ -36,6 +37,8 @@ METRICS = {
     "word_on_object_by_chance": "the same for points drawn at random",
     "object_pointed_at": "objects with the point of an object word in their box",
     "point_l1_teacher_forced": "point L1 of given narratives, in image sides",
+    "LBM_k0": "LBM (k=0) of the boxes of given narratives' words, in image sides; lower is better",
+    "LBM_k1": "LBM (k=1)",
     "P@0.5": "expressions whose box has an IoU above 0.5",
     "P@0.5_distractor": "the same, where another object of the class is in the picture",
     "P@0.5_alone": "the same, where none is",
@@ -96,7 +99,7 @@ OTHER_TITLES = {
     "grounded_caption": "Nouns of written captions, and where they belong (grounded_caption)",
 }
 OF_TASK = {("phrases", "point_in_box"): "words of phrases whose point is in their phrase's box"}
-OTHER_PICTURES = "other-pictures"
+OTHER_PICTURES, PHOTOGRAPHS = "other-pictures", "photographs"
 # Columns of a learning curve; the first whose columns a log has is shown.
 CURVES = (
     (
@@ -133,7 +136,7 @@ def tasks_of_a_card() -> list[str]:
 
 def optional_slots() -> set[str]:
     """Parts of a card's template of which nothing is left where there is nothing to say."""
-    return {OTHER_PICTURES, *(f"metrics:{task}" for task in TASK_SPECS)}
+    return {OTHER_PICTURES, PHOTOGRAPHS, *(f"metrics:{task}" for task in TASK_SPECS)}
 
 
 class ReportError(ValueError):
@@ -227,7 +230,8 @@ def data_name(report: Mapping[str, Any]) -> str:
     if "title" in data:
         return f'{report["scenes"]} pictures of "{data["title"]}"'
     if "seed" not in data:
-        parts = [f"{report['scenes']} scenes of {data['folder']}", *(f"{k} {data[k]}" for k in ("split",) if k in data)]
+        what = "photographs" if is_of_photographs(report) else "scenes"
+        parts = [f"{report['scenes']} {what} of {data['folder']}", *(f"{k} {data[k]}" for k in ("split",) if k in data)]
         return ", ".join(parts)
     details = [f"seed {data['seed']}", *(f"{k}: {data[k]}" for k in ("objects", "backgrounds") if k in data)]
     return f"{report['scenes']} composed scenes ({', '.join(details)})"
@@ -385,7 +389,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         template = args.template.read_text(encoding="utf-8")
         # nothing is left of what is not given
         slots = {match["name"]: "" for match in SLOT.finditer(template) if match["name"] in optional_slots()}
-        untitled = [report for report in reports if "title" not in report["data"]]
+        if of_photographs := [report for report in reports if is_of_photographs(report)]:
+            slots[PHOTOGRAPHS] = photograph_table(of_photographs)
+        untitled = [r for r in reports if "title" not in r["data"] and not is_of_photographs(r)]
         for task in dict.fromkeys(report["task"] for report in untitled):
             slots[f"metrics:{task}"] = task_section([report for report in untitled if report["task"] == task])
         if titled := [report for report in reports if "title" in report["data"]]:
@@ -398,7 +404,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             slots["learning-curve"] = "\n\n".join(curves)
         card = render_card(template, slots)
         with atomic_text(args.out) as file:
-            file.write(with_model_index(card, reports))
+            file.write(with_model_index(card, [report for report in reports if "baseline" not in report]))
     except (ReportError, OSError, UnicodeDecodeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -17,13 +17,27 @@ import yaml
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData, RepoCard, SpaceCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
-from pixelllm_hf.evaluation.report import SLOT, ReportError, model_index, read_report, render_card, task_section
+from pixelllm_hf.evaluation.photograph_table import is_of_photographs, photograph_table
+from pixelllm_hf.evaluation.report import (
+    PHOTOGRAPHS,
+    SLOT,
+    ReportError,
+    model_index,
+    read_report,
+    render_card,
+    task_section,
+)
 
 from .errors import PublishError
 
 PIPELINE_TAG = "image-text-to-text"  # the nearest task of the Hub that transformers has a pipeline for
 TAGS = ("grounded-captioning", "pixelllm")
-HEADINGS = {"usage": "## Use\n\n", "examples": "## Examples\n\n", "licences": "## Licences\n\n"}
+HEADINGS = {
+    "usage": "## Use\n\n",
+    PHOTOGRAPHS: "## On photographs\n\n",
+    "examples": "## Examples\n\n",
+    "licences": "## Licences\n\n",
+}
 
 
 @dataclass(frozen=True)
@@ -80,7 +94,7 @@ def eval_results(reports: Iterable[Mapping[str, Any]]) -> list[EvalResult]:
     """
     results: list[EvalResult] = []
     taken: set[str] = set()
-    for report in reports:
+    for report in [report for report in reports if "baseline" not in report]:
         configuration = report["task"]
         while configuration in taken:
             configuration += "'"  # the same task once more, on other scenes
@@ -96,14 +110,17 @@ def _slots(
     slots = {"usage": usage(repo_id), "licences": licences(stated)}
     if examples:
         slots["examples"] = "\n\n".join(f"![{_alt(e.caption)}]({e.path})\n\n> {_quoted(e.caption)}" for e in examples)
-    tasks = dict.fromkeys(report["task"] for report in reports)
-    return slots | {f"metrics:{t}": task_section([r for r in reports if r["task"] == t]) for t in tasks}
+    if of_photographs := [report for report in reports if is_of_photographs(report)]:
+        slots[PHOTOGRAPHS] = photograph_table(of_photographs)
+    others = [report for report in reports if not is_of_photographs(report)]
+    tasks = dict.fromkeys(report["task"] for report in others)
+    return slots | {f"metrics:{t}": task_section([r for r in others if r["task"] == t]) for t in tasks}
 
 
 def _filled(text: str, slots: Mapping[str, str]) -> str:
     present = {match["name"] for match in SLOT.finditer(text)}
     # numbers that no evaluation file vouches for do not stay in the text
-    empty = {name: "" for name in present if name.startswith("metrics:")}
+    empty = {name: "" for name in present if name.startswith("metrics:") or name == PHOTOGRAPHS}
     text = render_card(text, empty | {name: value for name, value in slots.items() if name in present})
     for name, value in slots.items():
         if name not in present:
@@ -187,6 +204,9 @@ def load_reports(files: Iterable[Path], *, weights_sha256: str) -> list[dict[str
         except ReportError as error:
             raise PublishError(str(error)) from error
         measured = report.get("weights_sha256")
+        if "baseline" in report:  # of no weights
+            reports.append(report)
+            continue
         if measured != weights_sha256:
             theirs = f"SHA-256 {measured[:12]}…" if measured else "it does not say on which"
             raise PublishError(

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from pixelllm_hf.data import GroundedCollator
 from pixelllm_hf.evaluation.annotations import read_narratives, read_scenes
 from pixelllm_hf.evaluation.bootstrap import Estimate, ratio_of_sums
+from pixelllm_hf.evaluation.local_bipartite_matching import local_bipartite_matching
 from pixelllm_hf.evaluation.object_names import ObjectNames
 from pixelllm_hf.evaluation.pictures import EvaluationScene
 from pixelllm_hf.evaluation.point_l1 import point_l1
@@ -24,6 +25,7 @@ from pixelllm_hf.evaluation.trace import SceneScore, score_scene, trace_metrics
 from pixelllm_hf.evaluation.unnamed_places import Pointing, pointing_metrics, score_pointing
 from pixelllm_hf.processing.grounded_results import GroundedCaption
 from pixelllm_hf.processing.tasks import TASK_SPECS
+from pixelllm_hf.processing.word_spans import SpanReader
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +46,7 @@ class TraceRecord:
 
 
 class TraceTask(Task):
-    """`generate` output on scenes; with narratives also the reference's teacher-forced `point_l1`."""
+    """`generate` output on scenes; with narratives also what the paper reads of given captions: `point_l1` and LBM."""
 
     name = "trace"
     looks = {
@@ -72,10 +74,10 @@ class TraceTask(Task):
     def forced(
         self, model: Any, processor: Any, data: DataFolder, share: Share, *, batch_size: int, progress: bool
     ) -> dict[str, Estimate]:
-        estimate = teacher_forced_point_l1(
-            model, processor, data, share=share, batch_size=batch_size, progress=progress
-        )
-        return {} if estimate is None else {"point_l1_teacher_forced": estimate}
+        read = read_given_narratives(model, processor, data, share=share, batch_size=batch_size, progress=progress)
+        if read is None:
+            return {}
+        return {"point_l1_teacher_forced": narratives_point_l1(read)} | narratives_matching(read)
 
     def score(self, pictures: Sequence[TracedScene], records: Sequence[TraceRecord], how: Thoroughness) -> Scores:
         metrics = trace_metrics([record.score for record in records], resamples=how.resamples)
@@ -94,7 +96,21 @@ class TraceTask(Task):
         }
 
 
-def teacher_forced_point_l1(
+@dataclass(frozen=True)
+class GivenNarrative:
+    """A narrative of an image as the model reads it, in shares of the image's sides.
+
+    points and targets: (T,P,2) and (T,G,2) of its tokens; NaN targets where a token has no place. words: the tokens of
+    each word.
+    """
+
+    image_id: str
+    points: np.ndarray
+    targets: np.ndarray
+    words: tuple[tuple[int, ...], ...]
+
+
+def read_given_narratives(
     model: Any,
     processor: Any,
     data: DataFolder,
@@ -102,27 +118,64 @@ def teacher_forced_point_l1(
     share: Share | None = None,
     batch_size: int = 25,
     progress: bool = False,
-) -> Estimate | None:
-    """The reference's `point_l1`: mean over pictures, given the written narratives. None without narratives."""
+) -> list[GivenNarrative] | None:
+    """The written narratives, each read in one pass. None if the folder has none."""
     rows, share = read_narratives(data), share or Share()
     if rows is None:
         return None
     contexts = {"trace": [TASK_SPECS["trace"].default]}  # one wording, not one drawn for each row
     collate = GroundedCollator.for_processor(processor, prompt_choice="first", contexts=contexts)
-    captions: dict[int, tuple[str, np.ndarray, np.ndarray]] = {}
+    reader = SpanReader(processor.tokenizer)
+    narratives: dict[int, GivenNarrative] = {}
     for start in tqdm(share.starts(len(rows), batch_size), unit="batch", disable=not progress):
         chosen = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
         batch = {name: value.to(model.device) for name, value in collate(chosen).items()}
         with torch.inference_mode():
             points = model(**batch).coordinates[:, 1:]  # entry 0 belongs to BOS
-        targets = batch["point_labels"]
+        ids = batch["labels"].masked_fill(batch["labels"] < 0, processor.tokenizer.pad_token_id).tolist()
         for i, row in enumerate(chosen):
-            captions[start + i] = row["image_id"], points[i].float().cpu().numpy(), targets[i].cpu().numpy()
+            words = tuple(word.tokens for word in reader.read(ids[i]).words())
+            places = points[i].float().cpu().numpy(), batch["point_labels"][i].cpu().numpy()
+            narratives[start + i] = GivenNarrative(row["image_id"], *places, words)
+    return share.gathered(narratives)
+
+
+def narratives_point_l1(narratives: Sequence[GivenNarrative]) -> Estimate:
+    """The reference's `point_l1`: mean over images."""
     values = []
-    for _, group in groupby(share.gathered(captions), key=lambda caption: caption[0]):
-        # In units of the picture's sides already, so its size is 1 x 1; NaN marks tokens without a place.
-        values.append(_pooled_point_l1([(p, np.nan_to_num(t)) for _, p, t in group]))
+    for _, group in groupby(narratives, key=lambda narrative: narrative.image_id):
+        # In units of the image's sides already, so its size is 1 x 1; NaN marks tokens without a place.
+        values.append(_pooled_point_l1([(one.points, np.nan_to_num(one.targets)) for one in group]))
     return ratio_of_sums(np.array(values), np.ones(len(values)))
+
+
+def narratives_matching(narratives: Sequence[GivenNarrative]) -> dict[str, Estimate]:
+    """LBM of the traces of given narratives, as in controlled trace generation: a mean over narratives, images redrawn.
+
+    A row of a trace is a word: the box around the points of its tokens. Words without a place are not in the annotated
+    trace, but in the predicted one.
+    """
+    predicted = [np.array([_around(one.points, word) for word in one.words]).reshape(-1, 4) for one in narratives]
+    annotated = [np.array([_with_area(_around(one.targets, word)) for word in one.words]) for one in narratives]
+    image = np.unique([one.image_id for one in narratives], return_inverse=True)[1]
+    estimates = {}
+    for window in (0, 1):
+        samples = local_bipartite_matching(predicted, annotated, window=window).samples
+        counted = ~np.isnan(samples)
+        sums, numbers = np.bincount(image, np.nan_to_num(samples)), np.bincount(image, counted)
+        estimates[f"LBM_k{window}"] = ratio_of_sums(sums, numbers)
+    return estimates
+
+
+def _around(points: np.ndarray, tokens: Sequence[int]) -> np.ndarray:
+    """The box (4,) xyxy around the finite points of these tokens, within the image; without any the whole image."""
+    own = points[list(tokens)].reshape(-1, 2)
+    own = np.clip(own[np.isfinite(own).all(-1)], 0, 1)
+    return np.concatenate([own.min(0), own.max(0)]) if len(own) else np.array([0.0, 0.0, 1.0, 1.0])
+
+
+def _with_area(box: np.ndarray) -> np.ndarray:
+    return np.append(box, (box[2] - box[0]) * (box[3] - box[1]))
 
 
 def _pooled_point_l1(captions: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
