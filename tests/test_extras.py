@@ -62,7 +62,7 @@ def test_drawing_exporting_and_publishing_can_be_imported_without_the_extras():
         ("from pixelllm_hf.data import read_coco_captions", "datasets", "train"),
         ("from pixelllm_hf.data.localized_narratives import read_localized_narratives", "datasets", "eval"),
         (
-            "from pixelllm_hf.training.lora import LoraSettings, lora_config; lora_config(LoraSettings())",
+            "from pixelllm_hf.training.lora import LoraSettings, add_lora; add_lora(None, LoraSettings())",
             "peft",
             "train",
         ),

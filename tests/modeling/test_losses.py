@@ -34,7 +34,9 @@ def text_inputs(rows: int = 4, vocabulary: int = 11) -> tuple[Tensor, Tensor]:
 def test_the_text_loss_equals_the_reference(golden, name, smoothing, masked):
     text = golden.below("text/")
     row_mask = text["mask"] if masked else None
-    loss = text_loss(text["logits"], text["tokens"], row_mask, label_smoothing=smoothing, eos_token_id=1)
+    loss = text_loss(
+        text["logits"], text["tokens"], row_mask, label_smoothing=smoothing, eos_token_id=1, pad_token_id=0
+    )
     torch.testing.assert_close(loss, golden.outputs[f"text/{name}"][0], rtol=1e-5, atol=1e-6)
 
 
@@ -64,7 +66,7 @@ def test_the_text_loss_is_the_cross_entropy_with_smoothed_targets_by_hand():
                 wanted[gold] = 1 - smoothing
                 total -= (wanted * logits[row, t].log_softmax(-1)).sum()
                 count += 1
-    loss = text_loss(logits, tokens, label_smoothing=smoothing, eos_token_id=1)
+    loss = text_loss(logits, tokens, label_smoothing=smoothing, eos_token_id=1, pad_token_id=0)
     torch.testing.assert_close(loss, total / count)
 
 
@@ -74,7 +76,7 @@ def test_padding_and_the_last_position_do_not_count():
     changed[:, -1] += 5
     for row, ids in enumerate(tokens.tolist()):
         changed[row, ids.index(1) :, 3] -= 7  # what EOS and padding predict
-    losses = [text_loss(x, tokens, label_smoothing=0.1, eos_token_id=1) for x in (logits, changed)]
+    losses = [text_loss(x, tokens, label_smoothing=0.1, eos_token_id=1, pad_token_id=0) for x in (logits, changed)]
     assert torch.equal(*losses)
 
 
@@ -82,8 +84,8 @@ def test_an_empty_caption_does_not_count():
     logits, tokens = text_inputs()
     empty = tokens.clone()
     empty[2] = torch.tensor([0, 1, 0, 0, 0, 0, 0])
-    with_empty = text_loss(logits, empty, label_smoothing=0.1, eos_token_id=1)
-    without = text_loss(logits[[0, 1, 3]], tokens[[0, 1, 3]], label_smoothing=0.1, eos_token_id=1)
+    with_empty = text_loss(logits, empty, label_smoothing=0.1, eos_token_id=1, pad_token_id=0)
+    without = text_loss(logits[[0, 1, 3]], tokens[[0, 1, 3]], label_smoothing=0.1, eos_token_id=1, pad_token_id=0)
     torch.testing.assert_close(with_empty, without)
 
 
@@ -91,7 +93,7 @@ def test_masked_rows_get_no_gradient():
     logits, tokens = text_inputs()
     logits.requires_grad_()
     row_mask = torch.tensor([1.0, 0.0, 1.0, 0.0])
-    text_loss(logits, tokens, row_mask, label_smoothing=0.1, eos_token_id=1).backward()
+    text_loss(logits, tokens, row_mask, label_smoothing=0.1, eos_token_id=1, pad_token_id=0).backward()
     assert logits.grad[[0, 2]].abs().sum() > 0
     assert torch.equal(logits.grad[[1, 3]], torch.zeros_like(logits.grad[[1, 3]]))
 
@@ -100,7 +102,7 @@ def test_a_batch_without_anything_to_learn_costs_zero_and_not_nan():
     logits, tokens = text_inputs()
     logits.requires_grad_()
     points = torch.rand(4, 7, 2, 2, requires_grad=True)
-    loss = text_loss(logits, tokens, torch.zeros(4), label_smoothing=0.1, eos_token_id=1)
+    loss = text_loss(logits, tokens, torch.zeros(4), label_smoothing=0.1, eos_token_id=1, pad_token_id=0)
     loss = loss + point_loss(points, torch.rand(4, 7, 2, 2), torch.zeros(4, 7))
     loss.backward()
     assert loss == 0
@@ -110,9 +112,9 @@ def test_a_batch_without_anything_to_learn_costs_zero_and_not_nan():
 def test_half_precision_logits_are_summed_in_float32():
     logits, tokens = text_inputs()
     halved = logits.bfloat16()
-    loss = text_loss(halved, tokens, label_smoothing=0.1, eos_token_id=1)
+    loss = text_loss(halved, tokens, label_smoothing=0.1, eos_token_id=1, pad_token_id=0)
     assert loss.dtype == torch.float32
-    assert torch.equal(loss, text_loss(halved.float(), tokens, label_smoothing=0.1, eos_token_id=1))
+    assert torch.equal(loss, text_loss(halved.float(), tokens, label_smoothing=0.1, eos_token_id=1, pad_token_id=0))
 
 
 def test_tokens_without_a_place_reach_neither_the_point_loss_nor_its_gradient():

@@ -145,7 +145,7 @@ def test_proposals_that_match_an_object_get_its_caption(model, images):
     by_hand = model(**{**images, **text}, prompt_boxes=boxes, prompt_mask=prompts, labels=labels)
     torch.testing.assert_close(parts["text"], by_hand.loss_parts["text"])
     tokens = torch.nn.functional.pad(labels, (1, 0)).clamp(min=0)
-    again = text_loss(output.logits, tokens, label_smoothing=0.1, eos_token_id=1)
+    again = text_loss(output.logits, tokens, label_smoothing=0.1, eos_token_id=1, pad_token_id=0)
     torch.testing.assert_close(parts["text"], again)
 
 

@@ -46,6 +46,7 @@ def last_words(tokens: Tensor, eos: int | list[int] | None) -> Tensor:
     [[0, 0, 1, 0, 0], [0, 0, 0, 0, 0]]
     """
     ends = is_one_of(tokens, eos)
+    ends[:, 0] = False  # BOS, whatever its id
     before_end = torch.cat([ends[:, 1:], torch.zeros_like(ends[:, :1])], dim=1) & ~ends
     before_end[:, 0] = False  # BOS has no place
     return before_end
@@ -55,6 +56,17 @@ def is_one_of(tokens: Tensor, ids: int | list[int] | None) -> Tensor:
     """tokens (…) -> (…) bool; an id of a config may be one, several or none."""
     known = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
     return torch.isin(tokens, torch.tensor(known, dtype=tokens.dtype, device=tokens.device))
+
+
+def after_end(tokens: Tensor, eos: int | list[int] | None) -> Tensor:
+    """Everything from EOS on: tokens (R,T), the first BOS -> (R,T) bool. BOS may have the id of EOS and is none.
+
+    >>> after_end(torch.tensor([[1, 7, 1, 0]]), 1).int().tolist()
+    [[0, 0, 1, 1]]
+    """
+    ends = is_one_of(tokens, eos)
+    ends[:, 0] = False
+    return ends.cumsum(1) > 0
 
 
 def boxes_of_words(points: Tensor, keep: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
 """Sizes and choices of a PixelLLM: vision towers, prompt, language model, heads."""
 
 import copy
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .checked_loading import CheckedConfig
 from .configuration_presets import bert_sizes
@@ -290,8 +291,17 @@ class PixelLLMPrefixDecoderConfig(PreTrainedConfig):
 SEGMENTATION_HEADS = ("codebook", "sam")
 TARGET_STATES = ("predicting", "reading")
 PREFIX_DECODER = PixelLLMPrefixDecoderConfig.model_type
-# mT5 is T5 v1.1 with other words. UMT5 is not: its layers have position tables of their own.
-LANGUAGE_MODELS = ("t5", "mt5", PREFIX_DECODER)
+T5_FAMILY = ("t5", "mt5", "umt5")
+
+
+def is_language_model(text: PreTrainedConfig) -> bool:
+    """Whether a PixelLLM can be made of it: an encoder-decoder of T5's family, our prefix decoder, or what
+    transformers' `AutoModelForCausalLM` makes, if it writes and all its layers attend."""
+    return text.model_type in (*T5_FAMILY, PREFIX_DECODER) or (
+        text.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        and getattr(text, "is_decoder", True) is not False
+        and set(getattr(text, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
+    )
 
 
 @strict
@@ -311,6 +321,8 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
             scales).
         giou_loss_weight: of 1 - GIoU of the box that a word's two points span, besides the point loss. The reference
             has none.
+        location_state: which state a token's location is read from: the one that has consumed it, as here in the paper,
+            or the one that predicts it.
         visual_loss_weight: of the cross entropy of "this word has a location", where the point head predicts that.
     """
 
@@ -350,6 +362,7 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
     detection_loss_weight: float = 1.0
     giou_loss_weight: float = 0.0
     visual_loss_weight: float = 0.3
+    location_state: Literal["consumed", "predicting"] = "consumed"
     initializer_range: float = 0.02
     is_encoder_decoder: bool = True
     tie_word_embeddings: bool = True
@@ -379,10 +392,15 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The language model's config; for its decoder, of which caches are made, with the decoder's own depth."""
         text = super().get_text_config(decoder=decoder, encoder=encoder)
+        if not decoder:
+            return text
         depth = getattr(text, "num_decoder_layers", None)
-        if decoder and depth is not None and depth != text.num_hidden_layers:
+        if depth is not None and depth != text.num_hidden_layers:
             text = copy.deepcopy(text)
             text.num_hidden_layers = depth
+        if getattr(text, "sliding_window", None) is not None or getattr(text, "layer_types", None):
+            text = copy.deepcopy(text)  # prompts and answers are shorter than windows: nothing of them is forgotten
+            text.sliding_window, text.layer_types = None, None
         return text
 
     def _check_proposals(self) -> None:
@@ -398,23 +416,36 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
 
     def _check_language_model(self) -> None:
         text = self.text_config
-        if text.model_type not in LANGUAGE_MODELS:
+        if not is_language_model(text):
             raise ValueError(
                 f"model_type {text.model_type!r} is no language model that a PixelLLM can be made of. Supported as "
-                f"text_config are: {', '.join(LANGUAGE_MODELS)}."
+                f"text_config are: {', '.join((*T5_FAMILY, PREFIX_DECODER))}, and decoder-only models of transformers, "
+                "as llama, qwen3, gemma2 or gpt2."
             )
-        if text.model_type != PREFIX_DECODER and getattr(text, "decoder_start_token_id", None) is None:
-            if text.pad_token_id is None:
+        start, pad = getattr(text, "decoder_start_token_id", None), text.pad_token_id
+        if start is not None and pad is not None:
+            return
+        if text.model_type in T5_FAMILY:
+            if pad is None and start is None:
                 raise ValueError(
                     "text_config says neither decoder_start_token_id nor pad_token_id, and T5 starts with either. Set "
                     "both; released T5s have 0."
                 )
-            self.text_config = copy.deepcopy(text)  # it is the caller's
-            self.text_config.decoder_start_token_id = text.pad_token_id  # as T5 is trained
+            start = pad if start is None else start  # as T5 is trained
+        else:
+            ends = text.eos_token_id if isinstance(text.eos_token_id, list) else [text.eos_token_id]
+            start = start if start is not None else text.bos_token_id if text.bos_token_id is not None else ends[0]
+            pad = pad if pad is not None else ends[0] if ends[0] is not None else start
+            if start is None:
+                raise ValueError(
+                    "text_config says neither bos_token_id nor eos_token_id, and an answer starts with one."
+                )
+        self.text_config = copy.deepcopy(text)  # it is the caller's
+        self.text_config.decoder_start_token_id, self.text_config.pad_token_id = start, pad
 
     def _check_codebook_head(self) -> None:
         head, text = self.codebook_config, self.text_config
-        if text.model_type == PREFIX_DECODER:
+        if text.model_type not in T5_FAMILY:
             raise ValueError(
                 f"codebook_config needs a T5 as text_config, but that is {text.model_type!r}. Leave the head out."
             )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .box_ops import is_one_of
+from .box_ops import after_end, is_one_of
 from .grounded_generation import GenerateCall
 from .grounded_generation import ReadTargets
 from .grounded_generation import caption_scores
@@ -37,8 +37,8 @@ def read_given(
         raise ValueError("a streamer shows words as they are written, but query_ids are given. Leave out either.")
     start = query_ids.new_full((len(query_ids), 1), start_id(call.config, model.config))
     sequences = torch.cat([start, query_ids], dim=1)
-    ended = is_one_of(sequences, eos_ids(call.config, model.config)).cumsum(1) > 0
-    has_place = ~ended & (sequences != model.config.text_config.pad_token_id)
+    ended = after_end(sequences, eos_ids(call.config, model.config))
+    has_place = ~ended & ~is_one_of(sequences, model.language_model.padding_id)
     has_place[:, 0] = False  # BOS
     tokens, takes_part = sequences, None
     if for_masks:
@@ -51,7 +51,7 @@ def read_given(
     log_probs = torch.nn.functional.pad(log_probs, (1, 0))
     output = GroundedGenerateOutput(
         sequences=sequences,
-        **model.point_head.locate(of_words, has_place),
+        **model.point_head.locate(model.location_states(of_words), has_place),
         token_log_probs=log_probs.masked_fill(~has_place, torch.nan),
         sequences_scores=caption_scores(log_probs, has_place, ended) if call.rescores else None,
         targets=None if read_targets is None else read_targets(sequences.masked_fill(ended, -1), of_words),

@@ -17,13 +17,12 @@ from transformers.generation.utils import GenerateBeamEncoderDecoderOutput
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
-from .box_ops import is_one_of
+from .box_ops import after_end
 from .decoding_modes import end_ids
 from .decoding_rules import CompleteTokenGroups
 from .decoding_rules import EndOfLoop
 from .decoding_rules import NoImmediateRepetition
-from .language_prefix_decoder import PrefixDecoderLanguageModel
-from .language_t5 import T5PrefixLanguageModel
+from .language_model import GroundedLanguageModel
 from .model_output import GroundedBeamGenerateOutput
 from .model_output import GroundedGenerateOutput
 from .model_output import LayerOutputs
@@ -35,6 +34,7 @@ from .token_states import TokenStatesMixin
 from .token_states import current_recorder
 from .token_states import log_probs_of
 from .token_states import recording
+from .token_states import states_of_locations
 
 GroundedOutput = GroundedGenerateOutput | GroundedBeamGenerateOutput
 # sequences (R,T), -1 from their ends on, and the states (R,T,C) that have consumed them -> what they point at
@@ -59,7 +59,7 @@ class GenerateCall:
 class GroundedGenerationMixin(TokenStatesMixin):
     """transformers' `generate` with a location for every token, from encoded prompts on."""
 
-    language_model: T5PrefixLanguageModel | PrefixDecoderLanguageModel
+    language_model: GroundedLanguageModel
     point_head: PointHead
 
     def write(
@@ -103,7 +103,10 @@ class GroundedGenerationMixin(TokenStatesMixin):
             )
         streamer = call.streamer
         places_stream = hasattr(streamer, "put_location")
-        recorder = StateRecorder((lambda states: self._tell(streamer, states)) if places_stream else None)
+        recorder = StateRecorder(
+            (lambda states: self._tell(streamer, states)) if places_stream else None,
+            predicting=self.config.location_state == "predicting",
+        )
         held = HeldEndStreamer(streamer) if streamer is not None else None
         with recording(recorder):
             output = super().generate(
@@ -167,6 +170,16 @@ class GroundedGenerationMixin(TokenStatesMixin):
             streamer.put_certainty(**located)
         streamer.put_location(coordinates)
 
+    def location_states(self, states: Tensor) -> Tensor:
+        """Of the states (R,T,C) that have consumed tokens those that the tokens' locations are read from, likewise."""
+        return states_of_locations(states, self.config.location_state)
+
+    def _locating(self, has_location: Tensor) -> Tensor:
+        """Which states (R,T) the locations of tokens (R,T) are read from."""
+        if self.config.location_state == "consumed":
+            return has_location
+        return torch.nn.functional.pad(has_location[:, 1:], (0, 1))
+
     def _with_places(
         self,
         output: ModelOutput,
@@ -179,17 +192,17 @@ class GroundedGenerationMixin(TokenStatesMixin):
         """Sort the recorded states along the final sequences and read places and targets from them."""
         sequences = output.sequences
         beams = isinstance(output, GenerateBeamEncoderDecoderOutput)
-        ended = is_one_of(sequences, end_ids(call.config)).cumsum(1) > 0
+        ended = after_end(sequences, end_ids(call.config))
         has_place = ~ended & ~trailing(sequences, pad_id(call.config, self.config))
         has_place[:, 0] = False  # BOS
         states, log_probs = recorder.gather(sequences, getattr(output, "beam_indices", None))
-        lacking = has_place & (states.isnan().any(-1) | log_probs.isnan())
+        lacking = self._locating(has_place) & states.isnan().any(-1) | has_place & log_probs.isnan()
         if lacking.any():
             cache = None if beams else getattr(output, "cache", None)
             states, log_probs = self._filled(states, log_probs, lacking, sequences, encoder_states, encoder_mask, cache)
-            if recorder.on_states is not None and lacking[:, -1].any():
-                recorder.on_states(states[:, -1])
-        located = self.point_head.locate(states, has_place)
+        if recorder.on_states is not None and recorder.num_consumed < sequences.shape[1] and has_place[:, -1].any():
+            recorder.on_states(self.location_states(states)[:, -1])
+        located = self.point_head.locate(self.location_states(states), has_place)
         if call.rescores and not beams:
             output["sequences_scores"] = caption_scores(log_probs, has_place, ended)
         log_probs = log_probs.masked_fill(~has_place, torch.nan)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .configuration_pixelllm import PixelLLMPrefixDecoderConfig
-from .encoder_mask import full_encoder_mask
+from .configuration_pixelllm import PixelLLMConfig, PixelLLMPrefixDecoderConfig
+from .language_model import GroundedLanguageModel, full_encoder_mask
 from .model_output import LayerOutputs
 
 
@@ -97,21 +97,18 @@ class PrefixDecoderLayer(GradientCheckpointingLayer):
         return self.mlp_norm(x + self.dropout(self.lin2(F.gelu(self.lin1(x)))))
 
 
-class PrefixDecoderLanguageModel(nn.Module):
+class PrefixDecoderLanguageModel(GroundedLanguageModel):
     """One stack over the sequence [memory ; text]; memory is [visual tokens ; embedded prompt].
 
     Memory sees all of memory and no text; text sees all of memory and the text up to itself. What text sees of memory
     is therefore the same at every step: `encode` makes its keys and values once, `decode` reads them.
-
-    What every language family of this package offers: `prefill`, of `embed_prompt` and `encode`, `decode` (with a
-    cache, one state per consumed token) and `logits`. Visual tokens come `visual_width` wide and are projected here.
+    Visual tokens come `visual_width` wide and are projected here, where heads do not see it.
     """
 
     texts_can_share_rows = False
 
     def __init__(self, config: PixelLLMPrefixDecoderConfig, visual_width: int):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         width = config.hidden_size
         self.visual_projection = nn.Sequential(
             nn.Linear(visual_width, width), nn.LayerNorm(width, eps=config.visual_norm_eps)
@@ -119,6 +116,13 @@ class PrefixDecoderLanguageModel(nn.Module):
         self.embedding = WordAndPositionEmbedding(config)
         self.layers: Any = nn.ModuleList(PrefixDecoderLayer(config) for _ in range(config.num_hidden_layers))
         self.lm_head = nn.Linear(width, config.vocab_size)
+
+    @classmethod
+    def of(cls, config: PixelLLMConfig) -> PrefixDecoderLanguageModel:
+        return cls(config.text_config, config.prompt_config.output_dim)
+
+    def make_visual_projection(self, visual_width: int) -> None:
+        return None
 
     @property
     def width(self) -> int:
@@ -141,10 +145,10 @@ class PrefixDecoderLanguageModel(nn.Module):
         visual_mask = torch.ones(visual.shape[:2], dtype=torch.bool, device=visual.device)
         if input_ids is None:
             return visual, visual_mask
-        if attention_mask is None:
-            attention_mask = input_ids != self.config.pad_token_id
         words = self.embedding(input_ids).to(visual.dtype)
-        return torch.cat([visual, words], dim=1), torch.cat([visual_mask, attention_mask.bool()], dim=1)
+        return torch.cat([visual, words], dim=1), torch.cat(
+            [visual_mask, self.text_mask(input_ids, attention_mask)], dim=1
+        )
 
     def encode(self, embeddings: Tensor, mask: Tensor, *, layers: LayerOutputs | None = None) -> Tensor:
         """embeddings (R,S,C), mask (R,S) bool -> all that text sees of memory, (R,S,layers,2,C).
@@ -174,9 +178,7 @@ class PrefixDecoderLanguageModel(nn.Module):
         cells: Tensor | None = None,
         layers: LayerOutputs | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """What `decode` reads of a prompt, as `encode` gives it, and which of it is valid, (R,S); arguments as in
-        `embed_prompt`. cells (R,N,visual_width) are more visual tokens.
-        """
+        """See `GroundedLanguageModel.prefill`; cells (R,N,visual_width) are more visual tokens, after the others."""
         if cells is not None:
             visual_tokens = torch.cat([visual_tokens, cells.to(visual_tokens.dtype)], dim=1)
         embeddings, mask = self.embed_prompt(visual_tokens, input_ids, attention_mask)
@@ -193,15 +195,11 @@ class PrefixDecoderLanguageModel(nn.Module):
         use_cache: bool = False,
         layers: LayerOutputs | None = None,
     ) -> tuple[Tensor, Cache | None]:
-        """decoder_input_ids (R,T), encoder_states from `encode`, encoder_mask (R,S) -> states (R,T,C) and the cache.
-
-        Without an encoder_mask all of memory is valid.
-        State t has consumed token t and predicts token t+1. The cache holds text alone: a row's memory comes with
-        every call, so beams of one row, which share it, are sorted without moving it.
+        """See `GroundedLanguageModel.decode`. The cache holds text alone: a row's memory comes with every call, so
+        beams of one row, which share it, are sorted without moving it.
 
         decoder_mask (R,T) changes nothing: text is padded on the right, where no word sees it, and the reference lets
-        padding itself see as much as words do. A mask of four dimensions says what text sees of text.
-        layers: as in `encode`.
+        padding itself see as much as words do.
         """
         if cache is None and use_cache:
             cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
@@ -232,9 +230,9 @@ class PrefixDecoderLanguageModel(nn.Module):
             layers.add(decoder_hidden_states=x)
         return x, cache if use_cache else None
 
-    def logits(self, states: Tensor) -> Tensor:
-        """states (…,C) -> scores of the next token (…,V)."""
-        return self.lm_head(states)
+    def lora_pattern(self, targets: list[str]) -> str:
+        names = {"q": "query", "k": "key", "v": "value", "o": "out"}
+        return rf"layers\..*\.attention\.({'|'.join(names[target] for target in targets)})"
 
 
 def _causal(ids: Tensor, start: int | Tensor, num_keys: int) -> Tensor:

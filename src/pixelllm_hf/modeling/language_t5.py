@@ -8,11 +8,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import T5Config, T5Model
+from transformers import T5Config, T5Model, UMT5Model
 from transformers.cache_utils import Cache
 
 from .codebook_targets import TargetTokens
-from .encoder_mask import full_encoder_mask
+from .configuration_pixelllm import PixelLLMConfig
+from .language_model import GroundedLanguageModel, full_encoder_mask
 from .model_output import LayerOutputs
 
 # What the reference adds to the scores of masked positions. It swallows the relative-position bias, so a query
@@ -20,12 +21,14 @@ from .model_output import LayerOutputs
 MASKED_SCORE = -1e10
 
 
-class T5PrefixLanguageModel(nn.Module):
-    """T5 whose encoder reads [visual tokens ; embedded text] and whose decoder writes the caption.
+class T5PrefixLanguageModel(GroundedLanguageModel):
+    """T5 whose encoder reads [visual tokens ; embedded text] and whose decoder writes the caption."""
 
-    What every language family of this package offers: `prefill`, of `embed_prompt` and `encode`, `decode` (with a
-    cache, one state per consumed token) and `logits`.
-    """
+    # Whatever `tie_word_embeddings` says, which is about an output layer that is never tied here.
+    tied_weights = {
+        "body.encoder.embed_tokens.weight": "body.shared.weight",
+        "body.decoder.embed_tokens.weight": "body.shared.weight",
+    }
 
     # Its positions are distances: a text is the same wherever in a row it stands.
     texts_can_share_rows = True
@@ -35,15 +38,22 @@ class T5PrefixLanguageModel(nn.Module):
     ):
         """masked_states_count: something reads the states of masked positions, and may be trained through them.
         target_token_ids: the codebook's tokens, which have weights of their own; None for none."""
-        super().__init__()
-        self.config = config
-        self.body = T5Model(config)
+        super().__init__(config)
+        self.body = (UMT5Model if config.model_type == "umt5" else T5Model)(config)
         # Untied, and no d**-0.5 rescale of the states before it (official.md#t5).
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.target_tokens = None if target_token_ids is None else TargetTokens(target_token_ids, config.d_model)
         self.masked_states_count = masked_states_count
         self._evaluation_attention: str | None = None
         self.train(self.training)
+
+    @classmethod
+    def of(cls, config: PixelLLMConfig) -> T5PrefixLanguageModel:
+        return cls(
+            config.text_config,
+            masked_states_count=config.mask_head_config is not None,
+            target_token_ids=None if config.codebook_config is None else config.codebook_config.token_ids,
+        )
 
     @property
     def width(self) -> int:
@@ -81,11 +91,9 @@ class T5PrefixLanguageModel(nn.Module):
         visual_mask = torch.ones(visual_tokens.shape[:2], dtype=torch.bool, device=visual_tokens.device)
         if input_ids is None:
             return visual_tokens, visual_mask
-        if attention_mask is None:
-            attention_mask = input_ids != self.config.pad_token_id
         words = self._embed(input_ids)
         embeddings = torch.cat([visual_tokens, words.to(visual_tokens.dtype)], dim=1)
-        return embeddings, torch.cat([visual_mask, attention_mask.bool()], dim=1)
+        return embeddings, torch.cat([visual_mask, self.text_mask(input_ids, attention_mask)], dim=1)
 
     def encode(self, embeddings: Tensor, mask: Tensor, *, layers: LayerOutputs | None = None) -> Tensor:
         """embeddings (R,S,C), mask (R,S) bool -> states (R,S,C). Relative positions run over the whole prefix.
@@ -109,10 +117,10 @@ class T5PrefixLanguageModel(nn.Module):
         cells: Tensor | None = None,
         layers: LayerOutputs | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """What `decode` reads of a prompt, (R,S,C), and which of it is valid, (R,S); arguments as in `embed_prompt`.
+        """See `GroundedLanguageModel.prefill`; cells go past the encoder.
 
-        cells (R,N,C) go past the encoder. They stand before its states: cross-attention has no positions, and a mask of
-        the text alone is extended to the left.
+        They stand before its states: cross-attention has no positions, and a mask of the text alone is extended to the
+        left.
         """
         embeddings, mask = self.embed_prompt(visual_tokens, input_ids, attention_mask)
         states = self.encode(embeddings, mask, layers=layers)
@@ -131,13 +139,12 @@ class T5PrefixLanguageModel(nn.Module):
         use_cache: bool = False,
         layers: LayerOutputs | None = None,
     ) -> tuple[Tensor, Cache | None]:
-        """decoder_input_ids (R,T), encoder_states (R,S,C), encoder_mask (R,S) -> states (R,T,C) and the cache.
+        """See `GroundedLanguageModel.decode`.
 
-        Without an encoder_mask all encoder states are valid; T5 then has no mask to make of it at every step.
-        State t has consumed token t and predicts token t+1. decoder_mask (R,T) marks the positions that take part;
-        as in the reference the others get uniform attention over everything (official.md#t5), which only the
-        mask head ever sees. A mask of four dimensions is used as it is: (R,1,T,T) bool, which positions see which,
-        or the scores that are added. layers: as in `encode`.
+        Without an encoder_mask T5 has no mask to make of it at every step. What a decoder_mask (R,T) leaves out gets
+        uniform attention over everything, as in the reference (official.md#t5).
+        A mask of four dimensions is used as it is: (R,1,T,T) bool, which positions see which, or the scores that are
+        added.
         """
         self_mask, cross_mask = decoder_mask, encoder_mask
         if decoder_mask is not None and decoder_mask.ndim == 2:
@@ -166,6 +173,9 @@ class T5PrefixLanguageModel(nn.Module):
         """states (…,C) -> scores of the next token (…,V)."""
         scores = self.lm_head(states)
         return scores if self.target_tokens is None else self.target_tokens.logits(states, scores)
+
+    def lora_pattern(self, targets: list[str]) -> str:
+        return rf"body\..*\.(SelfAttention|EncDecAttention)\.({'|'.join(targets)})"
 
     def _embed(self, input_ids: Tensor) -> Tensor:
         words = self.get_input_embeddings()(input_ids)

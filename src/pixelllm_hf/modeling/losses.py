@@ -51,8 +51,9 @@ class GroundedTargets:
 class GroundedCriterion:
     """The weighted sum of the losses, and its unweighted parts by name."""
 
-    def __init__(self, config: PixelLLMConfig):
-        self.config = config
+    def __init__(self, config: PixelLLMConfig, padding_id: int | None):
+        """padding_id: of the language model; None where no id is only padding, and labels have `IGNORED_LABEL`."""
+        self.config, self.padding_id = config, padding_id
 
     def __call__(
         self,
@@ -76,7 +77,7 @@ class GroundedCriterion:
             targets.text_loss_mask,
             label_smoothing=self.config.label_smoothing,
             eos_token_id=text.eos_token_id,
-            pad_token_id=text.pad_token_id,
+            pad_token_id=self.padding_id,
         )
         if targets.point_labels is not None:
             if located.coordinates is None:
@@ -128,7 +129,7 @@ def text_loss(
     *,
     label_smoothing: float,
     eos_token_id: int | list[int] | None,
-    pad_token_id: int | None = 0,
+    pad_token_id: int | None,
 ) -> Tensor:
     """`label_loss` of the next token: logits (…,T,V), tokens (…,T) as the decoder consumes them."""
     # Shifting the targets and not the logits spares a copy of the logits; the last position predicts nothing.
@@ -145,7 +146,7 @@ def label_loss(
     *,
     label_smoothing: float,
     eos_token_id: int | list[int] | None,
-    pad_token_id: int | None = 0,
+    pad_token_id: int | None,
 ) -> Tensor:
     """Cross entropy of the label of each position, over labels that are no padding and whose row counts.
 

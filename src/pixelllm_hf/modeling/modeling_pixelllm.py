@@ -12,19 +12,15 @@ from transformers.cache_utils import Cache
 from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import BaseModelOutput
 
-from .box_ops import boxes_of_words
-from .box_ops import is_one_of
-from .box_ops import last_words
+from .box_ops import after_end, boxes_of_words, is_one_of, last_words
 from .codebook_head import CodebookHead
-from .configuration_pixelllm import PREFIX_DECODER
 from .configuration_pixelllm import PixelLLMConfig
 from .detections import make_proposal_head
 from .distinct_prompts import distinct_prompts
-from .encoder_mask import full_encoder_mask
 from .grounded_generation import GroundedGenerationMixin
 from .grounded_generation import GroundedOutput
-from .language_prefix_decoder import PrefixDecoderLanguageModel
-from .language_t5 import T5PrefixLanguageModel
+from .language_families import make_language_model
+from .language_model import full_encoder_mask
 from .losses import IGNORED_LABEL
 from .losses import GroundedCriterion
 from .losses import GroundedTargets
@@ -62,40 +58,19 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
     them.
     """
 
-    # transformers collects these from children that are pretrained models themselves; T5 sits one level deeper.
-    _tied_weights_keys = {
-        "language_model.body.encoder.embed_tokens.weight": "language_model.body.shared.weight",
-        "language_model.body.decoder.embed_tokens.weight": "language_model.body.shared.weight",
-    }
-
     def __init__(self, config: PixelLLMConfig):
         super().__init__(config)
         self.vision_towers = VisionTowers(config.vision_config)
         self.prompt_encoder = PromptEncoder(config.prompt_config)
-        visual_width = config.prompt_config.output_dim
-        if config.text_config.model_type == PREFIX_DECODER:
-            self.language_model = PrefixDecoderLanguageModel(config.text_config, visual_width)
-            self.visual_projection = nn.Identity()  # this family projects visual tokens itself
-            self._tied_weights_keys = {}
-            seen_width = visual_width
-        else:
-            reads_padding = config.mask_head_config is not None
-            codebook = config.codebook_config
-            self.language_model = T5PrefixLanguageModel(
-                config.text_config,
-                masked_states_count=reads_padding,
-                target_token_ids=None if codebook is None else codebook.token_ids,
-            )
-            seen_width = self.language_model.width
-            self.visual_projection = nn.Sequential(
-                nn.Linear(visual_width, seen_width), nn.LayerNorm(seen_width, eps=1e-5)
-            )
+        self.language_model = make_language_model(config)
+        visual_width, width = config.prompt_config.output_dim, self.language_model.width
+        self.visual_projection = self.language_model.make_visual_projection(visual_width)
+        seen_width = visual_width if self.visual_projection is None else width
         channels = config.vision_config.feature_channels
         features = config.vision_config.standardised_channels
         self.channel_dropout = ChannelDropout(config.vision_config.channel_dropout, features)
         self.prompt_feature_extractor = PromptFeatureExtractor(config.prompt_config, channels, seen_width, features)
         self.prompt_pooling = PromptPooling(channels, seen_width) if config.prompt_config.pools_prompt else None
-        width = self.language_model.width
         self.point_head = PointHead(config.point_head_config, width)
         self.mask_head, self.proposal_head, self.codebook_head = None, None, None
         if config.mask_head_config is not None:
@@ -115,11 +90,12 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             self.generation_config._from_model_config = False  # else options of our own would get lost when saved
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
-        # T5's encoder and decoder share their words whatever `tie_word_embeddings` says, which is about an output
-        # layer that is never tied here; without these keys they would be drawn anew on loading.
+        # transformers collects these from children that are pretrained models themselves; language models sit one level
+        # deeper. Without these keys what is tied would be drawn anew on loading.
         if all_submodels:
             return super().get_expanded_tied_weights_keys(all_submodels=True)
-        return dict(self._tied_weights_keys)
+        tied = self.language_model.tied_weights
+        return {f"language_model.{name}": f"language_model.{other}" for name, other in tied.items()}
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -128,10 +104,10 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         self.language_model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
-        return self.language_model.lm_head
+        return self.language_model.get_output_embeddings()
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        self.language_model.lm_head = new_embeddings
+        self.language_model.set_output_embeddings(new_embeddings)
 
     def get_image_features(self, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> VisionFeatures:
         """pixel_values (B,3,S,S) 0..255, pixel_mask (B,S,S) -> the maps of the towers and their fusion.
@@ -197,7 +173,8 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         tokens, cells = self.prompt_feature_extractor(
             fused, positions, sparse, self.prompt_encoder.no_mask, prompt_mask
         )
-        tokens = self.visual_projection(tokens)
+        if self.visual_projection is not None:
+            tokens = self.visual_projection(tokens)
         if self.prompt_pooling is not None:
             tokens = tokens + self.prompt_pooling(
                 fused, prompt_boxes, prompt_points, prompt_point_labels, prompt_mask, image_size=side
@@ -375,7 +352,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             original_sizes: travels with the inputs for post-processing; not used here.
             image_features, encoder_outputs: results of `get_image_features` / `encode` to use again.
             decoder_input_ids: (R,T) tokens to consume, the first one BOS; decoder_attention_mask (R,T) marks those
-                that take part (see `T5PrefixLanguageModel.decode`).
+                that take part (see `GroundedLanguageModel.decode`).
             labels: (R,T) tokens to predict, -100 ignored. The decoder then consumes BOS and the labels, or the
                 decoder_input_ids (R,T) that come too: BOS and all labels but the last, whose place is then not learnt.
             label_segments: (R,T) where a row's labels are several texts, one behind the other, each with its EOS: the
@@ -434,7 +411,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         )
         decoder_states = text_states[:, : tokens.shape[1]] if mask_labels is not None else text_states
         logits = self.language_model.logits(decoder_states)
-        located = self.point_head(decoder_states) if output_coordinates else PointHeadOutput()
+        located = self.point_head(self.location_states(decoder_states)) if output_coordinates else PointHeadOutput()
         coordinates = located.coordinates
 
         loss, parts = None, None
@@ -456,7 +433,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
                 masks = self.predict_masks(image_features, seen.tokens[rows], text_states[rows], boxes[rows], images)
                 targets.masks = mask_labels[rows]
                 targets.pixel_mask = None if pixel_mask is None else pixel_mask[images]
-            loss, parts = GroundedCriterion(self.config)(
+            loss, parts = GroundedCriterion(self.config, self.language_model.padding_id)(
                 targets,
                 logits=logits,
                 located=located,
@@ -585,7 +562,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         """
         text, missing = self.config.text_config, self._mask_config().text_length - tokens.shape[1]
         if takes_part is None:
-            takes_part = (tokens != text.pad_token_id) & (is_one_of(tokens, text.eos_token_id).cumsum(1) == 0)
+            takes_part = ~is_one_of(tokens, self.language_model.padding_id) & ~after_end(tokens, text.eos_token_id)
             takes_part[:, 0] = True  # BOS may have the id of padding
         missing = max(missing, 0)
         return F.pad(tokens, (0, missing), value=text.pad_token_id), F.pad(takes_part, (0, missing))

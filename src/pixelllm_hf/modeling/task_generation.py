@@ -20,13 +20,13 @@ from .detections import agreement
 from .detections import detect_objects
 from .detections import joined
 from .detections import rescored
-from .encoder_mask import full_encoder_mask
 from .given_answers import read_given
 from .grounded_generation import GenerateCall
 from .grounded_generation import GroundedOutput
 from .grounded_generation import ReadTargets
 from .grounded_generation import eos_ids
 from .grounded_generation import start_id
+from .language_model import full_encoder_mask
 from .model_output import GroundedGenerateOutput
 from .model_output import LayerOutputs
 from .prompt_rows import PromptRows

@@ -31,11 +31,12 @@ class StateRecorder:
     as their scores stay in the caches of a processor: with a small vocabulary that saves most of their time, beyond the
     caches it would multiply it.
 
-    on_states: is told the states (rows,C) of each token that was written; those of given tokens it does not see.
+    on_states: is told the states (rows,C) that each written token's location is read from, of which the token was
+    consumed or, where `predicting`, predicted; those of given tokens it does not see.
     """
 
-    def __init__(self, on_states: Callable[[Tensor], None] | None = None):
-        self.on_states = on_states
+    def __init__(self, on_states: Callable[[Tensor], None] | None = None, *, predicting: bool = False):
+        self.on_states, self.predicting = on_states, predicting
         self.num_consumed = 0  # positions that have an entry
         self._num_given = 1  # tokens that stood there before the first was written; BOS is one
         self._states: list[Tensor] = []  # portions (rows, positions, C)
@@ -64,7 +65,7 @@ class StateRecorder:
             if len(self._unscored) * logits.shape[0] * logits.shape[-1] >= _SCORES_AT_ONCE:
                 self._score()
             if self.on_states is not None:
-                self.on_states(states[:, -1])
+                self.on_states((self._states[-1] if self.predicting else states)[:, -1])
             self._states.append(_newest(states))
             self.num_consumed += 1
         self._logits, self._parents = _newest(logits), None
@@ -118,6 +119,16 @@ class StateRecorder:
         states = torch.nn.functional.pad(states, (0, 0, 0, num_tokens - states.shape[1]), value=torch.nan)
         missing = num_tokens - log_probs.shape[1]
         return states, torch.nn.functional.pad(log_probs, (0, missing), value=torch.nan)
+
+
+def states_of_locations(states: Tensor, location_state: str) -> Tensor:
+    """States (R,T,C) that have consumed tokens -> those that the tokens' locations are read from, in the same places.
+
+    "consumed": the same; "predicting": each token's is the one before its own. The first token, BOS, has no location.
+    """
+    if location_state == "consumed":
+        return states
+    return torch.cat([states[:, :1], states[:, :-1]], dim=1)
 
 
 def _newest(values: Tensor) -> Tensor:
@@ -181,4 +192,11 @@ class TokenStatesMixin(GenerationMixin):
         return cache
 
 
-__all__ = ["StateRecorder", "TokenStatesMixin", "current_recorder", "log_probs_of", "recording"]
+__all__ = [
+    "StateRecorder",
+    "TokenStatesMixin",
+    "current_recorder",
+    "log_probs_of",
+    "recording",
+    "states_of_locations",
+]

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from pixelllm_hf.extras import require
+from pixelllm_hf.modeling.language_model import GroundedLanguageModel
 from pixelllm_hf.training.recipe_values import Few, Positive, RecipePart, Within
 
 
@@ -17,8 +19,8 @@ class LoraSettings(RecipePart):
     """Rank and targets; the update is `scale * A B`, scale 2 in the reference whatever the rank (alpha = 2 * rank).
 
     Args:
-        targets: which projections (`q`, `k`, `v`, `o`) of the encoder's self-attention and the decoder's self- and
-            cross-attention are adapted.
+        targets: which projections (`q`, `k`, `v`, `o`) of the language model's attention are adapted, whatever its
+            family calls them; one that makes several of them at once is adapted whole.
     """
 
     rank: Few = 32
@@ -27,16 +29,16 @@ class LoraSettings(RecipePart):
     dropout: Annotated[float, Within(0, 0.999)] = 0.0
 
 
-def lora_config(settings: LoraSettings) -> Any:
+def lora_config(settings: LoraSettings, language_model: GroundedLanguageModel) -> Any:
     """peft's configuration of these settings; targets are a pattern, bare names would also hit the vision towers."""
     require("peft", what="LoRA")
     from peft import LoraConfig
 
-    names = "|".join(settings.targets)
     return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.scale * settings.rank,  # type: ignore[arg-type]
-        target_modules=rf"language_model\..*\.(SelfAttention|EncDecAttention)\.({names})",
+        target_modules=rf"language_model\.{language_model.lora_pattern(settings.targets)}",
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in language_model.modules()),  # GPT-2's
         lora_dropout=settings.dropout,
     )
 
@@ -52,19 +54,26 @@ def add_lora(model: nn.Module, settings: LoraSettings) -> list[str]:
     from peft.tuners.lora import LoraLayer
 
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    inject_adapter_in_model(lora_config(settings), model)  # freezes everything but the adapters
+    inject_adapter_in_model(lora_config(settings, language_model(model)), model)  # freezes everything but the adapters
     for name, parameter in model.named_parameters():
         if not name.startswith("language_model.") or ".target_tokens." in name:
             parameter.requires_grad_(name in trained)
-    config: Any = model.config
-    head_width = config.get_text_config().d_kv
+    head_width = getattr(language_model(model).config, "d_kv", None)
     adapted = []
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
-            fan = module.in_features * (head_width if name.endswith(".q") else 1)  # how T5 draws its kernels
+            draws_narrow = head_width is not None and name.endswith(".q")  # T5's queries, which are not scaled
+            fan = module.in_features * (head_width if draws_narrow else 1)
             nn.init.normal_(module.lora_A["default"].weight, std=fan**-0.5)
             adapted.append(name)
     return adapted
+
+
+def language_model(model: nn.Module) -> GroundedLanguageModel:
+    """That of a whole model, under whatever wraps it."""
+    found = model.get_submodule("language_model")
+    assert isinstance(found, GroundedLanguageModel)
+    return found
 
 
 def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
@@ -93,4 +102,4 @@ def save_adapter(model: nn.Module, settings: LoraSettings, folder: Path) -> None
     tensors = get_peft_model_state_dict(model, adapter_name="default")
     tensors = {name: t for name, t in tensors.items() if ".lora_" in name}
     save_tensors(folder / "adapter_model.safetensors", {f"base_model.model.{k}": v for k, v in tensors.items()})
-    lora_config(settings).save_pretrained(str(folder))
+    lora_config(settings, language_model(model)).save_pretrained(str(folder))

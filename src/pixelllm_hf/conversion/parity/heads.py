@@ -139,7 +139,9 @@ def losses(golden: Golden) -> Computed:
         if name.startswith("text/loss"):
             mask = None if "nomask" in name else text["mask"]
             smoothing = float(name.rpartition("smooth")[2])
-            loss = text_loss(text["logits"], text["tokens"], mask, label_smoothing=smoothing, eos_token_id=eos)
+            loss = text_loss(
+                text["logits"], text["tokens"], mask, label_smoothing=smoothing, eos_token_id=eos, pad_token_id=0
+            )
             computed.add({name: loss})
 
     point = golden.below("point/")

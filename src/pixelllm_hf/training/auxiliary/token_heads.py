@@ -60,8 +60,7 @@ class TokenHeads(nn.Module):
         """For the prompt tokens of a model and the names in the labels."""
         attributes = {name: len(values) for name, values in labels.attribute_names.items()}
         prompt = model.config.prompt_config
-        projects = not isinstance(model.visual_projection, nn.Identity)
-        width = model.language_model.width if projects else prompt.output_dim
+        width = prompt.output_dim if model.visual_projection is None else model.language_model.width
         return cls(width, prompt.num_tokens, len(labels.class_names), attributes, task)
 
     def forward(self, tokens: Tensor, labels: Tensor, boxes: Tensor) -> AuxiliaryOutput:

@@ -1,0 +1,129 @@
+"""What every language family offers, and what the heads, `forward` and `generate` ask of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+
+from .configuration_pixelllm import PixelLLMConfig
+from .model_output import LayerOutputs
+
+
+class GroundedLanguageModel(nn.Module):
+    """A language model that reads [visual tokens ; text] of a prompt and writes an answer to it.
+
+    `prefill` makes of R prompts a memory, (R,S,…) and a mask (R,S), whose rows may be repeated, selected and sorted
+    like any others; nothing else looks into it. `decode` consumes tokens of answers, all at once or step by step with a
+    cache that holds answers alone, and gives the state of every consumed token. `logits` makes of states the scores of
+    the next tokens.
+
+    width: of the states. padding_id: the id that is no word, None where no id is only that. tied_weights: names of
+    weights that are others, by the name of the other, as transformers' `_tied_weights_keys`.
+    """
+
+    tied_weights: dict[str, str] = {}
+    width: int
+
+    def __init__(self, config: Any):
+        super().__init__()
+        self.config = config
+
+    @classmethod
+    def of(cls, config: PixelLLMConfig) -> GroundedLanguageModel:
+        """The language model of a whole model's config, with new weights."""
+        return cls(config.text_config)
+
+    @property
+    def padding_id(self) -> int | None:
+        pad, ends = self.config.pad_token_id, self.config.eos_token_id
+        return None if pad in (ends if isinstance(ends, list) else [ends]) else pad
+
+    def make_visual_projection(self, visual_width: int) -> nn.Module | None:
+        """What makes visual tokens (R,V,visual_width) those that `prefill` and the heads take, (R,V,width); None for a
+        family that takes them, and lets heads see them, as they are.
+        """
+        return nn.Sequential(nn.Linear(visual_width, self.width), nn.LayerNorm(self.width, eps=1e-5))
+
+    def get_input_embeddings(self) -> nn.Module:
+        raise NotImplementedError
+
+    def set_input_embeddings(self, embeddings: nn.Module) -> None:
+        raise NotImplementedError
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, embeddings: nn.Module) -> None:
+        self.lm_head = embeddings
+
+    def prefill(
+        self,
+        visual_tokens: Tensor,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *,
+        cells: Tensor | None = None,
+        layers: LayerOutputs | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """visual_tokens (R,V,C), input_ids (R,L), attention_mask (R,L), cells (R,N,C) of the image's map -> what
+        `decode` reads of the prompt, (R,S,…), and which of it is valid, (R,S) bool.
+
+        Without a mask, text is valid where its id is not the padding id. layers: takes what the layers leave.
+        """
+        raise NotImplementedError
+
+    def decode(
+        self,
+        decoder_input_ids: Tensor,
+        encoder_states: Tensor,
+        encoder_mask: Tensor | None,
+        *,
+        decoder_mask: Tensor | None = None,
+        cache: Cache | None = None,
+        use_cache: bool = False,
+        layers: LayerOutputs | None = None,
+    ) -> tuple[Tensor, Cache | None]:
+        """decoder_input_ids (R,T), encoder_states (R,S,…) from `prefill`, encoder_mask (R,S) -> states (R,T,C) and the
+        cache. Without an encoder_mask all of the memory is valid.
+
+        State t has consumed token t and predicts token t+1. decoder_mask (R,T) marks the positions that take part; what
+        others leave is for the mask head alone. A mask of four dimensions says what answers see of answers. layers: as
+        in `prefill`.
+        """
+        raise NotImplementedError
+
+    def logits(self, states: Tensor) -> Tensor:
+        """states (…,C) -> scores of the next token (…,V)."""
+        return self.get_output_embeddings()(states)
+
+    def lora_pattern(self, targets: list[str]) -> str:
+        """The regular expression of the names, within this module, of the projections q, k, v and o of its attention
+        that are to be adapted."""
+        raise NotImplementedError
+
+    def text_mask(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Which tokens of a prompt count, (R,L) bool."""
+        return (input_ids != self.config.pad_token_id) if attention_mask is None else attention_mask.bool()
+
+
+def full_encoder_mask(mask: Tensor | None, states: Tensor) -> Tensor:
+    """Which positions of a memory (R,S,…) are valid, (R,S) bool; all of them without a mask.
+
+    A mask of the text alone is extended by the visual tokens before it, which are always valid.
+    """
+    if mask is None:
+        return torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+    missing = states.shape[1] - mask.shape[1]
+    if missing == 0:
+        return mask.bool()
+    if missing < 0:
+        raise ValueError(
+            f"attention_mask covers {mask.shape[1]} positions but encoder_outputs has only {states.shape[1]}."
+        )
+    return torch.cat([mask.new_ones(mask.shape[0], missing), mask], dim=1).bool()
+
+
+__all__ = ["GroundedLanguageModel", "full_encoder_mask"]
