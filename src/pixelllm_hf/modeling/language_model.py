@@ -25,6 +25,8 @@ class GroundedLanguageModel(nn.Module):
     """
 
     tied_weights: dict[str, str] = {}
+    # Whether a text is the same wherever in a row it stands: several may share one, behind a mask of four dimensions.
+    texts_can_share_rows = False
     width: int
 
     def __init__(self, config: Any):

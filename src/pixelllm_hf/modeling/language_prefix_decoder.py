@@ -105,8 +105,6 @@ class PrefixDecoderLanguageModel(GroundedLanguageModel):
     Visual tokens come `visual_width` wide and are projected here, where heads do not see it.
     """
 
-    texts_can_share_rows = False
-
     def __init__(self, config: PixelLLMPrefixDecoderConfig, visual_width: int):
         super().__init__(config)
         width = config.hidden_size
