@@ -9,6 +9,7 @@ A killed run continues exactly where its newest checkpoint is when the same comm
 from __future__ import annotations
 
 from pixelllm_hf.training.auxiliary.objective import masks_objective, prompt_tokens_objective, towers_objective
+from pixelllm_hf.training.box_masks_objective import box_masks_objective
 from pixelllm_hf.training.dry_run import describe
 from pixelllm_hf.training.language_objective import language_objective
 from pixelllm_hf.training.recipe import TrainConfig
@@ -24,6 +25,7 @@ OBJECTIVES = {
     "towers": towers_objective,
     "prompt_tokens": prompt_tokens_objective,
     "masks": masks_objective,
+    "box_masks": box_masks_objective,
 }
 
 

@@ -58,8 +58,9 @@ class FeatureMaker:
     def digest(self) -> str:
         """Of all that the features depend on; the statistics that standardise them are applied when they are read."""
         # Also the config: the same weights may be asked for other maps, or see the canvas at another size.
-        config = {**self.towers.config.to_dict(), "standardise": False}
-        about = [CACHE_VERSION, self.canvas, self.maps, config]
+        config = self.towers.config
+        towers = [{**tower.to_dict(), "transformers_version": ""} for tower in config.towers]
+        about = [CACHE_VERSION, self.canvas, self.maps, config.fused_maps, config.fused_grid_size, towers]
         digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.towers.state_dict().items()):
             if name not in ("fused_mean", "fused_scale"):
@@ -84,10 +85,14 @@ class FeatureMaker:
 
 
 def kept_maps(config: PixelLLMConfig, batches: GroundedBatches) -> tuple[str, ...]:
-    """The maps that training on these batches reads: language needs the fused one alone."""
+    """The maps that training on these batches reads: language needs the fused one alone, masks another."""
     sources: dict[str, Any] = dict(batches.sources)
     tasks = {source[0]["task"] for source in sources.values()}
-    return (FUSED,) if tasks <= _LANGUAGE_TASKS else tuple(config.head_maps)
+    if tasks <= _LANGUAGE_TASKS:
+        return (FUSED,)
+    if tasks <= {*_LANGUAGE_TASKS, "segment"}:
+        return tuple(dict.fromkeys([FUSED, config.vision_config.mask_map]))
+    return tuple(config.head_maps)
 
 
 class FeaturePart:

@@ -47,8 +47,9 @@ class TrainConfig(RecipePart):
     Args:
         objective: what is learnt. `language` from `data.sources`; `reward` from the same, with captions that the model
             writes itself rewarded; `text` a decoder that writes like these and `data.texts`, with nothing to look at;
-            the others from `auxiliary` alone: `towers` gives vision towers that name what they see, `prompt_tokens` a
-            model whose prompt tokens know what is where, `masks` one that makes masks of boxes.
+            `box_masks` masks of the boxes of sources of task `segment`. The others from `auxiliary` alone: `towers`
+            gives vision towers that name what they see, `prompt_tokens` a model whose prompt tokens know what is where,
+            `masks` one that makes masks of boxes, and towers for it.
         reward: of objective `reward`.
         auxiliary: labels of COCO instances that teach beside language, or by themselves.
         evaluate: `module:function` called during training as `function(model, processor) -> {name: value}`.
@@ -56,7 +57,7 @@ class TrainConfig(RecipePart):
             all that the model has the heads for, and `scenes`: `{tasks: [trace, refer], scenes: 64}`.
     """
 
-    objective: Literal["language", "reward", "text", "towers", "prompt_tokens", "masks"] = "language"
+    objective: Literal["language", "reward", "text", "box_masks", "towers", "prompt_tokens", "masks"] = "language"
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelSettings = field(default_factory=ModelSettings)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

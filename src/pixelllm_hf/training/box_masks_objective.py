@@ -1,0 +1,98 @@
+"""SAM's own task for a model with frozen towers: a box in, a mask out, of the objects of sources of task `segment`.
+
+Objective `masks` teaches the same together with the towers. Here these stay as they are, so that what they see can be
+looked up, and the mask decoder alone learns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from pixelllm_hf.modeling.mask_losses import mask_iou, mask_loss
+from pixelllm_hf.modeling.model_output import PixelLLMOutput
+from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
+from pixelllm_hf.training.language_objective import language_objective
+from pixelllm_hf.training.objective import Objective
+from pixelllm_hf.training.recipe_values import ConfigError
+
+if TYPE_CHECKING:
+    from pixelllm_hf.training.recipe import TrainConfig
+
+TAUGHT = ("mask_head.decoder.", "mask_head.map_projection.")
+BOX_NOISE = 0.05  # of a box's width or height, standard deviation: predicted boxes are not exact either
+PIXELS_PER_LABEL = 4
+
+
+class BoxMasks(nn.Module):
+    """A model whose mask decoder learns from true boxes, moved a little while it trains.
+
+    What its adapter heard of language is forgotten: the gate is closed, as in a new model.
+    """
+
+    def __init__(self, model: PixelLLMForGroundedGeneration):
+        super().__init__()
+        if model.mask_head is None:
+            raise ConfigError("Masks cannot be taught to a model without a mask head; set mask_head_config.")
+        self.model = model
+        nn.init.zeros_(model.mask_head.adapter.alpha)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.startswith(TAUGHT))
+
+    def forward(self, **batch: Any) -> PixelLLMOutput:
+        """A batch of task `segment` as in the model; rows without a box or a mask teach nothing."""
+        model = self.model
+        assert model.mask_head is not None
+        features = model.features_or_see(batch.get("image_features"), batch.get("pixel_values"), batch["pixel_mask"])
+        image_map, side = features[model.config.vision_config.mask_map], model.config.image_size
+        boxes = true_boxes(batch["point_labels"])
+        known = boxes.isfinite().all(-1) & (batch["mask_loss_mask"] > 0)
+        images = model.image_of_row(batch["prompt_mask"], len(image_map), len(boxes))[known]
+        sizes_wh = model.row_sizes_wh(batch["pixel_mask"], batch["prompt_mask"], len(boxes))[known]
+        boxes = boxes[known] * sizes_wh.repeat(1, 2)
+        if self.training:
+            boxes = boxes + BOX_NOISE * torch.randn_like(boxes) * (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+        image_map = model.mask_head.project_map(image_map)
+        found = model.mask_head.decoder(
+            image_map,
+            model.prompt_encoder.dense_positions(*image_map.shape[1:3]),
+            model.prompt_encoder.no_mask,
+            model.prompt_encoder.embed_boxes(boxes, image_size_hw=(side, side)),
+            images,
+        )
+        every = slice(PIXELS_PER_LABEL // 2, None, PIXELS_PER_LABEL)
+        masks, real = batch["mask_labels"][known][:, every, every], batch["pixel_mask"][images][:, every, every]
+        parts = mask_loss(found.logits, found.iou_predictions, masks, pixel_mask=real)
+        loss = torch.stack(list(parts.values())).sum()
+        return PixelLLMOutput(loss=loss, loss_parts={"mask": loss.detach(), "mask_iou": _overlap(found.logits, masks)})
+
+
+def true_boxes(point_labels: Tensor) -> Tensor:
+    """point_labels (R,T,2,2) -> the box of each row's last label that has one, (R,4) xyxy in the same frame, or NaN."""
+    boxes = point_labels.flatten(2)
+    known = boxes.isfinite().all(-1)
+    last = (known * torch.arange(1, known.shape[1] + 1, device=known.device)).argmax(1)
+    return boxes[torch.arange(len(boxes), device=known.device), last]
+
+
+@torch.no_grad()
+def _overlap(logits: Tensor, masks: Tensor) -> Tensor:
+    if not len(masks):
+        return logits.new_zeros(())
+    logits = nn.functional.interpolate(logits.float(), size=masks.shape[-2:], mode="bilinear", align_corners=False)
+    return mask_iou(logits[:, 0] > 0, masks > 0).mean()
+
+
+def box_masks_objective(recipe: TrainConfig, accelerator: Accelerator) -> Objective:
+    """The objects of `data.sources`, all of task `segment`."""
+    objective = language_objective(recipe, accelerator)
+    assert objective.grounded is not None
+    sources: dict[str, Any] = dict(objective.grounded.sources)
+    if other := sorted(name for name, source in sources.items() if source[0]["task"] != "segment"):
+        raise ConfigError(f"objective box_masks learns from sources of task segment, but {other} are of others.")
+    model: Any = objective.module
+    return replace(objective, module=BoxMasks(model), shown="mask_iou")
