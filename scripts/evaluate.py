@@ -20,6 +20,8 @@ instances_SPLIT.json, captions_SPLIT.json and images/. Any other DIR has images/
 layouts, such as `python -m pixelllm_hf.data.scenes` writes:
   trace    instances.json, localized_narratives.jsonl     region, dense  visual_genome/*.json or GRiT's JSON
   caption  captions.json, perhaps instances.json          refer, segment refcoco/refs*, refcoco/instances.json
+  muse     muse.json or muse_SPLIT.json, perhaps in muse/ multirefer     as refer
+  reasonseg the folders SPLIT of ReasonSeg, with JSON beside the images
 Or it holds the rows of the task that scripts/prepare_dataset.py made of such files, or of others.
 Where objects have names that the model never learnt, --trained-names says which it did: names are then measured on
 those objects, places on all. --title keeps such a report apart from the others in a model card.
@@ -67,6 +69,7 @@ from pixelllm_hf.evaluation.runner import (
 )
 from pixelllm_hf.evaluation.scene_folder import HELD_OUT_SEED, DataFolder, EvaluationDataError, composed_folder
 from pixelllm_hf.evaluation.tasks import NAMES, OF_LAYOUT, Task, task_for
+from pixelllm_hf.evaluation.tasks.task import Thoroughness
 from pixelllm_hf.evaluation.trained_names import TrainedNames
 from pixelllm_hf.extras import require
 from pixelllm_hf.files import atomic_text
@@ -109,7 +112,9 @@ def main(args: argparse.Namespace) -> None:
         if captioner is None:
             evaluation = evaluate_baseline(answering(args, data), task, data, limit=args.limit)
         else:
-            evaluation = evaluate(captioner.model, captioner.processor, task, data, asking=asking, limit=args.limit)
+            how = Thoroughness(released_meter=args.released_meter)
+            model, processor = captioner.model, captioner.processor
+            evaluation = evaluate(model, processor, task, data, asking=asking, how=how, limit=args.limit)
         if evaluation is None or not state.is_main_process:
             return
         made = (
@@ -232,6 +237,11 @@ if __name__ == "__main__":
     parser.add_argument("--num-beams", type=int, help="default: the checkpoint's own")
     parser.add_argument("--baseline", choices=KINDS, help="what can be answered without a model, in its place")
     parser.add_argument("--teacher", type=Path, metavar="FILE", help="ONNX file of YOLOX-Nano, for --baseline teacher")
+    parser.add_argument(
+        "--released-meter",
+        action="store_true",
+        help="of answers that point, also what PixelLM's release would report: its meter favours false positives",
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     try:

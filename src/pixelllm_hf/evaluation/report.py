@@ -81,6 +81,16 @@ METRICS = {
     "noun_in_references": "nouns that are a word of the references",
     "AP50": "AP50 of boxes and the categories that their captions name",
     "AP50_boxes_alone": "the same of boxes without names",
+    "gIoU": "mean IoU of targets (gIoU)",
+    "cIoU": "intersections over unions of all targets (cIoU)",
+    "gIoU_few": "gIoU where up to three are annotated",
+    "cIoU_few": "cIoU where up to three are annotated",
+    "gIoU_many": "gIoU where more are annotated",
+    "cIoU_many": "cIoU where more are annotated",
+    "right_number": "answers with the right number of targets",
+    "empty_accuracy": "questions about nothing whose answer points at nothing",
+    "gIoU_released": "gIoU of the released meter",
+    "cIoU_released": "cIoU of the released meter",
     "exact_match": "captions that are the phrase, word for word",
     "object_name": "captions with the right object name",
     "mAP": "mAP of boxes with captions, over IoU 0.3 to 0.7 and METEOR 0 to 0.25",
@@ -95,6 +105,9 @@ METRICS = {
 }
 # What is measured in other ways than a task of the model is called.
 OTHER_TITLES = {
+    "muse": "Questions with any number of targets (muse)",
+    "multirefer": "Several expressions at once (multirefer)",
+    "reasonseg": "Questions that need thought, one target (reasonseg)",
     "phrases": "Phrases of given captions (phrases)",
     "grounded_caption": "Nouns of written captions, and where they belong (grounded_caption)",
 }

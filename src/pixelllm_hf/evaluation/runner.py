@@ -51,7 +51,8 @@ class Asking:
             return {}
         # As the checkpoint decodes, but also of answers that go round in circles, as in the paper.
         beams = {} if self.num_beams is None else {"num_beams": self.num_beams}
-        return {"max_new_tokens": self.max_new_tokens, **beams, "max_repeated_tokens": 0}
+        loops = {} if task.spec.writes_targets else {"max_repeated_tokens": 0}  # a PixelLM does not watch for them
+        return {"max_new_tokens": self.max_new_tokens, **beams, **loops}
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def validate(
     """
     share, data = Share.of_this_process(), DataFolder(_validation_folder(scenes or VALIDATION_SCENES))
     able = [name for name, task in TASKS.items() if task.problem(model) is None]
-    wanted = list(able if tasks is None else tasks)
+    wanted = [name for name in able if TASKS[name].watched] if tasks is None else list(tasks)
     if unable := [name for name in wanted if name not in able]:
         raise CannotDoError(f"this model can be validated on {', '.join(able)}, but not on {', '.join(unable)}.")
     covered = {other for name in wanted for other in TASKS[name].covers}

@@ -16,6 +16,7 @@ from torch import Tensor
 from pixelllm_hf.evaluation.mask_matching import match_masks
 
 IGNORED = 255  # pixels of an annotation that count on neither side
+FEW = 3  # targets of a question; more are many, as MUSE's test files are divided
 _IOU_EPSILON, _CIOU_EPSILON, _MEAN_EPSILON = 1e-5, 1e-10, 1e-5
 
 
@@ -52,22 +53,20 @@ class TargetIoU:
         matched: masks are in the order of the annotations, as in referring, and are not paired anew. released: take
         unmatched predictions as raw logits, as the released meter does; a confident false positive then scores 1.
         """
-        pairs = paired_targets(logits, masks, matched=matched, released=released)
-        counts = torch.stack([intersection_and_union(ours, truth) for ours, truth in pairs]) if pairs else None
+        counts = question_counts(logits, masks, matched=matched, released=released)
         sides = [self]
         if len(masks):
-            sides.append(self.by_count.setdefault("few" if len(masks) <= 3 else "many", TargetIoU()))
+            sides.append(self.by_count.setdefault("few" if len(masks) <= FEW else "many", TargetIoU()))
         for side in sides:
             side.questions += 1
             side.right_number += len(logits) == len(masks)
             side.empty_asked += not len(masks)
             side.empty_right += not len(masks) and not len(logits)
-            if counts is not None:
-                intersection, union = counts[:, 0, 1], counts[:, 1, 1]
-                side.ious += float(iou_of(intersection, union).sum())
-                side.targets += len(counts)
-                side.intersection += float(intersection.sum())
-                side.union += float(union.sum())
+            intersection, union = counts.unbind(1)
+            side.ious += float(iou_of(intersection, union).sum())
+            side.targets += len(counts)
+            side.intersection += float(intersection.sum())
+            side.union += float(union.sum())
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers for a table; NaN where nothing was asked."""
@@ -77,6 +76,13 @@ class TargetIoU:
         table["right_number"] = self.right_number / self.questions if self.questions else float("nan")
         table["empty_accuracy"] = self.empty_right / self.empty_asked if self.empty_asked else float("nan")
         return table
+
+
+def question_counts(logits: Tensor, masks: Tensor, *, matched: bool = False, released: bool = False) -> Tensor:
+    """(T,2): intersection and union of every target of a question, in pixels inside; arguments as of `add_question`."""
+    pairs = paired_targets(logits, masks, matched=matched, released=released)
+    counts = [intersection_and_union(ours, truth)[:, 1] for ours, truth in pairs]
+    return torch.stack(counts) if counts else torch.zeros(0, 2, dtype=torch.float64)
 
 
 def paired_targets(
@@ -133,4 +139,13 @@ def giou_of_images(questions: Sequence[Sequence[tuple[int, int]]], ious: Sequenc
     return sum(ious) / (slots + _MEAN_EPSILON)
 
 
-__all__ = ["TargetIoU", "giou_of_images", "intersection_and_union", "iou_of", "paired_targets"]
+__all__ = [
+    "FEW",
+    "IGNORED",
+    "TargetIoU",
+    "giou_of_images",
+    "intersection_and_union",
+    "iou_of",
+    "paired_targets",
+    "question_counts",
+]

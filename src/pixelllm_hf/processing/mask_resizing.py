@@ -25,24 +25,37 @@ def masks_on_image(
     >>> masks_on_image(torch.ones(2, 8, 8), canvas_size=32, resized_size_hw=(16, 32), image_size_hw=(3, 6)).shape
     torch.Size([2, 3, 6])
     """
+    masks = torch.empty(len(logits), *image_size_hw, dtype=torch.bool, device=logits.device)
+    step = max(1, PIXELS_AT_ONCE // max(1, image_size_hw[0] * image_size_hw[1]))
+    sizes = {"canvas_size": canvas_size, "resized_size_hw": resized_size_hw, "image_size_hw": image_size_hw}
+    _check_shape(logits)
+    for start in range(0, len(logits), step):
+        masks[start : start + step] = logits_on_image(logits[start : start + step], **sizes) > 0  # type: ignore[arg-type]
+    return masks
+
+
+def logits_on_image(
+    logits: Tensor, *, canvas_size: int, resized_size_hw: tuple[int, int], image_size_hw: tuple[int, int]
+) -> Tensor:
+    """The values that `masks_on_image` compares with 0, (R,H,W) float32."""
+    _check_shape(logits)
+    cells = [side * n / canvas_size for side, n in zip(resized_size_hw, logits.shape[1:], strict=True)]
+    places = [_places(filled, size, logits.device) for filled, size in zip(cells, image_size_hw, strict=True)]
+    # No antialiasing on the way down either: the reference resizes with OpenCV.
+    stretched = logits.float()
+    for axis in (2, 1):  # whole rows are copied faster than columns, and the last copy is the large one
+        low, high, share = places[axis - 1]
+        share = share if axis == 2 else share[:, None]
+        stretched = torch.lerp(stretched.index_select(axis, low), stretched.index_select(axis, high), share)
+    return stretched
+
+
+def _check_shape(logits: Tensor) -> None:
     if logits.ndim != 3:
         raise ValueError(
             f"logits must be (masks, height, width) of one image, but the shape is {tuple(logits.shape)}. "
             "Take the best mask of each row and call once per image."
         )
-    cells = [side * n / canvas_size for side, n in zip(resized_size_hw, logits.shape[1:], strict=True)]
-    places = [_places(filled, size, logits.device) for filled, size in zip(cells, image_size_hw, strict=True)]
-    masks = torch.empty(len(logits), *image_size_hw, dtype=torch.bool, device=logits.device)
-    step = max(1, PIXELS_AT_ONCE // max(1, image_size_hw[0] * image_size_hw[1]))
-    for start in range(0, len(logits), step):
-        # No antialiasing on the way down either: the reference resizes with OpenCV.
-        stretched = logits[start : start + step].float()
-        for axis in (2, 1):  # whole rows are copied faster than columns, and the last copy is the large one
-            low, high, share = places[axis - 1]
-            share = share if axis == 2 else share[:, None]
-            stretched = torch.lerp(stretched.index_select(axis, low), stretched.index_select(axis, high), share)
-        masks[start : start + step] = stretched > 0
-    return masks
 
 
 def _places(filled_cells: float, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,4 +70,4 @@ def _places(filled_cells: float, size: int, device: torch.device) -> tuple[Tenso
     return low.to(device), (low + 1).clamp(max=last).to(device), (at - low).float().to(device)
 
 
-__all__ = ["masks_on_image"]
+__all__ = ["logits_on_image", "masks_on_image"]

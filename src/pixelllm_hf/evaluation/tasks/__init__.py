@@ -9,6 +9,7 @@ from pixelllm_hf.evaluation.tasks.categories import CategoryDenseTask, CategoryR
 from pixelllm_hf.evaluation.tasks.dense import DenseTask
 from pixelllm_hf.evaluation.tasks.grounded_caption import GroundedCaptionTask
 from pixelllm_hf.evaluation.tasks.phrases import PhrasesTask
+from pixelllm_hf.evaluation.tasks.pointing import MultiReferTask, MuseTask, PointingTask, ReasonSegTask
 from pixelllm_hf.evaluation.tasks.refer import ReferTask
 from pixelllm_hf.evaluation.tasks.region import RegionTask
 from pixelllm_hf.evaluation.tasks.segment import SegmentTask
@@ -17,7 +18,18 @@ from pixelllm_hf.evaluation.tasks.trace import TraceTask
 
 # On scenes, and on data in the official layouts of these tasks, prepared or not. A new task is an entry here.
 TASKS: dict[str, Task] = {
-    task.name: task for task in (TraceTask(), CaptionTask(), RegionTask(), ReferTask(), SegmentTask(), DenseTask())
+    task.name: task
+    for task in (
+        TraceTask(),
+        CaptionTask(),
+        RegionTask(),
+        ReferTask(),
+        SegmentTask(),
+        DenseTask(),
+        MuseTask(),
+        MultiReferTask(),
+        ReasonSegTask(),
+    )
 }
 # On photographs with phrases, or with the names of categories, more and other things are known.
 OF_LAYOUT: dict[str, dict[str, Task]] = {
@@ -36,6 +48,8 @@ _FOUND_BY = {
 def task_for(name: str, data: DataFolder) -> Task:
     """What this task measures on this data; an `EvaluationDataError` says what data it wants where it cannot."""
     tasks = OF_LAYOUT.get(data.layout, TASKS)
+    if name in TASKS and isinstance(TASKS[name], PointingTask):  # which look for files of their own
+        return TASKS[name]
     if name in tasks:
         return tasks[name]
     wanted = [_FOUND_BY[layout] for layout, others in OF_LAYOUT.items() if name in others]

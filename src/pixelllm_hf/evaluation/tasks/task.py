@@ -27,10 +27,14 @@ class Scores:
 
 @dataclass(frozen=True)
 class Thoroughness:
-    """resamples: of the bootstrap, 0 for none. meteor: a key of `meteor.VARIANTS`, None for the best that can run."""
+    """resamples: of the bootstrap, 0 for none. meteor: a key of `meteor.VARIANTS`, None for the best that can run.
+
+    released_meter: of answers that point, also what PixelLM's release would report.
+    """
 
     resamples: int = RESAMPLES
     meteor: str | None = None
+    released_meter: bool = False
 
 
 # A look during training: no intervals, and no table of paraphrases to load.
@@ -47,6 +51,7 @@ class Task(ABC):
     name: ClassVar[str]
     covers: ClassVar[tuple[str, ...]] = ()  # tasks that ask the same, and can be scored from its records
     looks: ClassVar[dict[str, str]] = {}  # metric -> its name in a training log
+    watched: ClassVar[bool] = True  # looked at during training where nobody names tasks
 
     @property
     def spec(self) -> TaskSpec:
