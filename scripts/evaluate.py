@@ -10,7 +10,7 @@ python scripts/evaluate.py --task refer --objects CUTOUTS --scenes 200 --trained
 
 Photographs, with the splits that lie in the folder; baselines answer in the model's place:
 
-python scripts/evaluate.py --task phrases --model photo --data FLICKR --split val  # or caption, grounded_caption
+python scripts/evaluate.py --task phrases --model photo --data FLICKR --split val  # caption, grounded_caption, …
 python scripts/evaluate.py --task region --model photo --data COCO --split val     # or dense, segment, caption
 python scripts/evaluate.py --task phrases --data FLICKR --split val --baseline fixed  # or chance
 python scripts/evaluate.py --task dense --data COCO --split val --baseline teacher --teacher yolox_nano.onnx
@@ -57,7 +57,7 @@ from pixelllm_hf.data.scenes import BackgroundFolderError, ObjectFolderError, Sc
 from pixelllm_hf.evaluation.annotations import annotated_names
 from pixelllm_hf.evaluation.baselines import KINDS, Baseline, BaselineError, baseline
 from pixelllm_hf.evaluation.object_detector import LEVELS, ObjectDetector
-from pixelllm_hf.evaluation.report import counted, metrics_table, names_listed, names_note, write_report
+from pixelllm_hf.evaluation.report import counted, curve_tables, metrics_table, names_listed, names_note, write_report
 from pixelllm_hf.evaluation.runner import (
     Asking,
     CannotDoError,
@@ -124,6 +124,8 @@ def main(args: argparse.Namespace) -> None:
     answered_by, seconds = report.get("model", args.baseline), time.perf_counter() - started
     print(f"{args.task} · {answered_by} · {counted(report)} · {seconds:.1f} s")
     print(metrics_table(report))
+    if curves := curve_tables(report):
+        print(f"\n{curves}")
     if note := names_note(report):
         print(f"\n{note}\n\n{names_listed(report)}")
     if args.json:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pixelllm_hf.processing.grounded_targets import GroundedTarget
 from pixelllm_hf.processing.mask_codec import polygons_to_mask
 from pixelllm_hf.space.outlines import mask_outlines, simplify_ring
 from pixelllm_hf.space.view import MOST_ANSWERS, PICTURE_BYTES, PICTURE_SIDE, ShownPicture, build_view
@@ -171,3 +172,29 @@ def test_a_simplified_ring_stays_within_the_tolerance():
 
 def test_a_ring_keeps_three_corners_whatever_the_tolerance():
     assert len(simplify_ring(np.array([[0.0, 0.0], [4.0, 0.0], [4.0, 4.0], [0.0, 4.0]]), 1e6)) == 3
+
+
+def test_several_targets_of_an_answer_are_its_words_whatever_the_task():
+    both = replace(
+        made_up_caption(),
+        targets=(
+            GroundedTarget(0, 5, (120.0, 300.0, 330.0, 480.0), 0.75, disc(*SIZE, 225, 390, 80), 0.5),
+            GroundedTarget(11, 17, (420.0, 420.0, 500.0, 500.0)),
+        ),
+    )
+    (answer,) = build_view(made_up_picture(), [both], task="refer")["answers"]
+    dog, ball = answer["words"]
+    assert (dog["text"], dog["box"], dog["score"]) == ("A dog", [120.0, 300.0, 330.0, 480.0], 0.75)
+    assert overlap(polygons_to_mask(dog["mask"], SIZE[::-1]), disc(*SIZE, 225, 390, 80)) > 0.95
+    assert (ball["text"], ball["point"], ball["mask"]) == ("a ball", [460.0, 460.0], None)
+    assert answer["box"] is answer["mask"] is None
+
+
+def test_words_that_probably_have_no_place_come_without_one():
+    words = made_up_caption().words
+    unsure = tuple(replace(w, visual=0.2 if w.text == "dog" else 0.9, spread=(1.0, 2.0, 3.0, 4.0)) for w in words)
+    (answer,) = build_view(made_up_picture(), [replace(made_up_caption(), words=unsure)], task="caption")["answers"]
+    dog = next(word for word in answer["words"] if word["text"] == "dog")
+    ball = next(word for word in answer["words"] if word["text"] == "ball")
+    assert dog["point"] is dog["box"] is None and dog["visual"] == 0.2
+    assert ball["box"] and ball["visual"] == 0.9 and ball["spread"] == [1.0, 2.0, 3.0, 4.0]

@@ -45,10 +45,11 @@ class PlacedPhrase:
 
 @dataclass(frozen=True)
 class PhrasedCaption:
-    """A caption and those of its phrases that have boxes, in order."""
+    """A caption and those of its phrases that have boxes, in order; the words, counted alike, that have no place."""
 
     text: str
     phrases: tuple[PlacedPhrase, ...]
+    nowhere: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,14 +77,16 @@ def head_word(text: str) -> str:
 def phrased_caption(prompt: Mapping[str, Any], size_wh: tuple[int, int]) -> PhrasedCaption:
     """A prompt of a grounded row whose utterances are phrases and what lies between them."""
     scale = np.array([*size_wh, *size_wh], np.float64)
-    phrases, first = [], 0
+    phrases, nowhere, first = [], set(), 0
     for utterance in prompt["utterances"]:
         number = len(utterance["text"].split())
         if any(utterance["box"]):
             box = tuple((np.array(utterance["box"], np.float64) / scale).tolist())
             phrases.append(PlacedPhrase(first, first + number - 1, utterance["text"], box))  # type: ignore[arg-type]
+        if utterance.get("visual") is False:
+            nowhere |= set(range(first, first + number))
         first += number
-    return PhrasedCaption(prompt["target"], tuple(phrases))
+    return PhrasedCaption(prompt["target"], tuple(phrases), frozenset(nowhere))
 
 
 def noun_words(captions: Sequence[PhrasedCaption]) -> frozenset[str]:

@@ -91,6 +91,15 @@ METRICS = {
     "empty_accuracy": "questions about nothing whose answer points at nothing",
     "gIoU_released": "gIoU of the released meter",
     "cIoU_released": "cIoU of the released meter",
+    "error_per_spread": "mean error of a side of a word's box over its mean spread; 1 is calibrated",
+    "errors_within_spread": "errors below the spread; 0.632 is calibrated",
+    "spread_rank_correlation": "rank correlation of spreads and errors",
+    "visual_accuracy": "words rightly shown or not",
+    "visual_majority": "the same, if all words were treated alike",
+    "shown_words_with_place": "words shown that have a place",
+    "words_with_place_shown": "words with a place that are shown",
+    "visual_AUC": "words with a place that have a higher probability than words without",
+    "visual_ECE": "expected calibration error of that probability",
     "exact_match": "captions that are the phrase, word for word",
     "object_name": "captions with the right object name",
     "mAP": "mAP of boxes with captions, over IoU 0.3 to 0.7 and METEOR 0 to 0.25",
@@ -110,6 +119,7 @@ OTHER_TITLES = {
     "reasonseg": "Questions that need thought, one target (reasonseg)",
     "phrases": "Phrases of given captions (phrases)",
     "grounded_caption": "Nouns of written captions, and where they belong (grounded_caption)",
+    "certainty": "How sure places are, and how sure they are said to be (certainty)",
 }
 OF_TASK = {("phrases", "point_in_box"): "words of phrases whose point is in their phrase's box"}
 OTHER_PICTURES, PHOTOGRAPHS = "other-pictures", "photographs"
@@ -204,6 +214,17 @@ def metrics_table(report: Mapping[str, Any]) -> str:
         title = metric_title(name, report.get("task"))
         rows.append(f"| {title} (`{name}`) | {value} | {low} to {high} | {estimate['count']} |")
     return "\n".join([*rows, *_notes(report)])
+
+
+def curve_tables(report: Mapping[str, Any]) -> str:
+    """The curves of a report, a table each; nothing where it has none."""
+    tables = []
+    for points in report.get("curves", {}).values():
+        columns = list(points[0])
+        rows = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+        rows += ["| " + " | ".join(_cell(point[column]) for column in columns) + " |" for point in points]
+        tables.append("\n".join(rows))
+    return "\n\n".join(tables)
 
 
 def _notes(report: Mapping[str, Any]) -> list[str]:

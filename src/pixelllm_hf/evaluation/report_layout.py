@@ -72,7 +72,12 @@ def problem_of(report: Any) -> str | None:
         if isinstance(value, int) and not isinstance(value, bool) and not _count(value):
             return f"{name[:100]} must be a count, but is {_shown(value)}"
     data = report["data"]
-    return _problem_of_data(data) or _problem_of_names(data.get("names")) or _problem_of_metrics(report)
+    return (
+        _problem_of_data(data)
+        or _problem_of_names(data.get("names"))
+        or _problem_of_metrics(report)
+        or _problem_of_curves(report.get("curves", {}))
+    )
 
 
 def _at(report: Mapping[str, Any], entry: str) -> Any:
@@ -90,6 +95,20 @@ def _problem_of_metrics(report: Mapping[str, Any]) -> str | None:
                 return f"metrics.{name}.{part} must be a number or null, but is {_shown(estimate.get(part, 'missing'))}"
         if not _count(estimate.get("count")):
             return f"metrics.{name}.count must be a count, but is {_shown(estimate.get('count', 'missing'))}"
+    return None
+
+
+def _problem_of_curves(curves: Any) -> str | None:
+    if not _object(curves):
+        return f"curves must be an object, but is {_shown(curves)}"
+    for name, points in curves.items():
+        if not isinstance(points, list) or not points or not all(map(_object, points)):
+            return f"curves.{name[:100]} must be a list of objects, one or more"
+        columns = list(points[0])
+        if not all(list(point) == columns and all(map(_number, point.values())) for point in points):
+            return f"curves.{name[:100]} must have the same numbers in every point"
+        if not columns or not all(map(_text, columns)):
+            return f"curves.{name[:100]} must have numbers with names"
     return None
 
 

@@ -57,7 +57,7 @@ class Asking:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """result: {"scenes", counts…, "metrics", "notes" where there are any}; answers: a JSON record per picture."""
+    """result: {"scenes", counts…, "metrics", "notes" and "curves" where there are any}; answers: a JSON record each."""
 
     result: dict[str, Any]
     answers: list[dict[str, Any]] = field(repr=False)
@@ -139,6 +139,8 @@ def _evaluation(
     result = {"scenes": len(pictures), **scores.counts, "metrics": metrics}
     if scores.notes:
         result["notes"] = list(scores.notes)
+    if scores.curves:
+        result["curves"] = scores.curves
     return Evaluation(result, [task.listed(*pair) for pair in zip(pictures, records, strict=True)])
 
 

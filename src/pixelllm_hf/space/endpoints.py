@@ -27,6 +27,8 @@ class Word(TypedDict):
     point: list[float] | None
     box: list[float] | None
     score: float | None
+    spread: list[float] | None
+    visual: float | None
 
 
 class Mask(TypedDict):
@@ -59,6 +61,7 @@ class Answer(TypedDict):
     prompt_points: list[list[float]] | None
     prompt_index: int
     targets: list[Target]
+    visual_threshold: float
     box: list[float] | None
     box_score: float | None
     mask: Mask | None

@@ -68,8 +68,8 @@ def build_view(
     -> {"picture", "size" [w, h], "task", "writing", "answers": [{"text", "score", "box", "mask", "prompt",
     "prompt_box", "prompt_points", "words": [{"text", "start", "end", "point", "box", "mask", "score", "spread",
     "visual"}]}], "left_out"}. Words that probably have no place come without point and box.
-    Where an answer writes targets, its words are their phrases, each with a mask. A mask is a list of outlines
-    [x0, y0, x1, y1, ...], or None; an answer's score is that of `shown_score`.
+    Where an answer writes targets, or has several, its words are their phrases, each with a mask. A mask is a list of
+    outlines [x0, y0, x1, y1, ...], or None; an answer's score is that of `shown_score`.
     What is not finite is None. left_out: how many answers beyond the first hundred are not in it.
     """
     shown = picture if isinstance(picture, ShownPicture) else ShownPicture.of(picture)
@@ -99,14 +99,14 @@ def shown_score(result: GroundedCaption, task: str) -> float | None:
 def _answer(result: GroundedCaption, task: str) -> dict[str, Any]:
     text = result.text[:MOST_LETTERS]
     words = [_word(word, task) for word in result.placed_words[:MOST_WORDS] if word.end <= len(text)]
-    writes_targets = task_spec(task).writes_targets
-    if writes_targets:
+    about_phrases = task_spec(task).writes_targets or len(result.targets) > 1
+    if about_phrases:
         words = _phrases(result, len(text))
     return {
         "text": text,
         "score": _number(shown_score(result, task), digits=4),
-        "box": None if writes_targets else _numbers(result.box),
-        "mask": None if writes_targets or result.mask is None else mask_outlines(result.mask),
+        "box": None if about_phrases else _numbers(result.box),
+        "mask": None if about_phrases or result.mask is None else mask_outlines(result.mask),
         "prompt": None if result.prompt is None else result.prompt[:MOST_LETTERS],
         "prompt_box": _numbers(result.prompt_box),
         "prompt_points": None

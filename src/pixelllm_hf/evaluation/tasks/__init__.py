@@ -6,6 +6,7 @@ from pixelllm_hf.evaluation.pictures import EvaluationDataError
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.tasks.caption import CaptionTask, PhrasedCaptionTask
 from pixelllm_hf.evaluation.tasks.categories import CategoryDenseTask, CategoryRegionTask, CategorySegmentTask
+from pixelllm_hf.evaluation.tasks.certainty import CertaintyTask
 from pixelllm_hf.evaluation.tasks.dense import DenseTask
 from pixelllm_hf.evaluation.tasks.grounded_caption import GroundedCaptionTask
 from pixelllm_hf.evaluation.tasks.phrases import PhrasesTask
@@ -33,7 +34,9 @@ TASKS: dict[str, Task] = {
 }
 # On photographs with phrases, or with the names of categories, more and other things are known.
 OF_LAYOUT: dict[str, dict[str, Task]] = {
-    "flickr30k_entities": {task.name: task for task in (PhrasedCaptionTask(), PhrasesTask(), GroundedCaptionTask())},
+    "flickr30k_entities": {
+        task.name: task for task in (PhrasedCaptionTask(), PhrasesTask(), GroundedCaptionTask(), CertaintyTask())
+    },
     "coco": {
         task.name: task for task in (CaptionTask(), CategoryRegionTask(), CategoryDenseTask(), CategorySegmentTask())
     },

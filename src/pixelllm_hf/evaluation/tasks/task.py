@@ -18,11 +18,13 @@ from pixelllm_hf.processing.tasks import TaskSpec, task_spec
 
 @dataclass(frozen=True)
 class Scores:
-    """metrics: with intervals. counts: of what was asked, answered, skipped. notes: how it was counted."""
+    """metrics: with intervals. counts: of what was asked, answered, skipped. notes: how it was counted. curves: by name
+    the points of each, for those who draw them."""
 
     metrics: dict[str, Estimate]
     counts: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    curves: dict[str, list[dict[str, float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

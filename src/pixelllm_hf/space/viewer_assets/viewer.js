@@ -117,7 +117,9 @@ function detail({ answer: a, word: w }) {
   const [x, y] = (w === null ? centre(box) : answer.words[w].point).map(Math.round);
   const text = w === null ? `${a + 1}  ${answer.text}` : `${wordNumber(answer, w)}  ${answer.words[w].text}`.trim();
   const score = percent(w === null ? answer.score : answer.words[w].score);
-  const parts = [text, `centre ${x}, ${y}`, `box ${box[0]}, ${box[1]} – ${box[2]}, ${box[3]}`, score];
+  const spread = w === null ? null : answer.words[w].spread; // of the four sides; shown as one
+  const off = spread ? ` ± ${Math.round(spread.reduce((sum, one) => sum + one) / 4)}` : "";
+  const parts = [text, `centre ${x}, ${y}`, `box ${box[0]}, ${box[1]} – ${box[2]}, ${box[3]}${off}`, score];
   return parts.filter(Boolean).join("  ·  ");
 }
 
