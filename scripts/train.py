@@ -15,6 +15,7 @@ from pixelllm_hf.training.language_objective import language_objective
 from pixelllm_hf.training.recipe import TrainConfig
 from pixelllm_hf.training.recipe_command import run_recipe
 from pixelllm_hf.training.reward_objective import reward_objective
+from pixelllm_hf.training.sharding import summary
 from pixelllm_hf.training.text_objective import text_objective
 from pixelllm_hf.training.trainer import Trainer, start
 
@@ -48,6 +49,8 @@ def main(recipe: TrainConfig) -> None:
         evaluate=objective.evaluate,
         trained_only=objective.trained_only,
     )
+    if trainer.sharded:
+        print(summary(objective.module, accelerator.num_processes), flush=True)
     metrics = trainer.run()
     if accelerator.is_main_process:
         print(objective.summary(metrics, recipe.run.output_dir))

@@ -196,7 +196,8 @@ def check_accelerate(arguments: list[str], run: bool) -> str:
     if arguments[:1] != ["launch"]:
         raise CommandError(f"accelerate {shlex.join(arguments)}: only launch has a check")
     launched = parse_only(lambda: launch_command_parser().parse_args(arguments[1:]), ["accelerate", *arguments])
-    return check_python([launched.training_script, *launched.training_script_args], False)
+    script = ["-m"] if launched.module else []
+    return check_python([*script, launched.training_script, *launched.training_script_args], False)
 
 
 def check_make(arguments: list[str], run: bool) -> str:
@@ -252,6 +253,7 @@ def _check_repository_paths(arguments: list[str]) -> None:
 
 CHECKS: dict[str, Callable[[list[str], bool], str]] = {
     "accelerate": check_accelerate,
+    "bash": lambda arguments, run: "is there",  # a script of this repository
     "docker": check_docker,
     "make": check_make,
     "pip": check_pip,

@@ -143,14 +143,14 @@ def _outcomes(
         for start in range(0, len(inputs.images), batch_size):
             images = inputs.images[start : start + batch_size]
             usable = [image for image in images if image.problem is None]
-            outcomes = dict(zip(usable, _outcomes_of_batch(captioner, usable, request), strict=True))
+            outcomes = dict(zip(usable, outcomes_of_batch(captioner, usable, request), strict=True))
             for image in images:
                 with tqdm.external_write_mode(file=people):
                     yield image, outcomes.get(image, ValueError(image.problem))
                 progress.update()
 
 
-def _outcomes_of_batch(captioner: Captioner | None, images: Sequence[ImageInput], request: Request) -> list[Any]:
+def outcomes_of_batch(captioner: Captioner | None, images: Sequence[ImageInput], request: Request) -> list[Any]:
     """The whole batch at once; if that fails, one by one, so that each image bears its own error."""
     if not images:
         return []
@@ -160,7 +160,7 @@ def _outcomes_of_batch(captioner: Captioner | None, images: Sequence[ImageInput]
     except Exception as error:  # whatever it is, the other images have done nothing
         if len(images) == 1:
             return [error]
-        return [_outcomes_of_batch(captioner, [image], request)[0] for image in images]
+        return [outcomes_of_batch(captioner, [image], request)[0] for image in images]
 
 
 def _interrupted(stop: BaseException, done: int, args: argparse.Namespace, inputs: Inputs) -> str:

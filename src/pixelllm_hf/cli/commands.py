@@ -13,7 +13,7 @@ from pixelllm_hf.inference import Request
 from pixelllm_hf.processing.tasks import TASK_SPECS, TaskSpec
 from pixelllm_hf.publishing import command as publishing
 
-from . import demo_command
+from . import annotate_command, demo_command
 from .answering import answer
 from .arguments import (
     EXPRESSION,
@@ -43,6 +43,7 @@ def all_commands() -> dict[str, Command]:
         name: Command(spec.summary, partial(add_task_arguments, spec), partial(ask, spec))
         for name, spec in TASK_SPECS.items()
     }
+    commands["annotate"] = Command(annotate_command.HELP, annotate_command.add_arguments, annotate_command.run)
     commands["demo"] = Command(demo_command.HELP, demo_command.add_arguments, demo_command.run)
     commands["assemble"] = Command(assemble_command.HELP, assemble_command.add_arguments, assemble_command.run)
     commands["publish"] = Command(publishing.HELP, publishing.add_arguments, publishing.run)

@@ -15,9 +15,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from pixelllm_hf import folders
 from pixelllm_hf.folders import atomic_folder as atomic_folder  # checkpoints are written through it
+from pixelllm_hf.training.config import RunConfig
+from pixelllm_hf.training.sharding import like, whole, whole_state_dict
 
 CHECKPOINT_NAME = re.compile(r"step-(\d+)")
 STATE_FOLDER = "training_state"
@@ -42,6 +45,31 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
+def batches_per_step(run: RunConfig, processes: int) -> int:
+    """How many batches an optimizer step has: processes times `gradient_accumulation`.
+
+    A run that goes on with another number of processes keeps the number that it began with, and so its batches, where
+    they can be dealt out evenly and the recipe's `gradient_accumulation` is what it was; each process then accumulates
+    more of them, or fewer.
+    """
+    found = list_checkpoints(Path(run.output_dir))
+    chosen = Path(run.resume) if run.resume not in ("auto", "never") else found[-1] if found else None
+    if chosen is not None and (chosen / STATE_FOLDER / "state.json").is_file():
+        layout = load_json(chosen / STATE_FOLDER / "state.json").get("layout")
+        batches = saved_batches_per_step(layout) if isinstance(layout, dict) else None
+        if batches and batches % processes == 0 and layout.get("gradient_accumulation") == run.gradient_accumulation:
+            return batches
+    return processes * run.gradient_accumulation
+
+
+def saved_batches_per_step(layout: dict[str, Any]) -> int | None:
+    """That of a checkpoint's run; older checkpoints do not tell it themselves."""
+    known = [layout.get(name) for name in ("num_processes", "gradient_accumulation")]
+    product = known[0] * known[1] if all(isinstance(value, int) for value in known) else None
+    batches = layout.get("batches_per_step", product)
+    return batches if isinstance(batches, int) and batches > 0 else None
+
+
 def remove_leftovers(output_dir: Path) -> None:
     """Delete what a killed run left half-written; what a living one is writing stays."""
     for folder in (Path(output_dir), Path(output_dir) / "checkpoints"):
@@ -58,12 +86,15 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
 
 
 def optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """The optimizers' states as flat tensors named `<parameter name>/<what>`; needs groups with `names`."""
+    """The optimizers' states as flat tensors named `<parameter name>/<what>`; needs groups with `names`.
+
+    Of a sharded model all processes ask together.
+    """
     tensors = {}
     for optimizer, name, parameter in _owned(optimizers):
         for key, value in optimizer.state.get(parameter, {}).items():
             value = value if isinstance(value, Tensor) else torch.tensor(float(value))
-            tensors[f"{name}/{key}"] = value.detach().cpu().contiguous()
+            tensors[f"{name}/{key}"] = whole(value.detach()).cpu().contiguous()
     return tensors
 
 
@@ -89,7 +120,7 @@ def load_optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer], tensors:
                     f"{tuple(parameter.shape)}. Resume with the recipe that wrote the checkpoint."
                 )
             # A clone: memory-mapped tensors are unaligned, and sums must round as in the first run.
-            state[key] = value.clone() if key == "step" else value.to(parameter, copy=True)
+            state[key] = value.clone() if key == "step" else like(value, parameter)
         if state:
             optimizer.state[parameter] = state
     if left:
@@ -132,25 +163,31 @@ def restore_random_state(tensors: dict[str, Tensor]) -> None:
 def model_tensors(model: nn.Module, *, trained_only: bool = False) -> dict[str, Tensor]:
     """The model's tensors by name, each storage once (tied weights under their first name).
 
-    `trained_only` keeps trainable parameters and buffers: what an adapter run changes.
+    `trained_only` keeps trainable parameters and buffers: what an adapter run changes. Of a sharded model within
+    `sharding.gathered`.
     """
+    tensors = whole_state_dict(model)
+    return {name: tensors[name].detach().cpu().contiguous() for name in stored_names(model, trained_only=trained_only)}
+
+
+def stored_names(model: nn.Module, *, trained_only: bool = False) -> list[str]:
+    """The names of `model_tensors`."""
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad} if trained_only else set()
-    tensors: dict[str, Tensor] = {}
-    seen: set[tuple[int, torch.Size]] = set()
+    names, seen = [], set()
     for name, tensor in model.state_dict(keep_vars=True).items():
-        key = (tensor.data_ptr(), tensor.shape)
+        key = id(tensor) if isinstance(tensor, DTensor) else (tensor.data_ptr(), tensor.shape)
         if name in frozen or (key in seen and tensor.numel()):
             continue
         seen.add(key)
-        tensors[name] = tensor.detach().cpu().contiguous()
-    return tensors
+        names.append(name)
+    return names
 
 
 @torch.no_grad()
 def load_model_tensors(model: nn.Module, tensors: dict[str, Tensor], *, trained_only: bool = False) -> None:
     """Copy tensors of `model_tensors` into the model in place; names and shapes must fit exactly."""
-    expected = model_tensors(model, trained_only=trained_only)
-    missing, unknown = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
+    expected = set(stored_names(model, trained_only=trained_only))
+    missing, unknown = sorted(expected - set(tensors)), sorted(set(tensors) - expected)
     if missing or unknown:
         raise CheckpointError(
             f"The checkpoint's weights do not fit the model: {len(missing)} missing {missing[:3]}, "
@@ -163,7 +200,7 @@ def load_model_tensors(model: nn.Module, tensors: dict[str, Tensor], *, trained_
                 f"The checkpoint's {name!r} has shape {tuple(tensor.shape)}, the model's {tuple(own[name].shape)}. "
                 "Resume with the recipe that wrote the checkpoint."
             )
-        own[name].copy_(tensor)
+        own[name].copy_(like(tensor, own[name]) if isinstance(own[name], DTensor) else tensor)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -79,6 +79,7 @@ class RunConfig(RecipePart):
         max_minutes: stop cleanly, with a checkpoint, after this long; the schedule is unaffected.
         trackers: names that accelerate knows, e.g. `[tensorboard]`.
         find_unused_parameters: for several processes; batches that leave a head idle need it.
+        shard: share parameters, gradients and moments out over the processes (FSDP2), instead of a copy in each.
     """
 
     output_dir: str = "runs/unnamed"
@@ -102,6 +103,7 @@ class RunConfig(RecipePart):
     trackers: list[str] = field(default_factory=list)
     progress: bool = True
     find_unused_parameters: bool = True
+    shard: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,6 +11,7 @@ from torch import Tensor
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.training.config import ConfigError
 from pixelllm_hf.training.lora import LoraSettings, merged_state_dict, save_adapter
+from pixelllm_hf.training.sharding import whole_state_dict
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -34,7 +35,7 @@ def save_folder(
     dtype is that of the stored tensors alone: the config keeps the model's own, so a model trained in float32 loads in
     float32 from a file of half the size. The modules that compute places are always stored in float32.
     """
-    tensors = merged_state_dict(model) if lora is not None else model.state_dict()
+    tensors = merged_state_dict(model) if lora is not None else whole_state_dict(model)
     keep = tuple(f"{name}." for name in model._keep_in_fp32_modules_strict or ())
     tensors = {name: _cast(t, torch.float32 if name.startswith(keep) else dtype) for name, t in tensors.items()}
     model.save_pretrained(folder, state_dict=tensors)

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from pixelllm_hf.training.auxiliary.beside_language import WithAuxiliary, with_auxiliary
+from pixelllm_hf.training.checkpointing import batches_per_step
 from pixelllm_hf.training.export import export_dtype, save_folder
 from pixelllm_hf.training.feature_cache import CachedFeatureBatches, FeatureMaker, kept_maps
 from pixelllm_hf.training.initial_model import initial_model_and_processor
@@ -42,7 +43,7 @@ def language_objective(recipe: TrainConfig, accelerator: Accelerator) -> Objecti
     common: dict[str, Any] = {
         "processor": processor,
         "seed": recipe.run.seed,
-        "processes": accelerator.num_processes,
+        "together": batches_per_step(recipe.run, accelerator.num_processes),
         "notes": notes,
         "target_tokens": None if model.config.codebook_config is None else model.config.codebook_config.token_ids,
     }

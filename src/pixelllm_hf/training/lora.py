@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from pixelllm_hf.extras import require
 from pixelllm_hf.modeling.language_model import GroundedLanguageModel
 from pixelllm_hf.training.recipe_values import Few, Positive, RecipePart, Within
+from pixelllm_hf.training.sharding import whole_state_dict
 
 
 @dataclass
@@ -82,10 +83,12 @@ def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
     adapters = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     merged = {}
-    for name, tensor in model.state_dict().items():
+    tensors = whole_state_dict(model)
+    for name, tensor in tensors.items():
         owner, _, leaf = name.rpartition(".base_layer.")
         if owner in adapters:
-            delta = adapters[owner].get_delta_weight("default") if leaf == "weight" else 0
+            a, b = (tensors[f"{owner}.lora_{side}.default.weight"] for side in "AB")
+            delta = b @ a * adapters[owner].scaling["default"] if leaf == "weight" else 0
             merged[f"{owner}.{leaf}"] = tensor + delta
         elif ".lora_" not in name:
             merged[name] = tensor
@@ -99,7 +102,7 @@ def save_adapter(model: nn.Module, settings: LoraSettings, folder: Path) -> None
     from pixelllm_hf.training.checkpointing import save_tensors
 
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = get_peft_model_state_dict(model, adapter_name="default")
+    tensors = get_peft_model_state_dict(model, state_dict=dict(whole_state_dict(model)), adapter_name="default")
     tensors = {name: t for name, t in tensors.items() if ".lora_" in name}
     save_tensors(folder / "adapter_model.safetensors", {f"base_model.model.{k}": v for k, v in tensors.items()})
     lora_config(settings, language_model(model)).save_pretrained(str(folder))

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from pixelllm_hf.folders import FolderInUseError
 from pixelllm_hf.training.checkpointing import CheckpointError
 from pixelllm_hf.training.config import ConfigError, RecipeT, load_config
-from pixelllm_hf.training.trainer import LoaderError, NonFiniteLossError
+from pixelllm_hf.training.trainer import LoaderError, LostProcessError, NonFiniteLossError
 
 # What a user can mend. OSError and SafetensorError: a full disk, a folder that may not be written, a vanished file.
 MENDABLE = (
@@ -19,6 +19,7 @@ MENDABLE = (
     CheckpointError,
     FolderInUseError,
     LoaderError,
+    LostProcessError,
     NonFiniteLossError,
     OSError,
     SafetensorError,

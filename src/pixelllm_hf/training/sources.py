@@ -331,15 +331,14 @@ def grounded_batches(
     *,
     processor: Any,
     seed: int,
-    processes: int = 1,
+    together: int = 1,
     notes: list[str] | None = None,
     target_tokens: Sequence[int] | None = None,
 ) -> GroundedBatches:
     """Numbered batches of the mixed sources. `notes` receives a line per source: what was kept and dropped.
 
     target_tokens: ids that the model writes a target with; None if its answers point at nothing.
-
-    processes: that many consecutive batches, one for each process, come from the same source.
+    together: that many consecutive batches come from the same source: those of an optimizer step.
     """
     names = [source.name for source in sources]
     if len(set(names)) != len(names):
@@ -387,5 +386,5 @@ def grounded_batches(
         )
     weights = {source.name: source.weight for source in sources}
     return GroundedBatches(
-        rows, _BySource(collators), batch_size=data.batch_size, seed=seed, weights=weights, together=processes
+        rows, _BySource(collators), batch_size=data.batch_size, seed=seed, weights=weights, together=together
     )

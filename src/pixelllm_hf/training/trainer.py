@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +30,7 @@ from tqdm.auto import tqdm
 
 from pixelllm_hf.files import atomic_text
 from pixelllm_hf.folders import FolderInUseError, folder_lock
-from pixelllm_hf.training import checkpointing
+from pixelllm_hf.training import checkpointing, sharding
 from pixelllm_hf.training.config import ConfigError, OptimizerConfig, RunConfig, to_dict
 from pixelllm_hf.training.freed_memory import keep_freed_memory
 from pixelllm_hf.training.log_window import LogWindow
@@ -45,6 +46,10 @@ class NonFiniteLossError(RuntimeError):
 
 class LoaderError(RuntimeError):
     """A process that loads batches was killed; the newest checkpoint is intact."""
+
+
+class LostProcessError(RuntimeError):
+    """Another process of the run has ended; the newest checkpoint is intact."""
 
 
 class BatchSource(Protocol):
@@ -78,6 +83,7 @@ def start(run: RunConfig) -> Accelerator:
     """Set threads, seeds and precision; call it before the model is built."""
     if run.num_threads:
         torch.set_num_threads(run.num_threads)
+    fsdp = _launched_for_fsdp()
     unused = DistributedDataParallelKwargs(find_unused_parameters=run.find_unused_parameters)
     accelerator = Accelerator(
         mixed_precision=run.mixed_precision,
@@ -89,10 +95,24 @@ def start(run: RunConfig) -> Accelerator:
     if accelerator.device.type == "cpu":  # see `_training_attention`; without this it would compute in float32
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
         keep_freed_memory()
+    if fsdp:
+        run.shard = True
+    if run.shard and run.mixed_precision == "fp16":
+        raise ConfigError("sharded runs compute in bf16 or float32; set run.mixed_precision to either.")
     set_seed(run.seed)
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     return accelerator
+
+
+def _launched_for_fsdp() -> bool:
+    """Whether `accelerate launch` was told to shard, which then is done here (see `sharding`)."""
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise ConfigError(
+            "this trainer does not run under DeepSpeed. Launch it with scripts/accelerate/fsdp2.yaml, which shares out "
+            "the same; the DeepSpeed files are for transformers' Trainer."
+        )
+    return os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 class Trainer:
@@ -125,6 +145,16 @@ class Trainer:
         self.output_dir = Path(run.output_dir)
         self.bare_model, self.batches, self.held_out = model, batches, held_out
         self.save_model, self.evaluate_hook, self.trained_only = save_model, evaluate, trained_only
+        self.batches_per_step = checkpointing.batches_per_step(run, accelerator.num_processes)
+        self.accumulation = self.batches_per_step // accelerator.num_processes
+        self.sharded = run.shard and accelerator.num_processes > 1
+        if self.sharded:
+            if optimizer.muon or optimizer.ema_decay:
+                raise ConfigError("sharded runs have no muon and no ema_decay; leave them out, or run.shard.")
+            if not hasattr(model, "_no_split_modules"):
+                raise ConfigError("sharded runs learn from data.sources alone, without auxiliary and reward.")
+            model.to(accelerator.device)
+            sharding.shard(model, accelerator.device, accelerator.num_processes)
         groups = parameter_groups(
             model,
             learning_rate=optimizer.learning_rate,
@@ -134,7 +164,10 @@ class Trainer:
             lr_multipliers=optimizer.lr_multipliers,
         )
         self.bare_optimizers = build_optimizers(model, groups, optimizer)
-        self.model, *self.optimizers = accelerator.prepare(model, *self.bare_optimizers)
+        if self.sharded:
+            self.model, self.optimizers = model, list(map(accelerator.prepare, self.bare_optimizers))
+        else:
+            self.model, *self.optimizers = accelerator.prepare(model, *self.bare_optimizers)
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.average = WeightAverage(model, optimizer.ema_decay) if optimizer.ema_decay else None
         self.step = 0
@@ -150,7 +183,17 @@ class Trainer:
         Another run in the same folder is a `FolderInUseError`.
         """
         with self._alone():
-            return self._run()
+            try:
+                return self._run()
+            except RuntimeError as error:
+                if self.accelerator.num_processes == 1 or not _process_is_gone(error):
+                    raise
+                raise LostProcessError(
+                    f"Another process of this run has ended, so step {self.step + 1} could not be finished. The newest "
+                    f"checkpoint in {str(self.output_dir / 'checkpoints')!r} is intact; the same command continues "
+                    "from it, also with another number of processes. If nobody ended it, look for its own message "
+                    "above, or for the system's about memory."
+                ) from error
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -206,7 +249,7 @@ class Trainer:
     def _stream(self) -> Iterator[dict[str, Any]]:
         """The batches of this process from the present step on: index (step, micro-batch, process)."""
         run, world = self.run_config, self.accelerator.num_processes
-        per_step = run.gradient_accumulation * world
+        per_step = self.batches_per_step
         indices = range(self.step * per_step + self.accelerator.process_index, run.total_steps * per_step, world)
         loader: DataLoader = DataLoader(
             _Indexed(self.batches),
@@ -228,26 +271,26 @@ class Trainer:
             group["lr"] = group["base_lr"] * factor
         totals: dict[str, Tensor] = {}
         by_source: list[tuple[str, Tensor]] = []
-        for micro in range(run.gradient_accumulation):
+        for micro in range(self.accumulation):
             batch = _next_of(stream)
             self.window.images += _batch_size(batch) * accelerator.num_processes
             source = batch.pop("source", None)
             batch = self._to_device(batch)
-            last = micro == run.gradient_accumulation - 1
-            with nullcontext() if last else accelerator.no_sync(self.model):
+            last = micro == self.accumulation - 1
+            with nullcontext() if last and not self.sharded else self._unsynchronized(last):
                 with accelerator.autocast(), _training_attention(accelerator.device):
                     output = self.model(**batch)
                 parts = {"loss": output.loss, **(output.loss_parts or {})}
                 for name, value in parts.items():
-                    share = value.detach().float() / run.gradient_accumulation
+                    share = value.detach().float() / self.accumulation
                     totals[name] = totals.get(name, 0.0) + share
                     if source is not None and name != "loss":
                         by_source.append((f"{name}/{source}", value.detach()))
-                accelerator.backward(output.loss / run.gradient_accumulation)
+                accelerator.backward(output.loss / self.accumulation)
         losses = self._mean_over_processes({name: value.item() for name, value in totals.items()})
         accelerator.unscale_gradients()
         limit = self.optimizer_config.max_grad_norm
-        norm = float(nn.utils.clip_grad_norm_(self.trained, limit if limit else math.inf))
+        norm = float(sharding.whole(nn.utils.clip_grad_norm_(self.trained, limit if limit else math.inf)))
         if not all(math.isfinite(value) for value in losses.values()):
             self._fail("loss", losses, norm)
         if not math.isfinite(norm) and accelerator.scaler is None:  # fp16's loss scaler skips such a step itself
@@ -261,6 +304,13 @@ class Trainer:
         self.window.add([*losses.items(), ("grad_norm", norm)], self.optimizer_config.learning_rate * factor)
         # Of this process only. A part that a source does not have is 0 there and says nothing.
         self.window.add([(name, value) for name, v in by_source if (value := v.item())])
+
+    def _unsynchronized(self, last: bool) -> AbstractContextManager[None]:
+        """For all but the last of the batches of a step, whose gradients are summed here before they are shared."""
+        if self.sharded:
+            self.model.set_requires_gradient_sync(last)
+            return nullcontext()
+        return self.accelerator.no_sync(self.model)
 
     def _mean_over_processes(self, losses: dict[str, float]) -> dict[str, float]:
         """Of each part over the processes whose batches have it: their sources, and so their parts, may differ."""
@@ -359,11 +409,12 @@ class Trainer:
 
     def _finish(self, seconds: float, stopped: str) -> dict[str, float]:
         metrics = {"step": self.step, "seconds": seconds, **self.last_metrics}
-        if self.accelerator.is_main_process:
-            if self.save_model is not None:
+        with sharding.gathered(self.bare_model):
+            if self._main and self.save_model is not None:
                 averaged = self.average.applied() if self.average else nullcontext()
                 with averaged, checkpointing.atomic_folder(self.output_dir / "model") as folder:
                     self.save_model(self.bare_model, folder, True)
+        if self._main:
             report = metrics | {"stopped_by": stopped or "total_steps"}
             with atomic_text(self.output_dir / "metrics.json") as file:
                 file.write(json.dumps(report, indent=2))
@@ -378,28 +429,38 @@ class Trainer:
         """Write the checkpoint of the present step: a usable model, and beside it all that resuming needs."""
         target = checkpointing.checkpoint_path(self.output_dir, self.step)
         random_states = gather_object([checkpointing.random_state_tensors()])
-        if self.accelerator.is_main_process:
-            began = time.monotonic()
-            with checkpointing.atomic_folder(target) as folder:
-                if self.save_model is not None:
-                    with self.average.applied() if self.average else nullcontext():
-                        self.save_model(self.bare_model, folder, False)
-                state = folder / checkpointing.STATE_FOLDER
-                state.mkdir()
-                weights = checkpointing.model_tensors(self.bare_model, trained_only=self.trained_only)
-                checkpointing.save_tensors(state / "weights.safetensors", weights)
-                moments = checkpointing.optimizer_tensors(self.bare_optimizers)
-                checkpointing.save_tensors(state / "optimizer.safetensors", moments)
-                if self.average:
-                    checkpointing.save_tensors(state / "weight_average.safetensors", self.average.means)
-                for rank, tensors in enumerate(random_states):
-                    checkpointing.save_tensors(state / f"random-{rank}.safetensors", tensors)
-                text = json.dumps({"step": self.step, "window": self.window.to_dict(), "layout": self._layout()})
-                (state / "state.json").write_text(text, encoding="utf-8")
-            checkpointing.keep_newest(self.output_dir, self.run_config.keep_last)
-            self.window.pause(time.monotonic() - began)
+        began = time.monotonic()
+        stored = set(checkpointing.stored_names(self.bare_model, trained_only=self.trained_only))
+        wanted = stored.__contains__ if self.trained_only else lambda name: True
+        moments = checkpointing.optimizer_tensors(self.bare_optimizers) if self.sharded or self._main else {}
+        with sharding.gathered(self.bare_model, keep=wanted):
+            if self._main:
+                self._write(target, moments, random_states)
+        self.window.pause(time.monotonic() - began)
         self.accelerator.wait_for_everyone()
         return target
+
+    def _write(self, target: Path, moments: dict[str, Tensor], random_states: list[dict[str, Tensor]]) -> None:
+        with checkpointing.atomic_folder(target) as folder:
+            if self.save_model is not None:
+                with self.average.applied() if self.average else nullcontext():
+                    self.save_model(self.bare_model, folder, False)
+            state = folder / checkpointing.STATE_FOLDER
+            state.mkdir()
+            weights = checkpointing.model_tensors(self.bare_model, trained_only=self.trained_only)
+            checkpointing.save_tensors(state / "weights.safetensors", weights)
+            checkpointing.save_tensors(state / "optimizer.safetensors", moments)
+            if self.average:
+                checkpointing.save_tensors(state / "weight_average.safetensors", self.average.means)
+            for rank, tensors in enumerate(random_states):
+                checkpointing.save_tensors(state / f"random-{rank}.safetensors", tensors)
+            text = json.dumps({"step": self.step, "window": self.window.to_dict(), "layout": self._layout()})
+            (state / "state.json").write_text(text, encoding="utf-8")
+        checkpointing.keep_newest(self.output_dir, self.run_config.keep_last)
+
+    @property
+    def _main(self) -> bool:
+        return self.accelerator.is_main_process
 
     def _layout(self) -> dict[str, Any]:
         """What must be the same for a resumed run to continue exactly."""
@@ -408,6 +469,7 @@ class Trainer:
         return {
             "num_processes": self.accelerator.num_processes,
             "gradient_accumulation": run.gradient_accumulation,
+            "batches_per_step": self.batches_per_step,
             "total_steps": run.total_steps,
             "warmup_steps": run.warmup_steps,
             "seed": run.seed,
@@ -458,6 +520,9 @@ class Trainer:
         if self.run_config.resume not in ("auto", "never"):  # a named checkpoint may go on with another schedule
             layout |= {name: saved["layout"][name] for name in ("total_steps", "warmup_steps")}
         before = saved["layout"]
+        before = {"batches_per_step": checkpointing.saved_batches_per_step(before), **before}
+        for name in ("num_processes", "gradient_accumulation"):  # as many batches a step are what counts
+            layout.pop(name)
         changed = [f"{k} was {before.get(k)!r} and is {v!r}" for k, v in layout.items() if before.get(k) != v]
         if changed:
             raise checkpointing.CheckpointError(
@@ -472,10 +537,17 @@ class Trainer:
             self.average.load(checkpointing.load_tensors(state / "weight_average.safetensors"))
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.update(saved["layout"]["loss_scale"])
-        rank = self.accelerator.process_index
-        checkpointing.restore_random_state(checkpointing.load_tensors(state / f"random-{rank}.safetensors"))
+        self._restore_random_state(state, saved["step"])
         self.step = saved["step"]
         self.window = LogWindow.from_dict(saved["window"])
+
+    def _restore_random_state(self, state: Path, step: int) -> None:
+        """That of this process; a process that the run did not have begins with one of its own."""
+        file = state / f"random-{self.accelerator.process_index}.safetensors"
+        if file.is_file():
+            checkpointing.restore_random_state(checkpointing.load_tensors(file))
+        else:
+            set_seed((self.run_config.seed + 7919 * step + self.accelerator.process_index) % 2**32)
 
     def _trim_log(self) -> None:
         """Drop the rows that a killed run logged after its last checkpoint: they are about to be logged again."""
@@ -491,6 +563,14 @@ class Trainer:
                 continue
         with atomic_text(path) as file:
             file.writelines(f"{line}\n" for line in kept)
+
+
+def _process_is_gone(error: RuntimeError) -> bool:
+    """Whether a collective failed because one that takes part is not there any more, in gloo's words or NCCL's."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    told = str(error)
+    return any(words in told for words in ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL"))
 
 
 def _next_of(stream: Iterator[dict[str, Any]]) -> dict[str, Any]:
