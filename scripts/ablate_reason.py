@@ -14,15 +14,20 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from pixelllm_hf import PixelLLMForGroundedGeneration, PixelLLMProcessor
-from pixelllm_hf.data.muse import read_muse
 from pixelllm_hf.data.scenes import write_scenes
-from pixelllm_hf.evaluation.question_answers import ask_questions
+from pixelllm_hf.evaluation.runner import Asking, evaluate
 from pixelllm_hf.evaluation.scene_folder import HELD_OUT_SEED
+from pixelllm_hf.evaluation.tasks import TASKS
+from pixelllm_hf.evaluation.tasks.task import QUICK
 from pixelllm_hf.training.config import load_config
 from pixelllm_hf.training.initial_model import model_config
 from pixelllm_hf.training.recipe import TrainConfig
@@ -64,24 +69,23 @@ def main() -> None:
     chosen = {name: every[name] for name in args.only or every}
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        data = write_scenes(Path(folder) / "scenes", args.scenes, HELD_OUT_SEED, split="test")
-        rows = read_muse(data / "muse" / "muse.json", data / "images")
+        scenes = write_scenes(Path(folder) / "scenes", args.scenes, HELD_OUT_SEED, split="test")
         if args.model is not None:
-            table = {args.model.name: asked(args.model, rows)}
+            table = {args.model.name: asked(args.model, scenes)}
         else:
-            table = {name: trained_and_asked(name, changes, args, rows) for name, changes in chosen.items()}
+            table = {name: trained_and_asked(name, changes, args, scenes) for name, changes in chosen.items()}
     (args.out / "table.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
     print(shown(table))
 
 
-def trained_and_asked(name: str, changes: dict, args: argparse.Namespace, rows: object) -> dict[str, float]:
+def trained_and_asked(name: str, changes: dict, args: argparse.Namespace, scenes: Path) -> dict[str, float]:
     run = args.out / name.replace(" ", "-").replace("'", "")
     if not (run / "model").is_dir():
         overrides = [f"{key}={json.dumps(value)}" for key, value in flat("model.overrides", changes).items()]
         steps = [f"run.total_steps={args.steps}"] if args.steps else []
         words = [*overrides, *steps, f"run.output_dir={run}"]
         subprocess.run([sys.executable, str(TRAIN), "--config", args.recipe, *words], check=True)
-    return asked(run / "model", rows)
+    return asked(run / "model", scenes)
 
 
 def flat(prefix: str, values: dict) -> dict[str, object]:
@@ -93,14 +97,39 @@ def flat(prefix: str, values: dict) -> dict[str, object]:
     return found
 
 
-def asked(folder: Path, rows: object) -> dict[str, float]:
+def asked(folder: Path, scenes: Path) -> dict[str, float]:
+    """What a model answers about the scenes, with its sizes and times."""
     model = PixelLLMForGroundedGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    numbers = ask_questions(model, PixelLLMProcessor.from_pretrained(folder), rows).to_dict()
+    processor = PixelLLMProcessor.from_pretrained(folder)
+    with seconds_of(model, "generate") as whole, seconds_of(model, "predict_target_masks") as masks:
+        found = evaluate(model, processor, TASKS["muse"], scenes, how=QUICK, asking=Asking(batch_size=12))
+    numbers = {name: estimate["value"] for name, estimate in found.result["metrics"].items()}
+    numbers["seconds_per_image"] = sum(whole) / found.result["scenes"]
+    numbers["mask_seconds_per_target"] = sum(masks) / max(found.result["written_targets"], 1)
     parts = [model.codebook_head, model.language_model.target_tokens]
     if model.config.segmentation_head == "sam":
         parts.append(model.mask_head.decoder)
     sizes = {"parameters": size_of(model), "head_parameters": sum(size_of(part) for part in parts)}
     return numbers | sizes
+
+
+@contextmanager
+def seconds_of(model: torch.nn.Module, method: str) -> Iterator[list[float]]:
+    """The time of each call of a method of the model."""
+    seconds: list[float] = []
+    plain = getattr(model, method)
+
+    def timed(*args: Any, **options: Any) -> Any:
+        began = time.perf_counter()
+        result = plain(*args, **options)
+        seconds.append(time.perf_counter() - began)
+        return result
+
+    setattr(model, method, timed)
+    try:
+        yield seconds
+    finally:
+        delattr(model, method)
 
 
 def size_of(module: torch.nn.Module) -> int:
