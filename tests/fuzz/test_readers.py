@@ -102,7 +102,7 @@ def check_rows(fuzz: Any, rows: Any, task: str) -> int:
             for said in prompt["utterances"]:
                 fuzz.must(all(map(math.isfinite, [*said["box"], *said["center"]])), f"utterance {said}")
             for target in prompt["targets"]:
-                fuzz.must(target["mask"] and (target["name"] or "").strip() != "None", f"target {target}")
+                fuzz.must(target["mask"] and (target["name"] or "x").strip() not in ("", "None"), f"target {target}")
             fuzz.must(prompt["target"].count("{seg}") == len(prompt["targets"]), "placeholders and targets differ")
             for mask in [
                 prompt["mask"],
@@ -234,6 +234,45 @@ def test_a_damaged_file_of_a_folder_costs_its_image_alone(fuzz, fuzz_inputs, tmp
         rows = read_format(name, tmp_path, tmp_path / "images", task=task, split=split, on_error=on_error)
         number = check_rows(fuzz, rows, task)
         fuzz.must(number >= file.endswith(("1.xml", "1.txt")), "the good image is lost")
+
+    fuzz.run(attempt, make, fuzz_inputs, typed=TYPED, megabytes=512).check()
+
+
+def test_a_damaged_map_or_record_of_polygons_costs_its_image_alone(fuzz, fuzz_inputs, tmp_path):
+    """ReasonSeg's JSON beside every image, and PNGs of class numbers with the list of their names."""
+    import numpy as np
+
+    logging.getLogger("pixelllm_hf").setLevel(logging.ERROR)
+    values = np.zeros((HEIGHT, WIDTH), np.uint8)
+    values[3:9, 2:20], values[10:20, 5:9] = 1, 2
+    polygon = [[2, 3], [20, 3.5], [20, 9], [2, 9]]
+    shapes = [{"label": "target", "points": polygon}, {"label": "ignore", "points": polygon[:3]}]
+    record = {"text": ["What drives?", "a car"], "is_sentence": True, "shapes": shapes}
+    for n in (1, 2):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / f"{n}.jpg")
+        Image.fromarray(values).save(tmp_path / f"{n}.png")
+        (tmp_path / f"{n}.json").write_text(json.dumps(record))
+    names, image = b"1: car\n2: dog\n", (tmp_path / "1.png").read_bytes()
+
+    def make(chance: random.Random) -> Any:
+        file = chance.choice(("1.json", "1.json", "1.png", "names.txt"))
+        if file == "1.json":
+            damaged = fuzz.as_json(fuzz.damaged(record, chance))
+            damaged = fuzz.damaged_bytes(damaged, chance) if chance.random() < 0.3 else damaged
+        else:
+            damaged = fuzz.damaged_bytes(image if file == "1.png" else names, chance)
+        return file, damaged, chance.choice(("skip", "skip", "raise"))
+
+    def attempt(value: Any) -> None:
+        file, damaged, on_error = value
+        good = {"1.json": json.dumps(record).encode(), "1.png": image, "names.txt": names}
+        for name, content in {**good, file: damaged}.items():
+            (tmp_path / name).write_bytes(content)
+        name = "reason_seg" if file == "1.json" else "ade20k"
+        companion = None if name == "reason_seg" else tmp_path / "names.txt"
+        rows = read_format(name, tmp_path, tmp_path, companion=companion, on_error=on_error)
+        number = check_rows(fuzz, rows, "reason")
+        fuzz.must(number >= (file != "names.txt"), "the good image is lost")
 
     fuzz.run(attempt, make, fuzz_inputs, typed=TYPED, megabytes=512).check()
 
