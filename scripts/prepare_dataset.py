@@ -36,7 +36,10 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="folder for the shards; new, or one to go on with")
     parser.add_argument("--task", help="what the rows are read as, where the format serves several tasks")
     parser.add_argument("--split", help="keep one split of the annotations, where the format has splits")
-    parser.add_argument("--companion", help="second file or folder: instances, image_data or panoptic segments")
+    parser.add_argument(
+        "--companion",
+        help="second file or folder: instances, image_data, panoptic segments, names of classes or explanations",
+    )
     parser.add_argument(
         "--instances", help="COCO instances of the pictures: which names are present, for evaluation on the folder"
     )

@@ -116,7 +116,7 @@ def class_names(path: str | Path) -> dict[int, str]:
         if not isinstance(entries, list):
             raise AnnotationFileError(f"{path} needs a list of labels, but it is {shown(entries)}.")
         listed = [entry.get("readable", entry.get("name")) if isinstance(entry, dict) else entry for entry in entries]
-        numbered = list(enumerate(listed, 1))
+        numbered: list[tuple[int, Any]] = list(enumerate(listed, 1))
     else:
         numbered = _numbered_lines(path)
     try:

@@ -53,15 +53,12 @@ class PointingAnswer:
 class PointingTask(Task):
     """Questions with any number of targets."""
 
-    read_questions: ClassVar[Callable[[DataFolder], list[AskedPicture]]]
+    note: ClassVar[str] = "targets are paired with the predicted ones of least cost (Hungarian matching)"
 
     @property
     def spec(self) -> TaskSpec:
         """Questions are asked."""
         return task_spec("reason")
-
-    def read(self, data: DataFolder) -> list[AskedPicture]:
-        return type(self).read_questions(data)
 
     def ask(self, pictures: Sequence[AskedPicture]) -> dict[str, Any]:
         return {"text": [[question.text for question in picture.questions] for picture in pictures]}
@@ -118,15 +115,15 @@ class PointingTask(Task):
         kept = {name: estimate for name, estimate in metrics.items() if estimate.count}
         return Scores(kept, counts, (self.note,))
 
-    note: ClassVar[str] = "targets are paired with the predicted ones of least cost (Hungarian matching)"
-
 
 class MuseTask(PointingTask):
     """MUSE, and the questions about composed scenes."""
 
     name = "muse"
     looks = {"gIoU": "muse_giou", "cIoU": "muse_ciou", "right_number": "muse_right_number"}
-    read_questions = staticmethod(read_muse_questions)
+
+    def read(self, data: DataFolder) -> list[AskedPicture]:
+        return read_muse_questions(data)
 
 
 class MultiReferTask(PointingTask):
@@ -134,8 +131,10 @@ class MultiReferTask(PointingTask):
 
     name = "multirefer"
     watched = False
-    read_questions = staticmethod(read_multi_referring)
     note = "targets are compared in the order of the expressions; one too few or too many scores 0"
+
+    def read(self, data: DataFolder) -> list[AskedPicture]:
+        return read_multi_referring(data)
 
     def counts(self, logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         found, beyond = logits[: len(masks)], logits[len(masks) :]
@@ -153,8 +152,7 @@ class ReasonSegTask(PointingTask):
     watched = False
     note = "the masks of an answer are united, as the annotation is one mask; ignored pixels do not count"
 
-    @staticmethod
-    def read_questions(data: DataFolder) -> list[AskedPicture]:
+    def read(self, data: DataFolder) -> list[AskedPicture]:
         pictures = read_reason_seg_questions(data)
         return [AskedPicture(p.image_id, p.file, p.size_hw, p.questions[:1]) for p in pictures]
 
