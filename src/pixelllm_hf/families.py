@@ -19,14 +19,18 @@ PIPELINE = f"{_PROCESSING}pipeline_grounded_captioning:GroundedCaptioningPipelin
 
 @dataclass(frozen=True)
 class Family:
-    """Each class as "module:name". `title`: what users call it; `image_processor` may be shared."""
+    """Each class as "module:name"; the image processor may be shared. Of cards: `title`, what users call it, the
+    number of its `paper` on arXiv, and what a model of the family does, `does`. rounding: of sizes on its canvas."""
 
     model_type: str
     title: str
+    paper: str
+    does: str
     config: str
     model: str
     processor: str
     image_processor: str = f"{_PROCESSING}image_processing_pixelllm:PixelLLMImageProcessor"
+    rounding: str = "down"
 
     @property
     def config_class(self) -> Any:
@@ -51,6 +55,8 @@ FAMILIES: dict[str, Family] = {
         Family(
             "pixelllm",
             "PixelLLM",
+            paper="2312.09237",
+            does="it captions a picture, or a place in it, and gives every word a point and a box",
             config=f"{_MODELING}configuration_pixelllm:PixelLLMConfig",
             model=f"{_MODELING}modeling_pixelllm:PixelLLMForGroundedGeneration",
             processor=f"{_PROCESSING}processing_pixelllm:PixelLLMProcessor",
@@ -58,9 +64,12 @@ FAMILIES: dict[str, Family] = {
         Family(
             "pixellm",
             "PixelLM",
+            paper="2312.02228",
+            does="it answers a question about an image with text, and gives each thing that the answer names a mask",
             config=f"{_MODELING}configuration_pixellm:PixelLMConfig",
             model=f"{_MODELING}modeling_pixellm:PixelLMForReasoningSegmentation",
             processor=f"{_PROCESSING}processing_pixellm:PixelLMProcessor",
+            rounding="nearest",
         ),
     )
 }

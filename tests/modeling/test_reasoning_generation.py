@@ -159,3 +159,21 @@ def test_a_seq2seq_trainer_gets_its_plain_tensor(model):
 def test_what_cannot_be_answered_says_why(model, change, message):
     with pytest.raises(ValueError, match=message):
         model.generate(**(ask(2) | change))
+
+
+def test_an_answer_ends_where_the_language_model_has_no_position_left(model):
+    short = PixelLMForReasoningSegmentation(PixelLMConfig.for_tests()).eval()
+    short.load_state_dict(model.state_dict())
+    short.config.text_config.max_position_embeddings = 25
+    output = short.generate(**ask(2, 4), max_new_tokens=14, eos_token_id=None)
+    whole = model.generate(**ask(2, 4), max_new_tokens=14, eos_token_id=None)
+    assert output.sequences.shape[1] == 25 - 21  # of the longer question: BOS, 16 of the image and 4
+    assert output.sequences.tolist() == whole.sequences[:, :4].tolist()
+    with pytest.raises(ValueError, match="has 26 tokens.*reads 25 in all"):
+        short.generate(**ask(2, 9), max_new_tokens=4)
+
+
+def test_what_callers_suppress_stays_suppressed(model):
+    free = model.generate(**ask(2), max_new_tokens=6, eos_token_id=None).sequences[0].tolist()
+    output = model.generate(**ask(2), max_new_tokens=6, eos_token_id=None, suppress_tokens=[free[0]])
+    assert free[0] not in output.sequences[0].tolist() and 47 not in output.sequences[0].tolist()

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
+from PIL import Image
 from transformers.pipelines import SUPPORTED_TASKS
 
+from pixelllm_hf.families import FAMILIES, Family, family_of_folder
 from pixelllm_hf.publishing import PublishError, render_model_card, validate_card
-from pixelllm_hf.publishing.model_card import Example
+from pixelllm_hf.publishing.examples import draw_examples
+from pixelllm_hf.publishing.model_card import Example, usage
 
 TEXT = """---
 license: mit
@@ -126,3 +130,26 @@ def test_a_card_without_a_licence_is_refused(text: str | None):
 def test_metadata_that_the_hub_would_not_take_are_refused_without_asking_it(content: str, message: str):
     with pytest.raises(PublishError, match=message):
         validate_card(content)
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_a_card_says_whose_model_it_is_and_how_it_is_asked(family: Family):
+    done = card(None, license="mit", family=family)
+    assert family.model_type in done.data.tags and f"arXiv {family.paper}" in done.text
+    assert family.model_class.__name__ in done.text and family.processor_class.__name__ in done.text
+
+
+@pytest.mark.parametrize("name", ["small_checkpoint", "small_pixellm"])
+def test_the_use_on_a_card_works(name: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch, capsys):
+    folder = request.getfixturevalue(name)
+    Image.effect_noise((60, 40), 80).convert("RGB").save(tmp_path / "picture.jpg")
+    monkeypatch.chdir(tmp_path)
+    code = usage(str(folder), family_of_folder(folder)).split("```python")[1].split("```")[0]
+    exec(compile(code, "card", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_examples_of_a_model_that_has_to_be_asked_are_its_answers(small_pixellm: Path, tmp_path: Path):
+    Image.effect_noise((60, 40), 80).convert("RGB").save(tmp_path / "a.png")
+    ((example, file),) = draw_examples(small_pixellm, [tmp_path / "a.png"], tmp_path / "drawn")
+    assert "SEG" not in example.caption.upper() and file.is_file()

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from pixelllm_hf.processing.grounded_results import GroundedCaption, GroundedWord
+from pixelllm_hf.processing.grounded_targets import GroundedTarget
 
 SIZE = (900, 600)
 # What is where: name, box. The dog lies within the meadow.
@@ -55,6 +56,24 @@ def made_up_object(name: str, *, mask: bool = False) -> GroundedCaption:
         pixels = ((columns - x) / rx) ** 2 + ((rows - y) / ry) ** 2 <= 1
     caption = made_up_caption(f"a {name}")
     return replace(caption, box=box, box_score=0.75, mask=pixels, mask_score=0.9 if mask else None)  # type: ignore[arg-type,call-arg]
+
+
+def made_up_answer() -> GroundedCaption:
+    """Three phrases that point: two with masks, one whose mask has no pixel."""
+    text, targets = "The dog can bark, the ball and the tree cannot.", []
+    for name in ("dog", "ball", "tree"):
+        mask = made_up_object(name, mask=True).mask
+        start = text.index(f"he {name}") - 1
+        empty = name == "tree"
+        targets.append(
+            GroundedTarget(
+                start,
+                start + len(name) + 4,
+                mask=np.zeros_like(mask) if empty else mask,
+                mask_score=0.0 if empty else 0.9,
+            )
+        )
+    return GroundedCaption(text, (), SIZE, score=0.8, prompt="what can bark?", targets=tuple(targets))
 
 
 def growing(caption: GroundedCaption) -> Iterator[GroundedCaption]:

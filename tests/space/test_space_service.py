@@ -57,7 +57,7 @@ def test_what_a_model_lacks_is_refused_and_the_other_one_named(service, picture,
     without = {"segment": "mask head", "dense": "detector"}
     monkeypatch.setattr(service._captioners["tiny"], "missing_head", without.get)
     assert service.lacking("tiny") == without
-    assert service.lacking("checkpoint") == {}
+    assert service.lacking("checkpoint") == {"reason": "segmentation codebook"}
     for request in (Request("segment", expressions=("a dog",)), Request("dense")):
         with pytest.raises(RefusedError, match=f"no {without[request.task]}.*Choose checkpoint"):
             service.answer(picture, request)

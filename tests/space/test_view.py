@@ -14,7 +14,7 @@ from pixelllm_hf.processing.mask_codec import polygons_to_mask
 from pixelllm_hf.space.outlines import mask_outlines, simplify_ring
 from pixelllm_hf.space.view import MOST_ANSWERS, PICTURE_BYTES, PICTURE_SIDE, ShownPicture, build_view
 
-from .made_up import SIZE, made_up_caption, made_up_object, made_up_picture, made_up_word
+from .made_up import SIZE, made_up_answer, made_up_caption, made_up_object, made_up_picture, made_up_word
 
 
 def shown_pixels(url: str) -> Image.Image:
@@ -198,3 +198,24 @@ def test_words_that_probably_have_no_place_come_without_one():
     ball = next(word for word in answer["words"] if word["text"] == "ball")
     assert dog["point"] is dog["box"] is None and dog["visual"] == 0.2
     assert ball["box"] and ball["visual"] == 0.9 and ball["spread"] == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_phrases_that_point_are_words_with_masks():
+    (answer,) = build_view(made_up_picture(), [made_up_answer()], task="reason")["answers"]
+    assert answer["mask"] is None and answer["box"] is None
+    dog, ball, tree = answer["words"]
+    assert [word["text"] for word in (dog, ball, tree)] == ["The dog", "the ball", "the tree"]
+    assert answer["text"][ball["start"] : ball["end"]] == "the ball"
+    assert dog["box"] == pytest.approx(made_up_object("dog").box, abs=1) and dog["score"] == 0.9
+    assert polygons_to_mask(ball["mask"], SIZE[::-1]).sum() == pytest.approx(
+        made_up_answer().targets[1].mask.sum(), rel=0.05
+    )
+    assert tree["mask"] is tree["box"] is tree["point"] is None  # a mask without a pixel
+
+
+def test_of_targets_with_one_phrase_the_first_has_it():
+    answer = made_up_answer()
+    twice = replace(answer, targets=(answer.targets[0], replace(answer.targets[1], start=0, end=7)))
+    first, second = build_view(made_up_picture(), [twice], task="reason")["answers"][0]["words"]
+    assert (first["text"], first["start"], first["end"]) == ("The dog", 0, 7)
+    assert (second["text"], second["start"], second["end"]) == ("", 7, 7) and second["mask"]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from .browser import Visit, screenshot
-from .made_up import PLACES, SIZE, made_up_caption, made_up_object, made_up_picture, made_up_word
+from .made_up import PLACES, SIZE, made_up_answer, made_up_caption, made_up_object, made_up_picture, made_up_word
 
 pytest.importorskip("gradio", reason="needs gradio: pip install pixelllm-hf[demo]")
 
@@ -38,6 +38,7 @@ def views() -> dict[str, Any]:
         "emoji": build_view(picture, [emoji], task="caption"),
         "narrow": build_view(Image.new("RGB", (12, 1200), "white"), [narrow], task="caption"),
         "many": build_view(picture, [made_up_object(name) for name in PLACES] * 20, task="dense"),
+        "reason": build_view(picture, [made_up_answer()], task="reason"),
         "none": build_view(picture, [], task="dense"),
         "nothing": None,
     }
@@ -517,3 +518,17 @@ def test_a_long_list_of_objects_and_the_image_are_seen_together(open_page, size)
     for part in (page.locator(".lv-frame"), last):
         box = part.bounding_box()
         assert box["y"] >= 0 and box["y"] + box["height"] <= size["height"]
+
+
+def test_a_phrase_and_its_mask_light_up_together(open_page: Callable[..., Any]):
+    page = open_page("reason")
+    assert page.locator(".lv-answer").count() == 1
+    assert [node.inner_text() for node in page.locator(".lv-word").all()] == ["The dog", "the ball"]
+    assert page.locator(".lv-objects .lv-mask").count() == 2
+    word(page, "the ball").hover()
+    wait_for_lit(page, "the ball")
+    assert page.locator(".lv-glow .lv-mask").count() == 1
+    page.mouse.move(*on_screen(page, 225, 390))
+    wait_for_lit(page, "The dog")
+    page.mouse.move(*on_screen(page, 125, 305))  # in the dog's box, beside its mask
+    wait_for_lit(page, "")

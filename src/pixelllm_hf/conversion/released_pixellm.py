@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig
 
+from ..families import FAMILIES
 from ..modeling.configuration_pixellm import PixelLMCodebookConfig, PixelLMConfig
 from ..modeling.modeling_pixellm import PixelLMForReasoningSegmentation
 from ..processing.image_processing_pixelllm import PixelLLMImageProcessor
@@ -77,7 +78,7 @@ def convert_release(
     model.generation_config = GenerationConfig(
         bos_token_id=text["bos_token_id"], eos_token_id=text["eos_token_id"], pad_token_id=text["pad_token_id"]
     )
-    images = PixelLLMImageProcessor(size={"height": side, "width": side}, rounding="nearest")
+    images = PixelLLMImageProcessor(size={"height": side, "width": side}, rounding=FAMILIES[ours.model_type].rounding)
     processor = PixelLMProcessor(images, tokenizer, num_image_tokens=ours.num_image_tokens)
     if (reason := processor.misfit(ours)) is not None:
         raise ReleasedNamesError(f"the tokenizer of {released} does not fit its weights: {reason}.")

@@ -55,7 +55,8 @@ class GroundedCollator:
 
     Args:
         tokenizer: a fast tokenizer with pad, EOS and character offsets.
-        image_size: side of the canvas in pixels. antialias: how pictures are made smaller; both as in the processor.
+        image_size: side of the canvas in pixels. antialias: how pictures are made smaller; rounding: of their
+            sizes on the canvas; all as in the processor.
         max_prompts: prompts taken per image; more are drawn at random, or the first ones (`prompt_choice`). Of the
             objects of a dense row always the first ones in view, as in the reference.
         max_text_tokens: longest text with BOS and EOS; truncation drops EOS, like the reference.
@@ -81,6 +82,7 @@ class GroundedCollator:
         *,
         image_size: int,
         antialias: bool = True,
+        rounding: str = "down",
         max_prompts: int = 1,
         max_text_tokens: int = 128,
         max_context_tokens: int = 32,
@@ -107,7 +109,7 @@ class GroundedCollator:
                 f"{max_prompts}, {max_context_tokens} and {max_text_tokens}."
             )
         self.tokenizer = tokenizer
-        self.image_size, self.antialias = image_size, antialias
+        self.image_size, self.antialias, self.rounding = image_size, antialias, rounding
         self.max_prompts = max_prompts
         self.max_text_tokens, self.max_context_tokens = max_text_tokens, max_context_tokens
         self.align = align
@@ -126,7 +128,13 @@ class GroundedCollator:
     def for_processor(cls, processor: Any, **settings: Any) -> GroundedCollator:
         """With a processor's tokenizer, canvas and resizing: the model trains on what it will be shown."""
         images = processor.image_processor
-        return cls(processor.tokenizer, image_size=images.canvas, antialias=images.antialias, **settings)
+        return cls(
+            processor.tokenizer,
+            image_size=images.canvas,
+            antialias=images.antialias,
+            rounding=images.rounding,
+            **settings,
+        )
 
     def __call__(
         self, rows: Sequence[dict[str, Any]], generators: Sequence[np.random.Generator] | None = None
@@ -182,7 +190,7 @@ class GroundedCollator:
         for attempt in range(_CROP_ATTEMPTS + 1):
             # An unlucky crop may hold none of the objects asked about; the last attempt shows the whole picture.
             augmentation = augmentation if attempt < _CROP_ATTEMPTS else replace(augmentation, scale=(1.0, 1.0))
-            view = TrainingView.draw(annotated_wh, self.image_size, augmentation, generator)
+            view = TrainingView.draw(annotated_wh, self.image_size, augmentation, generator, rounding=self.rounding)
             dense = row["task"] == "dense"
             chosen = row["prompts"] if dense else self._chosen(row["prompts"], generator)
             if view.flipped and augmentation.flip_text:

@@ -110,12 +110,18 @@ class TrainingView:
 
     @classmethod
     def draw(
-        cls, image_size_wh: tuple[int, int], canvas: int, augmentation: Augmentation, generator: np.random.Generator
+        cls,
+        image_size_wh: tuple[int, int],
+        canvas: int,
+        augmentation: Augmentation,
+        generator: np.random.Generator,
+        *,
+        rounding: str = "down",
     ) -> TrainingView:
-        """A view drawn as the augmentation says; without one it is what the processor shows the model."""
+        """A view drawn as the augmentation says; without one it is what the processor with this rounding shows."""
         flipped = augmentation.flip > 0 and bool(generator.random() < augmentation.flip)
         longest = max(int(canvas * generator.uniform(*augmentation.scale)), 1)
-        resized_wh = fitted_size(image_size_wh, longest)
+        resized_wh = fitted_size(image_size_wh, longest, rounding=rounding)
         window = random_crop_window(resized_wh[::-1], canvas, generator)
         return cls(CanvasTransform(image_size_wh, resized_wh, canvas), window, flipped)
 

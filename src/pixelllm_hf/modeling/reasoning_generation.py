@@ -14,6 +14,8 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers import LogitsProcessor
 from transformers import LogitsProcessorList
+from transformers import StoppingCriteria
+from transformers import StoppingCriteriaList
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
 
@@ -56,6 +58,17 @@ class NeverWritten(LogitsProcessor):
         return scores
 
 
+class EndOfRoom(StoppingCriteria):
+    """Rows end at this length, question and padding counted; None is never."""
+
+    def __init__(self, length: int | None):
+        self.length = length
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        ends = self.length is not None and input_ids.shape[1] >= self.length
+        return torch.full((len(input_ids),), ends, dtype=torch.bool, device=input_ids.device)
+
+
 class ReasoningGenerationMixin(TokenStatesMixin):
     """The writing half of a PixelLM."""
 
@@ -82,6 +95,7 @@ class ReasoningGenerationMixin(TokenStatesMixin):
         Args:
             pixel_values, pixel_mask, input_ids, attention_mask, prompt_mask, image_features: as in `forward`; shorter
                 questions may be padded on either side.
+                Answers end where the language model has no position left.
             original_sizes, prompt_characters: travel with the inputs for post-processing.
             complete_groups: let a target that is begun be written whole, whatever the model would write.
             options: of transformers' `generate`; greedy decoding, sampling and beam search. With
@@ -101,6 +115,8 @@ class ReasoningGenerationMixin(TokenStatesMixin):
         wants_dict = options.pop("return_dict_in_generate", None)
         resolved, _ = self._prepare_generation_config(generation_config, **options)
         refuse_unkept_modes(resolved, options)
+        stops = StoppingCriteriaList(options.pop("stopping_criteria", None) or [])
+        stops.append(self._end_of_room(attention_mask))
         processors = LogitsProcessorList(logits_processor or [])
         # the placeholder of what is seen is no word to write
         processors.append(NeverWritten(self.config.image_token_id))
@@ -115,11 +131,23 @@ class ReasoningGenerationMixin(TokenStatesMixin):
                 image_of_row=image_of_row,
                 generation_config=generation_config,
                 logits_processor=processors,
+                stopping_criteria=stops,
                 return_dict_in_generate=True,
                 **options,
             )
         answer = self._with_masks(output, recorder, image_features, image_of_row, input_ids.shape[1], resolved)
         return answer.sequences if wants_dict is False else answer
+
+    def _end_of_room(self, attention_mask: Tensor) -> EndOfRoom:
+        """Ends answers where the language model has no position for another token; raises if there is none at all."""
+        most = getattr(self.config.text_config, "max_position_embeddings", None)
+        asked = int(attention_mask.sum(1).max()) if attention_mask.numel() else 0
+        if most is not None and asked >= most:
+            raise ValueError(
+                f"a question has {asked} tokens with those of its image, but the language model reads {most} in all "
+                "(max_position_embeddings), so nothing could be answered. Ask shorter questions."
+            )
+        return EndOfRoom(None if most is None else attention_mask.shape[1] + most - asked)
 
     def _with_masks(
         self,

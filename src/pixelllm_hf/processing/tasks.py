@@ -27,7 +27,7 @@ class Head:
         return getattr(config, self.config, None) is not None
 
 
-POINT_HEAD = Head("point_head_config", "point head, which gives words their locations")
+POINT_HEAD = Head("point_head_config", "point head")
 MASK_HEAD = Head("mask_head_config", "mask head")
 DETECTOR = Head("proposal_head_config", "detector")
 CODEBOOK = Head("codebook_config", "segmentation codebook")

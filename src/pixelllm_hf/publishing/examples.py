@@ -13,16 +13,20 @@ from .model_card import Example
 SERIES = 700_000_000  # the composed scenes that demonstrations show; not trained and not measured on
 SCENES = (12, 13)
 MAX_NEW_TOKENS = 96
+QUESTION = "which objects are in the picture?"
 
 
 def draw_examples(folder: Path, pictures: Sequence[str | Path] | None, into: Path) -> list[tuple[Example, Path]]:
-    """The model's captions of the pictures, as entries for the card and files in `into`.
+    """What the model says of the pictures, as entries for the card and files in `into`. One that has to be asked is
+    asked for everything.
 
     pictures: files; None takes composed scenes, which are free of anybody's rights.
     """
     import torch
 
-    from pixelllm_hf import ImageError, PixelLLMForGroundedGeneration, PixelLLMProcessor
+    from pixelllm_hf import ImageError
+    from pixelllm_hf.families import family_of_folder
+    from pixelllm_hf.processing.tasks import task_spec
 
     sources: list[tuple[str, Any]] = (
         _scenes() if pictures is None else [(Path(picture).stem, picture) for picture in pictures]
@@ -32,18 +36,20 @@ def draw_examples(folder: Path, pictures: Sequence[str | Path] | None, into: Pat
     names = [name for name, _ in sources]
     if len(set(names)) < len(names):
         raise PublishError(f"example pictures need different names, but they are {', '.join(names)}.")
-    processor = PixelLLMProcessor.from_pretrained(folder)
-    model = PixelLLMForGroundedGeneration.from_pretrained(folder).eval()
+    family = family_of_folder(folder)
+    processor = family.processor_class.from_pretrained(folder)
+    model = family.model_class.from_pretrained(folder).eval()
+    spec = task_spec(processor.default_task)
     into.mkdir(parents=True, exist_ok=True)
     drawn = []
     for name, source in sources:
         try:
-            inputs = processor(images=source, return_tensors="pt")
+            inputs = processor(images=source, text=QUESTION if spec.needs_words else None, return_tensors="pt")
         except (OSError, ImageError) as error:
             raise PublishError(f"the example picture {source} cannot be read: {error}") from error
         with torch.inference_mode():
             output = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS)
-        caption = processor.post_process_grounded_generation(output, inputs)[0][0]
+        caption = spec.results(processor, output, inputs)[0][0]
         file = into / f"{name}.png"
         caption.draw(source).save(file, optimize=True)
         drawn.append((Example(f"{EXAMPLES}/{file.name}", caption.text), file))

@@ -27,11 +27,13 @@ from pixelllm_hf.evaluation.report import (
     render_card,
     task_section,
 )
+from pixelllm_hf.families import FAMILIES, Family
+from pixelllm_hf.processing.tasks import task_spec
 
 from .errors import PublishError
 
 PIPELINE_TAG = "image-text-to-text"  # the nearest task of the Hub that transformers has a pipeline for
-TAGS = ("grounded-captioning", "pixelllm")
+TAG = "grounded-captioning"
 HEADINGS = {
     "usage": "## Use\n\n",
     PHOTOGRAPHS: "## On photographs\n\n",
@@ -56,12 +58,14 @@ def render_model_card(
     examples: Sequence[Example] = (),
     license: str | None = None,  # noqa: A002 - the Hub's word
     facts: Mapping[str, Any] | None = None,
+    family: Family = FAMILIES["pixelllm"],
 ) -> str:
     """The whole README. text: the author's card with or without metadata; None gives a plain one made of `facts`.
+    family: whose model it is.
 
     A card without a licence is a `PublishError`, as is one that the Hub's client would not read back as it is.
     """
-    card = _read_card(_with_metadata(text) if text is not None else _plain_card(repo_id, facts or {}), "model")
+    card = _read_card(_with_metadata(text) if text is not None else _plain_card(repo_id, facts or {}, family), "model")
     known = card.data.to_dict()
     stated = license or known.get("license")
     if not stated:
@@ -70,13 +74,13 @@ def render_model_card(
             "`license:` into the metadata at the top of README.md."
         )
     known.pop("model-index", None)  # measured numbers come from the evaluation files alone
-    tags = list(dict.fromkeys([*(known.pop("tags", None) or []), *TAGS]))
+    tags = list(dict.fromkeys([*(known.pop("tags", None) or []), TAG, family.model_type]))
     known |= {"license": stated, "tags": tags}
     metadata: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": PIPELINE_TAG, **known}
     if reports:
         metadata |= {"model_name": repo_id.split("/")[-1], "eval_results": eval_results(reports)}
     card.data = ModelCardData(**metadata)
-    card.text = _filled(card.text, _slots(repo_id, stated, reports, examples))
+    card.text = _filled(card.text, _slots(repo_id, stated, reports, examples, family))
     content = str(card)
     validate_card(content)
     return content
@@ -105,9 +109,9 @@ def eval_results(reports: Iterable[Mapping[str, Any]]) -> list[EvalResult]:
 
 
 def _slots(
-    repo_id: str, stated: str, reports: Sequence[Mapping[str, Any]], examples: Sequence[Example]
+    repo_id: str, stated: str, reports: Sequence[Mapping[str, Any]], examples: Sequence[Example], family: Family
 ) -> dict[str, str]:
-    slots = {"usage": usage(repo_id), "licences": licences(stated)}
+    slots = {"usage": usage(repo_id, family), "licences": licences(stated)}
     if examples:
         slots["examples"] = "\n\n".join(f"![{_alt(e.caption)}]({e.path})\n\n> {_quoted(e.caption)}" for e in examples)
     if of_photographs := [report for report in reports if is_of_photographs(report)]:
@@ -136,19 +140,28 @@ def _quoted(caption: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", caption).replace("\n", " ")
 
 
-def usage(repo_id: str) -> str:
+_SHOW_WORDS = """for word in answer.words:
+    print(word.text, word.point, word.box)"""
+_SHOW_TARGETS = """print(answer.text)
+for target in answer.targets:
+    print(answer.text[target.start : target.end], target.mask.sum(), target.mask_score)"""
+
+
+def usage(repo_id: str, family: Family) -> str:
     """How to load the model by its name, with the package and without it."""
+    model, processor = family.model_class.__name__, family.processor_class.__name__
+    spec = task_spec(family.processor_class.default_task)
+    words = ', text="what here can be eaten?"' if spec.needs_words else ""
     return f"""With the package `pixelllm_hf`:
 
 ```python
-from pixelllm_hf import PixelLLMForGroundedGeneration, PixelLLMProcessor
+from pixelllm_hf import {model}, {processor}
 
-processor = PixelLLMProcessor.from_pretrained("{repo_id}")
-model = PixelLLMForGroundedGeneration.from_pretrained("{repo_id}")
-inputs = processor(images="picture.jpg")
-caption = processor.post_process_grounded_generation(model.generate(**inputs, max_new_tokens=64), inputs)[0][0]
-for word in caption.words:
-    print(word.text, word.point, word.box)
+processor = {processor}.from_pretrained("{repo_id}")
+model = {model}.from_pretrained("{repo_id}")
+inputs = processor(images="picture.jpg"{words})
+answer = processor.{spec.post_process}(model.generate(**inputs, max_new_tokens=64), inputs)[0][0]
+{_SHOW_TARGETS if spec.writes_targets else _SHOW_WORDS}
 ```
 
 Without it, from the code in this repository (read it first, then pin the commit that you have read):
@@ -170,7 +183,7 @@ def licences(stated: str) -> str:
 - Training data: licences of their own; what is known of them stands under training."""
 
 
-def _plain_card(repo_id: str, facts: Mapping[str, Any]) -> str:
+def _plain_card(repo_id: str, facts: Mapping[str, Any], family: Family) -> str:
     """What can be said without knowing how the model was trained; it says that this is not known."""
     lines = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     return f"""---
@@ -179,8 +192,7 @@ def _plain_card(repo_id: str, facts: Mapping[str, Any]) -> str:
 
 # {repo_id.split("/")[-1]}
 
-A PixelLLM ([arXiv 2312.09237](https://arxiv.org/abs/2312.09237)): it captions a picture, or a place in it, and gives
-every word a point and a box.
+A {family.title} ([arXiv {family.paper}](https://arxiv.org/abs/{family.paper})): {family.does}.
 
 {lines}
 
@@ -269,7 +281,7 @@ def with_licence(content: str, stated: str | None) -> str:
 
 def dataset_card(repo_id: str, *, license: str) -> str:  # noqa: A002 - the Hub's word
     """A plain card for a data set that came without one."""
-    data = DatasetCardData(license=license, task_categories=["image-to-text"], tags=list(TAGS))
+    data = DatasetCardData(license=license, task_categories=["image-to-text"], tags=[TAG, "pixelllm"])
     return (
         f"---\n{data.to_yaml()}\n---\n\n# {repo_id.split('/')[-1]}\n\n"
         "Grounded captions in the format of `pixelllm_hf`: every row is a picture with prompts, captions and, per "

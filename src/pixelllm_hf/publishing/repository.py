@@ -16,6 +16,7 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
+from pixelllm_hf.families import family_of_folder
 from pixelllm_hf.files import sha256_of_files
 from pixelllm_hf.safetensors_files import MAX_SHARD_BYTES, read_layout, sharded
 
@@ -116,6 +117,7 @@ def publish_model(
             examples=shown,
             license=license,
             facts=_facts(folder, contents.weights),
+            family=family_of_folder(folder),
         ).encode()
         refuse_secrets(files)
         if rehearse:

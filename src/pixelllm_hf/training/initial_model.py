@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file
 
+from pixelllm_hf.families import FAMILIES, Family, UnknownFamilyError, family_of_folder
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.model_folder import check_generation
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
@@ -19,19 +20,28 @@ if TYPE_CHECKING:
 PRESETS = ("tiny", "photo", "for_tests", "t5_xl", "bert")
 
 
-def model_config(name: str, overrides: dict[str, Any] | None = None) -> PixelLLMConfig:
+def model_config(name: str, overrides: dict[str, Any] | None = None) -> Any:
     """The config of a preset or of a checkpoint folder; `overrides` merge into it, nested parts too."""
     if name in PRESETS:
         values = getattr(PixelLLMConfig, name)().to_dict()
     elif Path(name).is_dir():
-        values = PixelLLMConfig.from_pretrained(name).to_dict()
+        values = family_of_start(name).config_class.from_pretrained(name).to_dict()
     else:
         raise ConfigError(f"model must be one of {', '.join(PRESETS)} or a checkpoint folder, but is {name!r}.")
     merged = _merged(values, overrides or {}, "model.overrides")
     try:
-        return PixelLLMConfig(**merged)
+        return family_of_start(name).config_class(**merged)
     except Exception as error:  # of a type that only the library of strict dataclasses has
         raise ConfigError(f"model.overrides make no model: {' '.join(str(error).split())}") from error
+
+
+def family_of_start(init: str) -> Family:
+    """Whose model a preset or a checkpoint folder is; presets are PixelLLMs. A `ConfigError` for none of ours."""
+    try:
+        has_config = init not in PRESETS and (Path(init) / "config.json").is_file()
+        return family_of_folder(init) if has_config else FAMILIES[PixelLLMConfig.model_type]
+    except UnknownFamilyError as error:
+        raise ConfigError(str(error)) from error
 
 
 def initial_model(
@@ -50,7 +60,7 @@ def initial_model(
     if init in PRESETS:
         model = PixelLLMForGroundedGeneration(config)
     else:
-        model = PixelLLMForGroundedGeneration.from_pretrained(init, config=config, dtype=torch.float32)
+        model = family_of_start(init).model_class.from_pretrained(init, config=config, dtype=torch.float32)
     for file in [*([vision_weights] if vision_weights else []), *(weights or [])]:
         _lay_over(model, file, whole="vision_towers." if file == vision_weights else None)
     return model
@@ -67,7 +77,11 @@ def initial_model_and_processor(settings: ModelSettings) -> tuple[PixelLLMForGro
     check_generation(settings.generation, "model.generation.")
     if unknown := model.generation_config.update(**settings.generation):
         raise ConfigError(f"model.generation has entries that no generation config knows: {sorted(unknown)}.")
-    processor = load_processor(settings.processor or settings.init, image_size=model.config.image_size)
+    processor = load_processor(
+        settings.processor or settings.init,
+        image_size=model.config.image_size,
+        family=family_of_start(settings.init),
+    )
     if len(processor.tokenizer) > model.config.get_text_config().vocab_size:
         raise ConfigError(
             f"The tokenizer has {len(processor.tokenizer)} pieces, the model's vocabulary only "
@@ -112,12 +126,9 @@ def _merged(values: dict[str, Any], overrides: dict[str, Any], where: str) -> di
     return merged
 
 
-def load_processor(folder: str, *, image_size: int) -> Any:
-    """The processor in a folder, or a new one for this canvas around the folder's tokenizer."""
+def load_processor(folder: str, *, image_size: int, family: Family = FAMILIES[PixelLLMConfig.model_type]) -> Any:
+    """The processor of a family in a folder, or a new one for this canvas around the folder's tokenizer."""
     from transformers import AutoTokenizer
-
-    from pixelllm_hf.processing.image_processing_pixelllm import PixelLLMImageProcessor
-    from pixelllm_hf.processing.processing_pixelllm import PixelLLMProcessor
 
     if folder in PRESETS:
         raise ConfigError(
@@ -127,12 +138,13 @@ def load_processor(folder: str, *, image_size: int) -> Any:
     if not Path(folder).is_dir():
         raise ConfigError(f"model.processor must be a folder with a tokenizer or a processor, but {folder!r} is none.")
     if (Path(folder) / "processor_config.json").is_file():
-        processor = PixelLLMProcessor.from_pretrained(folder)
+        processor = family.processor_class.from_pretrained(folder)
         if processor.image_processor.canvas != image_size:
             raise ConfigError(
                 f"The processor in {folder!r} is for a canvas of {processor.image_processor.canvas} pixels, the model "
                 f"for {image_size}. Give a processor of that size, or a folder with the tokenizer alone."
             )
         return processor
-    images = PixelLLMImageProcessor(size={"height": image_size, "width": image_size})
-    return PixelLLMProcessor(images, AutoTokenizer.from_pretrained(folder))
+    size = {"height": image_size, "width": image_size}
+    images = family.image_processor_class(size=size, rounding=family.rounding)
+    return family.processor_class(images, AutoTokenizer.from_pretrained(folder))
