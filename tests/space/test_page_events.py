@@ -17,7 +17,7 @@ from pixelllm_hf.space.example_pictures import ExamplePictures
 from pixelllm_hf.space.limits import Limits
 from pixelllm_hf.space.service import Service
 
-from .made_up import growing, made_up_caption, made_up_object, made_up_picture
+from .made_up import growing, made_up_answer, made_up_caption, made_up_object, made_up_picture
 
 gr = pytest.importorskip("gradio", reason="needs gradio: pip install pixelllm-hf[demo]")
 
@@ -35,6 +35,8 @@ class MadeUpCaptioner:
         return None
 
     def __call__(self, images: Sequence[Any], request: Request, **options: Any) -> list[list[GroundedCaption]]:
+        if request.task == "reason":
+            return [[replace(made_up_answer(), prompt=request.expressions[0])]]
         about_objects = request.task in ("refer", "segment", "dense")
         return [[made_up_object("ball", mask=request.task == "segment")] if about_objects else [CAPTION]]
 
@@ -274,3 +276,34 @@ def test_an_image_that_is_refused_leaves_the_page_without_any(events, monkeypatc
     kept, *_, view = events.show({"path": str(file)}, visitor())
     assert (kept, view) == (None, None) and "not a picture" in told[0]
     assert list(events.answer_new(None, "caption", "", *NO_PLACE, 1, "", visitor())) == []
+
+
+def test_a_question_is_answered_with_phrases_that_have_masks(events):
+    from pixelllm_hf.space.page_events import task_choices, words_tasks
+
+    assert ("Ask", "reason") in task_choices({}) and "reason" in words_tasks()
+    *_, (view, rows, note, answered) = events.answer(
+        upload(events), "reason", "what can bark?", *NO_PLACE, 1, "tiny", visitor()
+    )
+    (answer,) = view["answers"]
+    assert [word["text"] for word in answer["words"] if word["mask"]] == ["The dog", "the ball"]
+    assert [row[:3] for row in rows] == [[1, "The dog", "0.90"], [2, "the ball", "0.90"], [3, "the tree", "0.00"]]
+    assert note.startswith("3 things found") and answered.request.expressions == ("what can bark?",)
+    file, *_ = events.make_file("PNG", 800, answered)
+    assert Image.open(file).width == 800
+
+
+def test_a_question_that_is_empty_is_asked_for(events):
+    (_, _, hint, _) = list(events.answer_new(upload(events), "reason", "", *NO_PLACE, 1, "tiny", visitor()))[-1]
+    assert hint == "Write a question."
+    with pytest.raises(gr.Error, match="write a question"):
+        list(events.answer(upload(events), "reason", "", *NO_PLACE, 1, "tiny", visitor()))
+
+
+def test_a_page_whose_model_can_only_be_asked_opens_unasked(events, captioner, monkeypatch):
+    monkeypatch.setattr(MadeUpCaptioner, "missing_head", lambda self, task: None if task == "reason" else "point head")
+    opening = events.opening()
+    assert opening.file and opening.answered is None and opening.view["answers"] == []
+    choice, note = events.choose_model("tiny", "caption")
+    assert choice["value"] == "reason" and [task for _, task in choice["choices"]] == ["reason"]
+    assert "needs a point head" in note

@@ -11,11 +11,12 @@ import httpx
 import pytest
 
 from pixelllm_hf import GroundedCaption
+from pixelllm_hf.processing.tasks import TASK_SPECS
 
 from .running_demo import LIMITS, META, SCENE, ask, picture_bytes, upload, uploaded
 from .test_space_limits import bomb
 
-TASKS = {"/caption", "/trace", "/refer", "/segment", "/region", "/dense"}
+TASKS = {f"/{task}" for task in TASK_SPECS}
 ROOT = Path(__file__).parents[2]
 
 
@@ -34,7 +35,7 @@ def scene(demo) -> dict[str, Any]:
 # --- what there is ---
 
 
-def test_the_six_tasks_are_the_whole_public_api(client):
+def test_the_tasks_are_the_whole_public_api(client):
     assert set(client.view_api(return_format="dict")["named_endpoints"]) == TASKS
 
 
@@ -216,7 +217,7 @@ def tools(demo: Any, use: Any) -> Any:
     return anyio.run(with_tools, demo.url, use)
 
 
-def test_the_tools_are_the_six_tasks_and_say_what_they_do(demo):
+def test_the_tools_are_the_tasks_and_say_what_they_do(demo):
     listed = tools(demo, lambda session: session.list_tools()).tools
     assert {f"/{tool.name}" for tool in listed} == TASKS
     region = next(tool for tool in listed if tool.name == "region")
