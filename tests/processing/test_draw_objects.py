@@ -110,3 +110,17 @@ def test_the_picture_of_the_caller_stays_as_it_was():
     picture = Image.new("RGB", SIZE, "white")
     draw_objects(picture, [thing("it", (5.0, 5.0, 50.0, 50.0), (5, 5, 50, 50))])
     assert picture.getcolors() == [(960 * 640, (255, 255, 255))]
+
+
+def test_the_answer_stands_below_with_its_phrases_in_the_colours_of_their_masks():
+    from pixelllm_hf.processing.draw_objects import _Mark, _sentence_pieces, object_colour
+    from pixelllm_hf.processing.drawing_canvas import PAPER
+
+    text = "The dog barks, the ball, does not."
+    marks = [_Mark(None, str(i + 1), object_colour(i), None, None) for i in range(3)]
+    pieces = list(_sentence_pieces(marks, text, [(0, 7), (15, 23), (15, 23)]))
+    said = [piece.text for piece in pieces]
+    assert said == ["1", "The", "dog", "barks,", "2", "the", "ball", "3", ",", "does", "not."]
+    assert [piece.text for piece in pieces if piece.glued and piece.gap == 0] == [","]
+    assert [piece.colour for piece in pieces if piece.text in ("dog", "ball")] == [object_colour(0), object_colour(1)]
+    assert [piece.text for piece in pieces if piece.colour == PAPER] == ["barks,", ",", "does", "not."]

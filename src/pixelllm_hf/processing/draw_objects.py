@@ -68,13 +68,15 @@ def draw_objects(
     boxes: bool = True,
     masks: bool = True,
     labels: bool = True,
+    sentence: tuple[str, Sequence[tuple[int, int]]] | None = None,
     min_side: int = 960,
     max_side: int = 1600,
 ) -> Image.Image:
     """-> a new RGB image: the picture, its longer side brought between min_side and max_side, and a panel of names.
 
     objects: places in pixels of `image`, masks (H,W) of its size; those without a place are in the panel only.
-    boxes, masks, labels: what is drawn over the picture.
+    boxes, masks, labels: what is drawn over the picture. sentence: a text and the (start, end) of each object's words
+        in it, in their order; then the panel is the text with these words in the objects' colours.
     """
     sheet = Sheet.fit(image.size, min_side, max_side)
     picture = sheet.picture(image)
@@ -90,7 +92,8 @@ def draw_objects(
             overlay.box(mark.rect, mark.colour)
     if labels:
         overlay.labels(marks)
-    return sheet.joined(picture, overlay, text_panel(list(_pieces(marks)), sheet))
+    pieces = _pieces(marks) if sentence is None else _sentence_pieces(marks, *sentence)
+    return sheet.joined(picture, overlay, text_panel(list(pieces), sheet))
 
 
 def object_colour(index: int) -> Colour:
@@ -274,6 +277,28 @@ def _rings(box: Rect, width: float, height: float) -> Iterator[Rect]:
 
 
 # --- below the picture ----------------------------------------------------------------------------------------
+
+
+def _sentence_pieces(marks: Sequence[_Mark], text: str, spans: Sequence[tuple[int, int]]) -> Iterator[Piece]:
+    """The text; the words of each object in its colour, behind its number."""
+    done = 0
+    for mark, (start, end) in zip(marks, spans, strict=True):
+        start, end = (start, end) if start >= done else (done, done)
+        yield from _plain_pieces(text, done, start)
+        if mark.number:
+            yield Piece(mark.number, mark.colour, chip=True, gap=2 * BLANK)
+        for i, word in enumerate(text[start:end].split()):
+            yield Piece(word, mark.colour, glued=bool(mark.number) and not i)
+        done = end
+    yield from _plain_pieces(text, done, len(text))
+
+
+def _plain_pieces(text: str, start: int, end: int) -> Iterator[Piece]:
+    """Words that no object has; what follows a word without a blank, as a full stop does, is not torn off."""
+    torn = 0 < start < end and not text[start].isspace()
+    for i, word in enumerate(text[start:end].split()):
+        glued = torn and not i
+        yield Piece(word, PAPER, glued=glued, gap=0.0 if glued else BLANK)
 
 
 def _pieces(marks: Sequence[_Mark]) -> Iterator[Piece]:

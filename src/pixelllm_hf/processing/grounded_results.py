@@ -233,11 +233,14 @@ class GroundedCaption:
         return result_html(self)
 
     def draw(self, image: Any, **options: Any) -> Image.Image:
-        """The picture with the answer in it: its objects if there are any (`draw_objects`), else every word joined to
-        its place and the caption below (`draw_caption`).
+        """The picture with the answer in it: its objects if there are any (`draw_objects`), with the answer below where
+        its phrases name them; else every word joined to its place and the caption below (`draw_caption`).
 
         image: the original picture, as the processor takes it.
         """
+        spans = [(target.start, target.end) for target in self.targets]
+        if any(span != (0, len(self.text)) for span in spans):
+            return draw_results(image, [self], sentence=(self.text, spans), **options)
         if self.targets:
             return draw_results(image, [self], **options)
         picture = _picture_of(image, self.image_size)

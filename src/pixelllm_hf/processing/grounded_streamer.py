@@ -13,6 +13,7 @@ from transformers.generation.streamers import BaseStreamer
 from .grounded_results import GroundedWord
 from .grounded_results import ground_words
 from .word_spans import SpanReader
+from .written_targets import read_without
 
 
 class GroundedStreamer(BaseStreamer):
@@ -72,7 +73,8 @@ class GroundedStreamer(BaseStreamer):
     def _send(self, finished: bool) -> None:
         """Give out the words that can grow no more: those with a blank after them, at the end all."""
         for row, transform in enumerate(self._transforms):
-            spanned = self._reader.read([tokens[row] for tokens in self._tokens])
+            ids = [tokens[row] for tokens in self._tokens]
+            spanned = read_without(self._reader, ids, self.processor.codebook_token_ids)
             last_chunk = 0 if not spanned.text else len(spanned.text) - len(spanned.text.split()[-1])
             count = len(self._tokens)
             certainty = {name: _of_row(values, row, count) for name, values in self._certainty.items()}
