@@ -43,7 +43,7 @@ def test_the_recipes_of_the_paper_have_its_numbers(stage: str) -> None:
         data.max_text_tokens, data.max_context_tokens, [source.weight for source in data.sources],
     )  # fmt: skip
     assert optimizer.max_grad_norm is None and optimizer.betas == (0.9, 0.999)
-    assert optimizer.lr_multipliers == ({"mask_adapter": 10} if stage == "segment" else {})
+    assert optimizer.lr_multipliers == ({"mask_head.adapter": 10} if stage == "segment" else {})
     assert (recipe.model.lora is None) == ("segment" in stage)
 
 

@@ -105,6 +105,14 @@ def test_mistakes_are_those_of_training(recipe: TrainConfig, tmp_path: Path):
             describe(load_config(TrainConfig, tmp_path / "recipe.yaml", [word]))
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "pixelllm").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_official_stage_has_the_parts_that_it_names(path: Path):
+    told = describe(load_config(TrainConfig, path, ["model.init=t5_xl", "model.weights=[]", "cache_dir=null"]))
+    if path.stem == "segment":  # the adapter learns at ten times the rate, as in the paper
+        rates = re.findall(r"lr (\S+) decay 0 +[\d,]+ +[\d,]+ +(\S+)", told)
+        assert ("0.0005", "mask_head.adapter") in [(rate, name[:17]) for rate, name in rates]
+
+
 def test_the_command_describes_an_official_stage_without_its_data():
     words = ["scripts/train.py", "--config", "configs/pixelllm/trace.yaml", "--dry_run", "model.init=t5_xl"]
     done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=300)

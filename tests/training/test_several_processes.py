@@ -167,7 +167,7 @@ def test_two_processes_learn_what_one_does_sharded_or_not_and_a_run_goes_on_with
         torch.testing.assert_close(whole[name], tensor, atol=1e-4, rtol=1e-3)
 
     # the sharded half of the run goes on in one process: the same batches, dealt out anew
-    runs.run("shards")
+    assert f"continues from step 5 of {STEPS}" in runs.run("shards")
     assert runs.layout("shards", 20) | {"num_processes": 2} == runs.layout("two", 20)
     assert runs.losses("shards") == pytest.approx(runs.losses("one"), abs=1e-5)
 

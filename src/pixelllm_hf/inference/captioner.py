@@ -12,6 +12,7 @@ from pixelllm_hf.processing.tasks import task_spec
 
 from .device import find_device
 from .errors import ModelError, first_lines
+from .half_precision import cpu_is_faster_in_half
 from .model_source import ModelSource
 from .request import Request
 
@@ -45,8 +46,9 @@ class Captioner:
         logging.disable_progress_bar()
         logging.set_verbosity_error()  # remarks for programmers, at every call of generate()
         chosen = find_device(device)
-        # half precision is slow on a CPU and gains nothing there
-        wanted = "float32" if dtype == "auto" and chosen.type == "cpu" else dtype
+        # "auto" is what the weights are stored in, but for half precision on a processor that is slower with it
+        slow = dtype == "auto" and chosen.type == "cpu" and not cpu_is_faster_in_half()
+        wanted = "float32" if slow else dtype
         try:
             family = family_of_folder(found.folder)
             processor = family.processor_class.from_pretrained(found.folder)

@@ -40,7 +40,7 @@ class OptimizerConfig(RecipePart):
     Args:
         layer_decay: factor per block of one vision tower, counted from the last; 1 means one learning rate for all.
         layer_decay_tower: that tower's name.
-        lr_multipliers: part of a parameter's name -> factor on its learning rate, e.g. `{mask_adapter: 10}`.
+        lr_multipliers: part of a parameter's name -> factor on its learning rate, e.g. `{mask_head.adapter: 10}`.
         muon: leave the weights of linear layers to Muon and only the rest to AdamW; the reference has AdamW alone.
         muon_parts: dotted names of the parts whose linear layers these are; None is the whole model.
         muon_scale: factor on the learning rate of what Muon moves.

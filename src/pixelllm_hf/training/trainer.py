@@ -228,6 +228,8 @@ class Trainer:
         )
         stopped = ""
         with self._signals(), bar:
+            if self.step and self._main:
+                bar.write(f"continues from step {self.step} of {run.total_steps}")
             stream = self._stream()
             while self.step < run.total_steps:
                 self._train_step(stream)

@@ -1,0 +1,59 @@
+"""What `--dtype auto` means on a CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pixelllm_hf import PixelLLMForGroundedGeneration, default_checkpoint
+from pixelllm_hf.inference import Captioner, captioner, half_precision
+
+
+@pytest.fixture(scope="module")
+def stored_in_half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("half") / "model"
+    model = PixelLLMForGroundedGeneration.from_pretrained(default_checkpoint(), dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    for file in default_checkpoint().iterdir():  # the processor's files
+        if file.suffix in (".json", ".jinja") and not (folder / file.name).exists():
+            (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize(("faster", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_weights_in_half_precision_are_computed_in_it_where_that_is_faster(
+    stored_in_half: Path, monkeypatch: pytest.MonkeyPatch, faster: bool, expected: torch.dtype
+):
+    monkeypatch.setattr(captioner, "cpu_is_faster_in_half", lambda: faster)
+    loaded = Captioner.load(str(stored_in_half), "cpu", "auto", {})
+    assert loaded.model.language_model.lm_head.weight.dtype == expected
+    assert {p.dtype for p in loaded.model.point_head.parameters()} == {torch.float32}
+
+
+def test_weights_in_float32_stay_so(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(captioner, "cpu_is_faster_in_half", lambda: True)
+    loaded = Captioner.load("tiny", "cpu", "auto", {})
+    assert loaded.model.language_model.lm_head.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("seconds", "faster"), [((3.0, 1.0), True), ((1.2, 1.0), False), ((1.0, 8.0), False)])
+def test_half_precision_is_chosen_by_its_time_and_asked_once(
+    monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, float], faster: bool
+):
+    asked = []
+
+    def timed(dtype: str) -> float:
+        asked.append(dtype)
+        return seconds[dtype == "bfloat16"]
+
+    half_precision.cpu_is_faster_in_half.cache_clear()
+    monkeypatch.setattr(half_precision, "matmul_seconds", timed)
+    assert [half_precision.cpu_is_faster_in_half() for _ in range(3)] == [faster] * 3
+    assert asked == ["float32", "bfloat16"]
+    half_precision.cpu_is_faster_in_half.cache_clear()
+
+
+def test_a_matrix_product_takes_time():
+    assert half_precision.matmul_seconds("float32") > 0
