@@ -89,3 +89,23 @@ def test_captions_need_one_row_an_image_and_a_reward_that_is_there(
     lost.reward.function = "pixelllm_hf.evaluation.cider:Nothing"  # type: ignore[union-attr]
     with pytest.raises(ConfigError, match="Nothing"):
         reward_objective(lost, Accelerator(cpu=True))
+
+
+def test_captions_are_drawn_as_often_as_the_model_finds_them_likely(
+    squares: SimpleNamespace, tokenizer_folder: Path
+) -> None:
+    torch.manual_seed(0)
+    settings = recipe(squares, tokenizer_folder)
+    settings.reward.samples, settings.reward.max_new_tokens = 64, 1  # type: ignore[union-attr]
+    learner = reward_objective(settings, Accelerator(cpu=True)).module.eval()
+    model = learner.model
+    with torch.no_grad():
+        model.language_model.lm_head.weight[5:] -= 10 * model.language_model.lm_head.weight[5:].sign()  # few choices
+        states = torch.randn(16, 4, model.language_model.width)[:1].expand(16, -1, -1).contiguous()
+        mask = torch.ones(16, 4, dtype=torch.bool)
+        start = torch.full((1, 1), model.config.text_config.decoder_start_token_id)
+        decoded, _ = model.language_model.decode(start, states[:1], mask[:1])
+        likely = model.language_model.logits(decoded)[0, -1].softmax(-1)
+        drawn = torch.tensor([ids[0] for row in learner._sampled(states, mask) for ids in row])
+    often = torch.bincount(drawn, minlength=len(likely)) / len(drawn)
+    assert float((often - likely).abs().max()) < 0.06

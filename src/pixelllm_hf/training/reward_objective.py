@@ -16,7 +16,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.modeling_outputs import BaseModelOutput
 
 from pixelllm_hf.data.packed_labels import NO_SEGMENT, pack_labels
 from pixelllm_hf.data.plain_texts import plain_prompt
@@ -83,26 +82,27 @@ class SelfCritical(nn.Module):
 
     @torch.no_grad()
     def _sampled(self, states: Tensor, mask: Tensor) -> list[list[list[int]]]:
-        """Tokens of `samples` captions of each row, those that ended with EOS."""
-        model, config = self.model, self.config
-        trained = model.training
-        written = model.eval().generate(
-            encoder_outputs=BaseModelOutput(last_hidden_state=states),
-            attention_mask=mask,
-            do_sample=True,
-            temperature=config.temperature,
-            top_k=0,
-            top_p=1.0,
-            num_beams=1,
-            no_repeat_ngram_size=0,
-            num_return_sequences=config.samples,
-            max_new_tokens=config.max_new_tokens,
-            return_dict_in_generate=False,
-        )
-        model.train(trained)
-        text = model.config.text_config
+        """Tokens of `samples` captions of each row, those that ended with EOS. `generate` would locate them, too."""
+        language, text, config = self.model.language_model, self.model.config.text_config, self.config
+        states = states.repeat_interleave(config.samples, dim=0)
+        readable = None if mask.all() else mask.repeat_interleave(config.samples, dim=0)
+        tokens = torch.full((len(states), 1), text.decoder_start_token_id, device=states.device)
+        ended = torch.zeros_like(tokens, dtype=torch.bool)
+        written, cache, trained = [], None, language.training
+        language.eval()
+        for _ in range(config.max_new_tokens):
+            decoded, cache = language.decode(tokens, states, readable, cache=cache, use_cache=True)
+            scores = language.logits(decoded).float() / config.temperature
+            # The largest of scores with Gumbel noise is a draw from their softmax, and cheaper than `multinomial`.
+            noise = torch.empty_like(scores).exponential_().log()
+            tokens = (scores - noise).argmax(-1).masked_fill(ended, text.pad_token_id)
+            written.append(tokens)
+            ended = ended | (tokens == text.eos_token_id)
+            if ended.all():
+                break
+        language.train(trained)
         captions = []
-        for ids in written[:, 1:].tolist():
+        for ids in torch.cat(written, dim=1).tolist():
             end = ids.index(text.eos_token_id) + 1 if text.eos_token_id in ids else len(ids)
             captions.append(ids[:end])
         return [captions[start : start + config.samples] for start in range(0, len(captions), config.samples)]
