@@ -22,7 +22,8 @@ layouts, such as `python -m pixelllm_hf.data.scenes` writes:
   caption  captions.json, perhaps instances.json          refer, segment refcoco/refs*, refcoco/instances.json
   muse     muse.json or muse_SPLIT.json, perhaps in muse/ multirefer     as refer
   reasonseg the folders SPLIT of ReasonSeg, with JSON beside the images
-Or it holds the rows of the task that scripts/prepare_dataset.py made of such files, or of others.
+Or it holds the rows of the task that scripts/prepare_dataset.py made of such files, or of others. Every other layout
+that training reads is measured with --format, its annotations as --data and its images as --images.
 Where objects have names that the model never learnt, --trained-names says which it did: names are then measured on
 those objects, places on all. --title keeps such a report apart from the others in a model card.
 Several processes give the numbers of one. On a CPU each process has one thread, so that sums come in the same order on
@@ -52,12 +53,13 @@ from pixelllm_hf.cli import UsageError
 from pixelllm_hf.conversion.onnx_file import OnnxFileError
 from pixelllm_hf.conversion.towers import TowerWeightsError
 from pixelllm_hf.data.bad_records import AnnotationFileError, BadRecordError
+from pixelllm_hf.data.formats import FORMATS
 from pixelllm_hf.data.prepared_folder import PreparedFolderError
 from pixelllm_hf.data.scenes import BackgroundFolderError, ObjectFolderError, SceneOutputError
-from pixelllm_hf.evaluation.annotations import annotated_names
 from pixelllm_hf.evaluation.baselines import KINDS, Baseline, BaselineError, baseline
 from pixelllm_hf.evaluation.object_detector import LEVELS, ObjectDetector
 from pixelllm_hf.evaluation.report import counted, curve_tables, metrics_table, names_listed, names_note, write_report
+from pixelllm_hf.evaluation.row_pictures import annotated_names
 from pixelllm_hf.evaluation.runner import (
     Asking,
     CannotDoError,
@@ -68,7 +70,7 @@ from pixelllm_hf.evaluation.runner import (
     weights_digest,
 )
 from pixelllm_hf.evaluation.scene_folder import HELD_OUT_SEED, DataFolder, EvaluationDataError, composed_folder
-from pixelllm_hf.evaluation.tasks import NAMES, OF_LAYOUT, Task, task_for
+from pixelllm_hf.evaluation.tasks import NAMES, OF_KIND, Task, task_for
 from pixelllm_hf.evaluation.tasks.task import Thoroughness
 from pixelllm_hf.evaluation.trained_names import TrainedNames
 from pixelllm_hf.extras import require
@@ -85,6 +87,8 @@ def main(args: argparse.Namespace) -> None:
         raise UsageError("--teacher is the detector of --baseline teacher; give both or neither.")
     if args.data and (args.scenes or args.seed is not None):
         raise UsageError("--data brings its own scenes; leave --scenes and --seed out, or leave --data out.")
+    if (args.format or args.companion) and not (args.data and args.format):
+        raise UsageError("--format is the layout of --data, and --companion its second file; give these too.")
     if args.description and not args.title:
         raise UsageError("--description goes under a --title; give one, or leave it out.")
     require("accelerate", "datasets", what="evaluation")
@@ -100,7 +104,14 @@ def main(args: argparse.Namespace) -> None:
     started = time.perf_counter()
     with ExitStack() as stack:
         folder = args.data or stack.enter_context(composed_once(state, args, seed))
-        data = DataFolder(Path(folder), images=args.images, split=args.split, trained=trained)
+        data = DataFolder(
+            Path(folder),
+            images=args.images,
+            split=args.split,
+            trained=trained,
+            format=args.format,
+            companion=args.companion,
+        )
         task = task_for(args.task, data)
         asking = Asking(
             batch_size=args.batch_size,
@@ -138,7 +149,8 @@ def main(args: argparse.Namespace) -> None:
 def heading(args: argparse.Namespace, seed: int, folder: DataFolder) -> dict[str, Any]:
     """What the numbers are about, and how to get them again."""
     data: dict[str, Any] = {"folder": Path(args.data).name} if args.data else {"seed": seed}
-    data |= {"layout": folder.layout} if folder.layout in OF_LAYOUT else {}
+    data |= {"kind": folder.kind} if folder.kind in OF_KIND else {}
+    data |= {"format": args.format} if args.format else {}
     data |= {k: Path(v).name for k, v in (("objects", args.objects), ("backgrounds", args.backgrounds)) if v}
     own = ("split", "limit", "title", "description")
     data |= {name: value for name in own if (value := getattr(args, name))}
@@ -173,7 +185,7 @@ def answering(args: argparse.Namespace, data: DataFolder) -> Baseline:
         from pixelllm_hf.modeling.configuration_vision import PixelLLMYoloxTowerConfig
 
         detector = ObjectDetector(yolox_tower(args.teacher, PixelLLMYoloxTowerConfig(output_maps=LEVELS)))
-    names = annotated_names(data) if data.layout == "coco" and args.task != "caption" else ()
+    names = annotated_names(data) if data.kind == "categories" and args.task != "caption" else ()
     return baseline(args.baseline, names=names, detector=detector)
 
 
@@ -218,6 +230,12 @@ if __name__ == "__main__":
     parser.add_argument("--task", choices=NAMES, default="trace")
     parser.add_argument("--model", default=EMBEDDED, help="folder or hub id; or the name of an embedded one")
     parser.add_argument("--data", help="folder with annotations, or a prepared one, instead of composing scenes")
+    parser.add_argument(
+        "--format",
+        choices=sorted(name for name, layout in FORMATS.items() if layout.needs_images),
+        help="layout of --data, which then is the annotation file or folder, as for scripts/prepare_dataset.py",
+    )
+    parser.add_argument("--companion", type=Path, help="second file of --format: instances or image_data")
     parser.add_argument("--images", type=Path, help="the pictures of --data, if they are not in its images/")
     parser.add_argument(
         "--split", help="of data that has several: a list of a folder, a file's name, or in a refs file"

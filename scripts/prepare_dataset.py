@@ -44,6 +44,11 @@ def main() -> None:
         "--instances", help="COCO instances of the pictures: which names are present, for evaluation on the folder"
     )
     parser.add_argument("--on_error", default="skip", choices=("skip", "raise"), help="what a bad record does")
+    parser.add_argument(
+        "--for_evaluation",
+        action="store_true",
+        help="keep boxes without area, images without regions and crowds, which official evaluation counts",
+    )
     parser.add_argument("--rows_per_shard", type=int, default=2000, help="records in one parquet file at most")
     parser.add_argument("--push_to_hub", metavar="ORG/NAME", help="upload the finished folder as a Hub data set")
     parser.add_argument("--license", help="of the rows, as the Hub writes it (cc-by-4.0); needed to upload")
@@ -62,6 +67,7 @@ def main() -> None:
             companion=args.companion,
             instances=args.instances,
             on_error=args.on_error,
+            for_evaluation=args.for_evaluation,
             rows_per_shard=args.rows_per_shard,
             progress=lambda line: print(line, flush=True),
         )

@@ -12,8 +12,9 @@ from pixelllm_hf.data.coco_instances import read_coco_instances
 from pixelllm_hf.data.formats import read_format
 from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES
 from pixelllm_hf.data.parquet_shards import prepare_format
+from pixelllm_hf.data.prepared_folder import PreparedFolderError
 from pixelllm_hf.data.visual_genome import read_visual_genome
-from pixelllm_hf.evaluation.prepared_annotations import PreparedAnnotations
+from pixelllm_hf.evaluation.row_pictures import read_captioned
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 
 
@@ -114,7 +115,7 @@ def test_captions_and_objects_of_an_image_are_one_row(squares):
 def test_objects_beside_captions_are_no_captions_to_compare_with(squares, tmp_path):
     options = {"companion": squares.instances, "rows_per_shard": 9}
     prepare_format("coco_captions", squares.captions, squares.images, tmp_path / "out", **options)
-    pictures = PreparedAnnotations(DataFolder(tmp_path / "out"), "caption").captioned()
+    pictures = read_captioned(DataFolder(tmp_path / "out"))
     assert [picture.captions for picture in pictures][:2] == [("one red square",), ("one green square",)]
 
 
@@ -132,3 +133,42 @@ def test_a_mask_of_another_size_is_refused(squares):
     content["annotations"][1]["segmentation"] = {"size": [7, 9], "counts": [63]}
     with pytest.raises(BadRecordError, match="mask is for height, width"):
         read_coco_instances(squares.dump("i.json", content), squares.images)
+
+
+def test_rows_read_for_evaluation_keep_what_cannot_be_learnt_from(squares):
+    content = json.loads(squares.regions.read_text())
+    good = content[0]["regions"][0]
+    content[0]["regions"] += [{**good, "width": 0}, {**good, "x": -5, "phrase": " "}]
+    content[1]["regions"] = []
+    paths = squares.dump("odd.json", content), squares.image_data
+    rows = read_format("visual_genome", paths[0], squares.images, companion=paths[1], for_evaluation=True)
+    assert [len(row["prompts"]) for row in rows] == [3, 0, 1, 1]
+    flat, left = rows[0]["prompts"][1:]
+    assert flat["annotation_box"][2] == 0 and left["target"] == ""
+    assert left["annotation_box"][0] == -5 and left["box"][0] == 0, "as annotated, and within the image"
+    learnt = read_format("visual_genome", squares.regions, squares.images, companion=paths[1])
+    assert all(
+        row["prompts"][0]["annotation_box"][2:] == [w - x, h - y]
+        for row in learnt
+        for x, y, w, h in [row["prompts"][0]["box"]]
+    )
+
+
+def test_crowds_are_among_the_objects_to_find_for_evaluation_alone(squares):
+    content = json.loads(squares.instances.read_text())
+    content["annotations"][0]["iscrowd"] = 1
+    path = squares.dump("crowd.json", content)
+    rows = read_format("coco_instances", path, squares.images, task="dense", for_evaluation=True)
+    assert [prompt["crowd"] for row in rows for prompt in row["prompts"]] == [True, False, False, False]
+    assert len(read_format("coco_instances", path, squares.images, task="dense")) == 3
+
+
+def test_a_folder_prepared_for_evaluation_is_refused_for_training(squares, tmp_path):
+    content = json.loads(squares.instances.read_text())
+    content["annotations"][0]["iscrowd"] = 1
+    path = squares.dump("crowd.json", content)
+    prepare_format("coco_instances", path, squares.images, tmp_path / "out", task="dense", for_evaluation=True)
+    with pytest.raises(PreparedFolderError, match="prepared for evaluation"):
+        read_format("prepared", tmp_path / "out")
+    rows = read_format("prepared", tmp_path / "out", for_evaluation=True)
+    assert sum(prompt["crowd"] for row in rows for prompt in row["prompts"]) == 1

@@ -13,13 +13,13 @@ from pixelllm_hf.publishing.model_card import load_reports, render_model_card
 
 
 def evaluation(task: str, metrics: dict[str, float], baseline: str | None = None) -> dict[str, Any]:
-    layout = "coco" if task in ("region", "dense", "segment") else "flickr30k_entities"
+    kind = "categories" if task in ("region", "dense", "segment") else "phrases"
     made = {"baseline": baseline, "decoding": {}} if baseline else {"weights_sha256": "a" * 64, "decoding": {}}
     return {
         "task": task,
         "scenes": 7,
         "command": f"python scripts/evaluate.py --task {task}" + (f" --baseline {baseline}" if baseline else ""),
-        "data": {"folder": "photos", "split": "val", "layout": layout},
+        "data": {"folder": "photos", "split": "val", "kind": kind},
         "metrics": {name: {"value": v, "low": v - 0.1, "high": v + 0.1, "count": 7} for name, v in metrics.items()},
         "versions": {},
         **made,

@@ -14,8 +14,8 @@ from pixelllm_hf import PixelLLMForGroundedGeneration, PixelLLMProcessor
 from pixelllm_hf.data.parquet_shards import prepare_format
 from pixelllm_hf.data.prepared_folder import PreparedFolderError
 from pixelllm_hf.evaluation import runner
-from pixelllm_hf.evaluation.annotations import read_referred
 from pixelllm_hf.evaluation.pictures import EvaluationDataError
+from pixelllm_hf.evaluation.row_pictures import read_referred
 from pixelllm_hf.evaluation.runner import Asking
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.tasks import TASKS
@@ -117,7 +117,7 @@ def test_without_the_objects_numbers_that_need_them_are_left_out(
 def test_rows_of_another_task_are_refused_by_name(prepared: Callable[..., Path]):
     with pytest.raises(PreparedFolderError, match="'caption', which do not serve 'trace'"):
         TASKS["trace"].read(DataFolder(prepared("caption")))
-    with pytest.raises(EvaluationDataError, match="--task segment"):
+    with pytest.raises(PreparedFolderError, match="'refer', which do not serve 'segment'"):
         TASKS["segment"].read(DataFolder(prepared("refer")))
     with pytest.raises(EvaluationDataError, match="holds its pictures"):
         DataFolder(prepared("refer"), images=Path("images"))

@@ -15,7 +15,7 @@ from pixelllm_hf import PixelLLMForGroundedGeneration, PixelLLMProcessor
 from pixelllm_hf.data.parquet_shards import prepare_format
 from pixelllm_hf.data.scenes import ObjectLibrary, compose_scene
 from pixelllm_hf.evaluation import runner
-from pixelllm_hf.evaluation.annotations import read_scenes
+from pixelllm_hf.evaluation.row_pictures import read_scenes
 from pixelllm_hf.evaluation.runner import Asking
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.sharing import Share

@@ -9,8 +9,8 @@ from typing import Any
 
 from pixelllm_hf.data import AnnotationFileError, BadRecordError
 from pixelllm_hf.data.scenes import write_scenes
-from pixelllm_hf.evaluation.annotations import read_captioned, read_described, read_referred, read_scenes
 from pixelllm_hf.evaluation.pictures import EvaluationDataError
+from pixelllm_hf.evaluation.row_pictures import read_captioned, read_described, read_referred, read_scenes
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 
 READERS = {

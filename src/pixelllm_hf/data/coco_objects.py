@@ -17,6 +17,7 @@ from pixelllm_hf.data.image_folder import ImageFolder
 from pixelllm_hf.data.named_objects import OBJECT_TASKS, NamedObject, ObjectTask, object_prompts
 from pixelllm_hf.data.object_masks import checked_mask
 from pixelllm_hf.data.record_fields import (
+    annotated_xywh,
     checked_flag,
     checked_list,
     checked_text,
@@ -36,6 +37,7 @@ def read_coco_objects(
     streaming: bool = False,
     on_error: OnError = "raise",
     check_images: bool = False,
+    for_evaluation: bool = False,
     report: ReadReport | None = None,
 ) -> Dataset | IterableDataset:
     """Rows of `task`, one per image of an instances file: every object with its category's name.
@@ -43,24 +45,29 @@ def read_coco_objects(
     "refer" and "segment" take the objects that are alone of their category in the image: "the dog" must be one.
     "reason" asks about categories, each with the mask of all its objects. Files of LVIS, PACO and Pascal-Part are read
     too. Crowds are left out and counted. For typed categories and all masks, see `read_coco_instances`.
+    for_evaluation: keep what official evaluation counts and nothing can be learnt from: boxes without area, images
+        without objects, and among the objects to find crowds, marked as such.
     """
 
     def objects(coco: CocoFile, image: CocoImage) -> Iterator[Callable[[], NamedObject]]:
         for where, record in image.annotations:
-            yield partial(coco_object, coco, image, where, record)
+            yield partial(coco_object, coco, image, where, record, for_evaluation=for_evaluation)
 
-    return _read(annotations, images, objects, task, streaming, on_error, check_images, report)
+    return _read(annotations, images, objects, task, streaming, on_error, check_images, report, for_evaluation)
 
 
-def coco_object(coco: CocoFile, image: CocoImage, where: str, record: dict[str, Any]) -> NamedObject:
+def coco_object(
+    coco: CocoFile, image: CocoImage, where: str, record: dict[str, Any], *, for_evaluation: bool = False
+) -> NamedObject:
     """An annotation of an instances file, with its category's name."""
     box, number = required(where, record, "bbox", "category_id")
     return NamedObject(
         where,
         spoken_name(coco.category(where, number)),
-        checked_xywh(where, box, image.size_wh),
+        checked_xywh(where, box, image.size_wh, may_be_empty=for_evaluation),
         partial(checked_mask, where, record.get("segmentation"), image.size_wh),
         left_out="crowd" if checked_flag(where, record.get("iscrowd"), "iscrowd") else None,
+        annotation_box=annotated_xywh(where, box),
     )
 
 
@@ -97,6 +104,7 @@ def read_coco_panoptic(
             checked_xywh(where, box, image.size_wh),
             lambda *_: _segment_mask(where, ids, checked_whole(where, number, "the id of a segment")),
             left_out="crowd" if checked_flag(where, info.get("iscrowd"), "iscrowd") else None,
+            annotation_box=annotated_xywh(where, box),
         )
 
     def objects(coco: CocoFile, image: CocoImage) -> Iterator[Callable[[], NamedObject]]:
@@ -136,6 +144,7 @@ def _read(
     on_error: OnError,
     check_images: bool,
     report: ReadReport | None,
+    for_evaluation: bool = False,
 ) -> Dataset | IterableDataset:
     """objects: what an image holds, each made by a call, so that a bad one is dropped without its neighbours."""
     check_on_error(on_error)
@@ -156,8 +165,8 @@ def _read(
             except BadRecordError as error:
                 report.drop(error, on_error)
                 continue
-            prompts = object_prompts(found, task, report, on_error, key=str(image.id))
-            if not prompts:
+            prompts = object_prompts(found, task, report, on_error, key=str(image.id), for_evaluation=for_evaluation)
+            if not prompts and not (for_evaluation and task in ("region", "dense")):
                 report.leave_out("image without objects", f"{image.where} (image {image.id}) has none for this task.")
                 continue
             yield grounded_row(path, image.id, image.size_wh, task, prompts)

@@ -25,6 +25,8 @@ class Format:
         needs_images: the rows do not have their images already.
         inside: the annotations are a folder; patterns of the files in it that are read.
         instances: which of its files lists the objects of the pictures in COCO's layout, if one does.
+        for_evaluation: the reader takes `for_evaluation`: otherwise training leaves out nothing that evaluation counts.
+        says: what the texts of its regions and expressions are.
     """
 
     module: str
@@ -37,6 +39,8 @@ class Format:
     needs_images: bool = True
     inside: tuple[str, ...] = ()
     instances: Literal["annotations", "companion"] | None = None
+    for_evaluation: bool = False
+    says: Literal["phrases", "categories"] = "phrases"
 
     def files(self, annotations: str | Path) -> list[Path]:
         """The annotation files in a folder that is in this layout."""
@@ -57,7 +61,12 @@ FORMATS: dict[str, Format] = {
         instances="companion",
     ),
     "coco_instances": Format(
-        "coco_objects", "read_coco_objects", ("region", "dense", "refer", "segment", "reason"), instances="annotations"
+        "coco_objects",
+        "read_coco_objects",
+        ("region", "dense", "refer", "segment", "reason"),
+        instances="annotations",
+        for_evaluation=True,
+        says="categories",
     ),
     "coco_panoptic": Format(
         "coco_objects",
@@ -65,6 +74,7 @@ FORMATS: dict[str, Format] = {
         ("region", "dense", "refer", "segment", "reason"),
         "segments",
         companion_required=False,
+        says="categories",
     ),
     "coco_stuff": Format("label_maps", "read_coco_stuff", ("reason",), "classes", has_splits=True, inside=_LABEL_MAPS),
     "conversations": Format("conversations", "read_conversations", ("caption",)),
@@ -75,7 +85,7 @@ FORMATS: dict[str, Format] = {
         has_splits=True,
         inside=("*.txt", "Sentences/*.txt", "Annotations/*.xml"),
     ),
-    "grit": Format("grit_captions", "read_grit_captions", ("dense", "region")),
+    "grit": Format("grit_captions", "read_grit_captions", ("dense", "region"), for_evaluation=True),
     "mapillary": Format("label_maps", "read_mapillary", ("reason",), "classes", has_splits=True, inside=_LABEL_MAPS),
     "mdetr": Format("grounding_json", "read_grounding_json", ("refer", "segment")),
     "muse": Format("muse", "read_muse", ("reason",)),
@@ -85,6 +95,7 @@ FORMATS: dict[str, Format] = {
         ("region", "dense", "refer"),
         has_splits=True,
         inside=("Annotations/*.xml", "ImageSets/Main/*.txt"),
+        says="categories",
     ),
     "prepared": Format("prepared_folder", "read_prepared", (), has_splits=True, needs_images=False),
     "reason_seg": Format(
@@ -103,9 +114,12 @@ FORMATS: dict[str, Format] = {
         "instances",
         has_splits=True,
         instances="companion",
+        for_evaluation=True,
     ),
     "uninext": Format("grounding_json", "read_grounding_json", ("refer", "segment")),
-    "visual_genome": Format("visual_genome", "read_visual_genome", ("region", "dense"), "image_data"),
+    "visual_genome": Format(
+        "visual_genome", "read_visual_genome", ("region", "dense"), "image_data", for_evaluation=True
+    ),
 }
 
 
@@ -120,20 +134,25 @@ def read_format(
     streaming: bool = False,
     on_error: OnError = "raise",
     check_images: bool = False,
+    for_evaluation: bool = False,
     report: ReadReport | None = None,
 ) -> Any:
     """The grounded rows of annotation files in the layout `name`, read as `task` (the layout's first by default).
 
     companion: the second file that some layouts need, see `FORMATS[name].companion`.
+    for_evaluation: keep what official evaluation counts though nothing can be learnt from it, such as boxes without
+        area and images without regions.
     A prepared folder has its images, and its bad records are gone: `read_prepared` is the reader, without the options
     for them.
     """
     layout = check_format(name, annotations, task=task, companion=companion, split=split)
     if not layout.needs_images:
-        return _reader(layout)(annotations, task=task, split=split, streaming=streaming)
+        return _reader(layout)(annotations, task=task, split=split, streaming=streaming, for_evaluation=for_evaluation)
     if not images:
         raise ValueError(f"format {name!r} needs the folder of its images, but got {images!r}.")
     options: dict[str, Any] = {"streaming": streaming, "on_error": on_error, "check_images": check_images}
+    if layout.for_evaluation:
+        options["for_evaluation"] = for_evaluation
     if len(layout.tasks) > 1:
         options["task"] = task or layout.tasks[0]
     if companion is not None and layout.companion:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,11 @@ GROUNDED_FEATURES = Features(
                 "context": Value("string"),  # text prompt; None = one of the task's prompt strings
                 "target": Value("string"),
                 "object_box": _BOX,  # box of the object that the target speaks of; None = unknown
+                # The same as it was annotated, x, y, w, h, also where it leaves the image: what official evaluation
+                # compares with. None = unknown, or no box of one object.
+                "annotation_box": List(Value("float64")),
+                # Stands for several objects: evaluation counts no answer about it. Only in rows read for evaluation.
+                "crowd": Value("bool"),
                 "mask": _MASK,  # its mask; None = unknown
                 # Of a "reason" row: what the target text points at, one for each TARGET_PLACEHOLDER in it.
                 # ignored: pixels that are neither of the target nor not of it; None = there are none.
@@ -64,7 +69,7 @@ GROUNDED_FEATURES = Features(
 
 # Fields of prompts and utterances that folders of rows lack which were prepared before there were such fields; there
 # they are None.
-LATER_FIELDS = ("targets", "visual")
+LATER_FIELDS = ("targets", "visual", "annotation_box", "crowd")
 
 
 def grounded_row(
@@ -87,6 +92,8 @@ def grounded_prompt(
     box: list[float] | None = None,
     context: str | None = None,
     object_box: list[float] | None = None,
+    annotation_box: Sequence[float] | None = None,
+    crowd: bool = False,
     mask: dict[str, Any] | None = None,
     utterances: list[dict[str, Any]] | None = None,
     targets: list[dict[str, Any]] | None = None,
@@ -99,6 +106,8 @@ def grounded_prompt(
         "context": context,
         "target": target,
         "object_box": object_box,
+        "annotation_box": None if annotation_box is None else list(annotation_box),
+        "crowd": crowd,
         "mask": mask,
         "utterances": utterances or [],
         "targets": targets or [],

@@ -37,6 +37,7 @@ class NamedObject:
     mask: makes its compressed run lengths, None if unknown, and counts what of it is bad; called for the objects that
     are used, since it is slow.
     left_out: why it is not asked for, though its text fits it: "crowd" (it stands for several objects), "difficult".
+    annotation_box: x, y, w, h as annotated, None if unknown.
     """
 
     where: str
@@ -44,15 +45,23 @@ class NamedObject:
     box: list[float]
     mask: Callable[[ReadReport, OnError], dict[str, Any] | None] = _no_mask
     left_out: str | None = None
+    annotation_box: Sequence[float] | None = None
 
 
 def object_prompts(
-    objects: Sequence[NamedObject], task: str, report: ReadReport, on_error: OnError, *, key: str = ""
+    objects: Sequence[NamedObject],
+    task: str,
+    report: ReadReport,
+    on_error: OnError,
+    *,
+    key: str = "",
+    for_evaluation: bool = False,
 ) -> list[dict[str, Any]]:
     """One prompt per object: asked by its box ("region"), to be found ("dense"), or asked by its text (the others).
 
     What is marked to be left out is counted. So is a text that fits several objects of the image: it asks for none.
     "reason" is another way: see `name_questions`; key: the image's id.
+    for_evaluation: what is left out of the objects to find stays among them, marked as a crowd.
     """
     if task == "reason":
         return name_questions(objects, key, report, on_error)
@@ -60,10 +69,20 @@ def object_prompts(
     often = Counter(thing.text for thing in objects)
     prompts = []
     for thing in objects:
-        if thing.left_out:
+        kept_as_crowd = bool(thing.left_out) and for_evaluation and task in ("region", "dense")
+        if thing.left_out and not kept_as_crowd:
             report.leave_out(thing.left_out, f"{thing.where} is marked as {thing.left_out}.")
         elif task in ("region", "dense"):
-            prompts.append(grounded_prompt(thing.text, box=thing.box, context=context, object_box=thing.box))
+            prompts.append(
+                grounded_prompt(
+                    thing.text,
+                    box=thing.box,
+                    context=context,
+                    object_box=thing.box,
+                    annotation_box=thing.annotation_box,
+                    crowd=kept_as_crowd,
+                )
+            )
         elif often[thing.text] > 1:
             report.leave_out("ambiguous name", f"{thing.where}: {often[thing.text]} objects are {thing.text!r}.")
         else:
@@ -72,16 +91,19 @@ def object_prompts(
             except BadRecordError as error:
                 report.drop(error, on_error)
                 continue
-            prompts.append(expression_prompt(thing.text, thing.box, mask))
+            prompts.append(expression_prompt(thing.text, thing.box, mask, annotation_box=thing.annotation_box))
     return prompts
 
 
-def expression_prompt(text: str, box: list[float], mask: dict[str, Any] | None) -> dict[str, Any]:
+def expression_prompt(
+    text: str, box: list[float], mask: dict[str, Any] | None, *, annotation_box: Sequence[float] | None = None
+) -> dict[str, Any]:
     """A referring expression is question and decoder text in one; its object's box is learned, not its words."""
     return grounded_prompt(
         text,
         context=task_spec("refer").prompt(text),
         object_box=box,
+        annotation_box=annotation_box,
         mask=mask,
         text_loss=False,
         point_loss=True,

@@ -42,6 +42,7 @@ def prepare_format(
     companion: str | Path | None = None,
     instances: str | Path | None = None,
     on_error: OnError = "skip",
+    for_evaluation: bool = False,
     rows_per_shard: int = 2000,
     progress: Callable[[str], None] | None = None,
 ) -> PreparedFolder:
@@ -49,6 +50,7 @@ def prepare_format(
 
     instances: a COCO instances file of the pictures, for evaluation (see `prepared_objects`); taken from the
     annotations or their companion where one of them is such a file.
+    for_evaluation: keep what official evaluation counts and nothing can be learnt from; training refuses the folder.
     The folder knows the annotation files by their content, so that it can be finished only from the same ones.
     """
     layout = check_format(name, annotations, task=task, companion=companion, split=split)
@@ -68,10 +70,12 @@ def prepare_format(
         "annotations": digests,
         "source_split": split,
         "on_error": on_error,
+        **({"for_evaluation": True} if for_evaluation else {}),
     }
 
     def rows(report: ReadReport) -> Iterable[dict[str, Any]]:
         options: dict[str, Any] = {"task": task, "split": split, "companion": companion, "on_error": on_error}
+        options["for_evaluation"] = for_evaluation
         return undecoded(read_format(name, annotations, images, streaming=True, report=report, **options))
 
     with folder_lock(out, "a preparation of data"):

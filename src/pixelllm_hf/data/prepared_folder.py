@@ -162,6 +162,7 @@ def read_prepared(
     task: str | None = None,
     split: str | None = None,
     streaming: bool = False,
+    for_evaluation: bool = False,
     cache_dir: str | Path | None = None,
 ) -> Dataset | IterableDataset:
     """The rows of a prepared folder. An unfinished preparation is refused.
@@ -169,12 +170,18 @@ def read_prepared(
     Raises `PreparedFolderError` for a folder that is not as its record says, with the name of the shard.
     task: read "region" rows as "dense" ones and the other way round, or "segment" rows as "refer".
     split: the one that the folder was prepared as; there is no other in it.
+    for_evaluation: a folder that was prepared for it holds what nothing can be learnt from, and is refused without.
     cache_dir: where `datasets` keeps the uncompressed copy that it maps into memory; by default its own place.
     """
     state = PreparedFolder.load(folder)
     own, stored = state.settings["split"], state.settings.get("task")
     if state.counts is None:
         raise PreparedFolderError(f"the preparation of {str(folder)!r} was interrupted. Run it again to finish it.")
+    if state.settings.get("for_evaluation") and not for_evaluation:
+        raise PreparedFolderError(
+            f"{str(folder)!r} was prepared for evaluation and holds images that nothing can be learnt from. Prepare "
+            "another folder without --for_evaluation for training."
+        )
     if split not in (None, own):
         raise PreparedFolderError(f"{str(folder)!r} holds the split {own!r}, not {split!r}. Leave it out.")
     if task not in (None, stored) and (task not in TASK_SPECS or TASK_SPECS[task].rows_of != stored):

@@ -58,10 +58,10 @@ def checked_record(where: str, record: object) -> dict[str, Any]:
     return record
 
 
-def checked_text(where: str, text: object, name: str) -> str:
+def checked_text(where: str, text: object, name: str, *, may_be_empty: bool = False) -> str:
     """The text without blanks around it; what is no text, or is empty, is a `BadRecordError`."""
     text = checked_string(where, text, name)
-    if not text.strip():
+    if not text.strip() and not may_be_empty:
         raise BadRecordError("empty text", where, f"{name} is empty ({shown(text)}).", "Add it or skip the record.")
     return text.strip()
 
@@ -142,12 +142,12 @@ def annotated_xywh(where: str, xywh: object) -> tuple[float, float, float, float
     return x, y, w, h
 
 
-def checked_xywh(where: str, xywh: object, size_wh: tuple[int, int]) -> list[float]:
+def checked_xywh(where: str, xywh: object, size_wh: tuple[int, int], *, may_be_empty: bool = False) -> list[float]:
     """COCO-style x, y, w, h -> xyxy clipped to the image; refuses what is not a box or has no area inside."""
     x, y, w, h = annotated_xywh(where, xywh)
     width, height = size_wh
     box = [min(max(x, 0.0), width), min(max(y, 0.0), height), min(max(x + w, 0.0), width), min(max(y + h, 0.0), height)]
-    if not (box[2] > box[0] and box[3] > box[1]):
+    if not (box[2] > box[0] and box[3] > box[1]) and not may_be_empty:
         raise BadRecordError(
             "box without area",
             where,

@@ -28,6 +28,7 @@ from pixelllm_hf.data.named_objects import expression_prompt
 from pixelllm_hf.data.object_masks import checked_mask, target_mask
 from pixelllm_hf.data.plain_pickle import load_plain_pickle
 from pixelllm_hf.data.record_fields import (
+    annotated_xywh,
     checked_id,
     checked_list,
     checked_record,
@@ -53,6 +54,7 @@ def read_referring_expressions(
     streaming: bool = False,
     on_error: OnError = "raise",
     check_images: bool = False,
+    for_evaluation: bool = False,
     report: ReadReport | None = None,
 ) -> Dataset | IterableDataset:
     """Rows of `task`, one per image.
@@ -64,6 +66,8 @@ def read_referring_expressions(
     task: "segment" adds the object's mask, where the instances have one. "reason" asks for up to six expressions at
         once, each with a target: multi-referring as PixelLM is measured on (section 5), in the released order.
     check_images: decode every image while reading, so that damaged files are bad records too.
+    for_evaluation: keep what official evaluation counts and nothing can be learnt from: boxes without area, masks
+        without a pixel. Empty expressions are left out.
     As in the reference there is no text loss; the object's box is what is learned.
     """
     check_on_error(on_error)
@@ -100,8 +104,8 @@ def read_referring_expressions(
                 path = folder.find(
                     where, image_id, checked_text(where, file_name, "file_name"), size_wh=(width, height)
                 )
-                prompts = _prompts(members, objects, (width, height), task, on_error, report)
-                if not prompts:
+                prompts = _prompts(members, objects, (width, height), task, on_error, report, for_evaluation)
+                if not prompts and not for_evaluation:
                     raise BadRecordError("no expressions", where, "no usable expression is left.", "Skip the image.")
             except BadRecordError as error:
                 report.drop(error, on_error)
@@ -183,6 +187,7 @@ def _prompts(
     task: str,
     on_error: OnError,
     report: ReadReport,
+    for_evaluation: bool,
 ) -> list[dict[str, Any]]:
     prompts, targets = [], []
     for where, ref in refs:
@@ -193,9 +198,11 @@ def _prompts(
                 raise BadRecordError("missing annotation", where, problem, "Pass its instances file.")
             checked_list(where, sentences, "sentences")
             annotation = annotations[annotation_id]
-            box = checked_xywh(where, required_one(where, annotation, "bbox"), size_wh)
+            given = required_one(where, annotation, "bbox")
+            box = checked_xywh(where, given, size_wh, may_be_empty=for_evaluation)
             segmentation = None if task == "refer" else annotation.get("segmentation")
-            read_mask = target_mask if task == "reason" else checked_mask
+            must_have_one = task == "reason" or (task == "segment" and for_evaluation)
+            read_mask = target_mask if must_have_one else checked_mask
             mask = read_mask(where, segmentation, size_wh, report, on_error)
         except BadRecordError as error:
             report.drop(error, on_error)
@@ -204,11 +211,13 @@ def _prompts(
             report.read["expressions"] += 1
             try:
                 said = (sentence.get("sent") or sentence.get("raw") or "") if isinstance(sentence, dict) else sentence
-                text = checked_text(where, said, "an expression")
-                if task == "reason":
+                text = checked_text(where, said, "an expression", may_be_empty=for_evaluation)
+                if not text:
+                    report.leave_out("empty text", f"{where}: an expression is empty.")
+                elif task == "reason":
                     targets.append((where, grounded_target(text.lower(), box=box, mask=mask)))
                 else:
-                    prompts.append(expression_prompt(text, box, mask))
+                    prompts.append(expression_prompt(text, box, mask, annotation_box=annotated_xywh(where, given)))
             except BadRecordError as error:
                 report.drop(error, on_error)
     return _multi_referring(targets, on_error, report) if task == "reason" else prompts

@@ -13,6 +13,7 @@ from pixelllm_hf.data.bad_records import BadRecordError, OnError, ReadReport, ch
 from pixelllm_hf.data.grounded_examples import build_dataset, grounded_prompt, grounded_row
 from pixelllm_hf.data.image_folder import ImageFolder
 from pixelllm_hf.data.record_fields import (
+    annotated_xywh,
     checked_id,
     checked_list,
     checked_text,
@@ -36,6 +37,7 @@ def read_visual_genome(
     streaming: bool = False,
     on_error: OnError = "raise",
     check_images: bool = False,
+    for_evaluation: bool = False,
     report: ReadReport | None = None,
 ) -> Dataset | IterableDataset:
     """Rows of task "region" or "dense", one per image: each region has a box and a phrase as target.
@@ -45,6 +47,8 @@ def read_visual_genome(
     images: the folder of all images, or the one that holds VG_100K and VG_100K_2.
     check_images: decode every image while reading, so that damaged files are bad records too.
     A bad region is dropped from its image; an image left without regions is dropped too (both are counted).
+    for_evaluation: keep what official evaluation counts and nothing can be learnt from: boxes without area, empty
+        phrases, images without regions.
     """
     check_on_error(on_error)
     check_task(task, ("region", "dense"))
@@ -55,7 +59,7 @@ def read_visual_genome(
         for where, record in read_records(regions, report, on_error):
             report.read["images"] += 1
             try:
-                yield _row(where, record, known, folder, task, on_error, report)
+                yield _row(where, record, known, folder, task, on_error, report, for_evaluation)
             except BadRecordError as error:
                 report.drop(error, on_error)
 
@@ -97,6 +101,7 @@ def _row(
     task: str,
     on_error: OnError,
     report: ReadReport,
+    for_evaluation: bool,
 ) -> dict[str, Any]:
     image_id, regions = required_one(where, record, "id", "image_id"), required_one(where, record, "regions")
     path, (width, height) = find_image(folder, where, checked_id(where, image_id), image_data)
@@ -107,12 +112,13 @@ def _row(
         report.read["regions"] += 1
         try:
             phrase, x, y, w, h = required(place, region, "phrase", "x", "y", "width", "height")
-            phrase = checked_text(place, phrase, "phrase")
-            box = checked_xywh(place, (x, y, w, h), (width, height))
+            phrase = checked_text(place, phrase, "phrase", may_be_empty=for_evaluation)
+            box = checked_xywh(place, (x, y, w, h), (width, height), may_be_empty=for_evaluation)
+            annotated = annotated_xywh(place, (x, y, w, h))
         except BadRecordError as error:
             report.drop(error, on_error)
             continue
-        prompts.append(grounded_prompt(phrase, box=box, context=context, object_box=box))
-    if not prompts:
+        prompts.append(grounded_prompt(phrase, box=box, context=context, object_box=box, annotation_box=annotated))
+    if not prompts and not for_evaluation:
         raise BadRecordError("no regions", where, f"image {shown(image_id)} has no usable region.", "Skip the image.")
     return grounded_row(path, image_id, (width, height), task, prompts)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-LAYOUTS = ("flickr30k_entities", "coco")
+KINDS = ("phrases", "categories")
 # Task, metric and what it is, in the order of the table.
 FIGURES = (
     ("caption", "CIDEr", "captions: CIDEr, 0 to 10"),
@@ -77,7 +77,7 @@ PUBLISHED = (
 
 def is_of_photographs(report: Mapping[str, Any]) -> bool:
     """Whether an evaluation belongs into this table."""
-    return report["data"].get("layout") in LAYOUTS and "title" not in report["data"]
+    return report["data"].get("kind") in KINDS and "title" not in report["data"]
 
 
 def photograph_table(reports: Sequence[Mapping[str, Any]]) -> str:

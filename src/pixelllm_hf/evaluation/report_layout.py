@@ -51,7 +51,7 @@ OPTIONAL: dict[str, tuple[str, Test]] = {
     "data.description": ("a text", _paragraphs),
     "data.folder": ("a line of text", _text),
     "data.split": ("a line of text", _text),
-    "data.layout": ("a line of text", _text),
+    "data.kind": ("a line of text", _text),
     "baseline": ("a line of text", _text),
     "data.seed": ("a whole number", lambda value: _number(value) and isinstance(value, int)),
     "data.names": ("an object", _object),

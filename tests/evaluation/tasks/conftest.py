@@ -18,7 +18,7 @@ class Oracle:
     """Both model and processor. `answer(picture)` gives a picture's answers; `asked` records the calls."""
 
     device = torch.device("cpu")
-    config = SimpleNamespace(mask_head_config={}, proposal_head_config={})
+    config = SimpleNamespace(point_head_config={}, mask_head_config={}, proposal_head_config={})
 
     def __init__(self, pictures: Sequence[Any], answer: Callable[[Any], list[GroundedCaption]]):
         self.pictures = {picture.open().tobytes(): picture for picture in pictures}

@@ -281,7 +281,7 @@ def test_a_task_that_a_folder_has_nothing_for_says_what_it_wants(flickr: Path, c
         task_for("phrases", DataFolder(coco, split="val"))
     with pytest.raises(EvaluationDataError, match="Sentences/"):
         task_for("grounded_caption", DataFolder(scene_folder))
-    with pytest.raises(EvaluationDataError, match="'flickr30k_entities', where the tasks are caption, phrases"):
+    with pytest.raises(EvaluationDataError, match="holds phrases, of which the tasks are caption, phrases"):
         task_for("dense", DataFolder(flickr, split="val"))
 
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from pixelllm_hf.data.scenes import ObjectLibrary
-from pixelllm_hf.evaluation.annotations import read_referred, read_scenes
 from pixelllm_hf.evaluation.pictures import EvaluationDataError
+from pixelllm_hf.evaluation.row_pictures import read_referred, read_scenes
 from pixelllm_hf.evaluation.runner import evaluate
 from pixelllm_hf.evaluation.scene_folder import DataFolder, composed_folder
 from pixelllm_hf.evaluation.tasks import TASKS

@@ -33,33 +33,42 @@ TASKS: dict[str, Task] = {
     )
 }
 # On photographs with phrases, or with the names of categories, more and other things are known.
-OF_LAYOUT: dict[str, dict[str, Task]] = {
-    "flickr30k_entities": {
-        task.name: task for task in (PhrasedCaptionTask(), PhrasesTask(), GroundedCaptionTask(), CertaintyTask())
+OF_KIND: dict[str, dict[str, Task]] = {
+    "phrases": {
+        task.name: task
+        for task in (
+            PhrasedCaptionTask(),
+            PhrasesTask(),
+            GroundedCaptionTask(),
+            CertaintyTask(),
+            ReferTask(),
+            RegionTask(),
+        )
     },
-    "coco": {
-        task.name: task for task in (CaptionTask(), CategoryRegionTask(), CategoryDenseTask(), CategorySegmentTask())
+    "categories": {
+        task.name: task
+        for task in (CaptionTask(), CategoryRegionTask(), CategoryDenseTask(), CategorySegmentTask(), ReferTask())
     },
 }
-NAMES = list(dict.fromkeys([*TASKS, *(name for tasks in OF_LAYOUT.values() for name in tasks)]))
+NAMES = list(dict.fromkeys([*TASKS, *(name for tasks in OF_KIND.values() for name in tasks)]))
 _FOUND_BY = {
-    "flickr30k_entities": "Sentences/, Annotations/ and images/, as Flickr30k Entities has them",
-    "coco": "instances_SPLIT.json and images/, as COCO has them",
+    "phrases": "Sentences/, Annotations/ and images/, as Flickr30k Entities has them",
+    "categories": "instances_SPLIT.json and images/, as COCO has them",
 }
 
 
 def task_for(name: str, data: DataFolder) -> Task:
     """What this task measures on this data; an `EvaluationDataError` says what data it wants where it cannot."""
-    tasks = OF_LAYOUT.get(data.layout, TASKS)
+    tasks = OF_KIND.get(data.kind, TASKS)
     if name in TASKS and isinstance(TASKS[name], PointingTask):  # which look for files of their own
         return TASKS[name]
     if name in tasks:
         return tasks[name]
-    wanted = [_FOUND_BY[layout] for layout, others in OF_LAYOUT.items() if name in others]
+    wanted = [_FOUND_BY[kind] for kind, others in OF_KIND.items() if name in others]
     raise EvaluationDataError(
-        f"{data.folder} is in the layout {data.layout!r}, where the tasks are {', '.join(tasks)}. "
+        f"{data.folder} holds {data.kind}, of which the tasks are {', '.join(tasks)}. "
         f"{name!r} needs a folder with {' or with '.join(wanted or ['the files of docs/evaluation.md'])}."
     )
 
 
-__all__ = ["NAMES", "OF_LAYOUT", "TASKS", "Scores", "Task", "task_for"]
+__all__ = ["NAMES", "OF_KIND", "TASKS", "Scores", "Task", "task_for"]

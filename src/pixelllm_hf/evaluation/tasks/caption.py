@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pixelllm_hf.evaluation.annotations import read_captioned, read_phrased
 from pixelllm_hf.evaluation.baselines import Baseline
 from pixelllm_hf.evaluation.bootstrap import Estimate
 from pixelllm_hf.evaluation.caption_estimates import caption_estimates
 from pixelllm_hf.evaluation.object_names import ObjectNames, words_of
 from pixelllm_hf.evaluation.pictures import CaptionedPicture
+from pixelllm_hf.evaluation.row_pictures import read_captioned, read_phrased
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.tasks.task import QUICK, Scores, Task, Thoroughness
 from pixelllm_hf.evaluation.trace import SceneScore, naming_metrics

@@ -6,14 +6,12 @@ has at least 32² pixels, in the files at hand; crowds are never asked about.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from pixelllm_hf.evaluation.annotations import read_categorised
 from pixelllm_hf.evaluation.average_precision import NamedBox, average_precision
 from pixelllm_hf.evaluation.baselines import Baseline
 from pixelllm_hf.evaluation.bootstrap import ratio_of_sums, resampled
@@ -27,6 +25,7 @@ from pixelllm_hf.evaluation.pictures import (
     Expression,
     ReferredPicture,
 )
+from pixelllm_hf.evaluation.row_pictures import read_categorised
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.segmentation_iou import VARIANT
 from pixelllm_hf.evaluation.tasks.segment import SegmentTask
@@ -163,10 +162,10 @@ class CategorySegmentTask(SegmentTask):
 
     def read(self, data: DataFolder) -> list[ReferredPicture]:
         pictures, number = [], 0
-        for picture in read_categorised(data):
-            often, expressions = Counter(thing.name for thing in picture.objects), []
+        for picture in read_categorised(data, "segment"):  # those alone of their category
+            expressions = []
             for thing in picture.objects:
-                if is_counted(thing) and often[thing.name] == 1 and thing.segmentation is not None:
+                if is_counted(thing) and thing.segmentation is not None:
                     number += 1
                     expressions.append(Expression(number, thing.name, thing.box, thing.segmentation, None))
             if expressions:
@@ -197,7 +196,7 @@ class CategorySegmentTask(SegmentTask):
 
 def _some(pictures: list[Any], data: DataFolder, wanted: str) -> list[Any]:
     if not pictures:
-        raise EvaluationDataError(f"no image of {data.coco_file('instances')} has {wanted}.")
+        raise EvaluationDataError(f"no image of {data.folder} has {wanted}.")
     return pictures
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from pixelllm_hf.evaluation.annotations import read_described
 from pixelllm_hf.evaluation.bootstrap import Estimate, resampled
 from pixelllm_hf.evaluation.dense_captioning_map import (
     DETECTION_ONLY,
@@ -20,6 +19,7 @@ from pixelllm_hf.evaluation.dense_captioning_map import (
 )
 from pixelllm_hf.evaluation.meteor import meteor
 from pixelllm_hf.evaluation.pictures import DescribedPicture
+from pixelllm_hf.evaluation.row_pictures import read_described
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.tasks.task import Scores, Task, Thoroughness
 from pixelllm_hf.processing.grounded_results import GroundedCaption
@@ -32,7 +32,7 @@ class DenseTask(Task):
     looks = {"mAP": "dense_map", "mAP_detection": "dense_map_detection"}
 
     def read(self, data: DataFolder) -> list[DescribedPicture]:
-        return read_described(data)
+        return read_described(data, "dense")
 
     def record(self, picture: DescribedPicture, answers: Sequence[GroundedCaption]) -> dict[str, Any]:
         rows = []

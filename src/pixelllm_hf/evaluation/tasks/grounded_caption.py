@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from pixelllm_hf.evaluation.annotations import read_phrased
 from pixelllm_hf.evaluation.baselines import Baseline, caption_of_words
 from pixelllm_hf.evaluation.bootstrap import ratio_of_sums
 from pixelllm_hf.evaluation.object_names import words_of
 from pixelllm_hf.evaluation.phrases import PhrasedPicture, head_word, shares
+from pixelllm_hf.evaluation.row_pictures import read_phrased
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.tasks.task import Scores, Task, Thoroughness
 from pixelllm_hf.processing.grounded_results import GroundedCaption

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from pixelllm_hf.evaluation.annotations import read_phrased
 from pixelllm_hf.evaluation.baselines import Baseline, caption_of_words
 from pixelllm_hf.evaluation.bootstrap import ratio_of_sums
 from pixelllm_hf.evaluation.box_iou import aligned_box_iou
 from pixelllm_hf.evaluation.phrases import PhrasedCaption, PhrasedPicture, shares, words_between_blanks
+from pixelllm_hf.evaluation.row_pictures import read_phrased
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.tasks.task import Scores, Task, Thoroughness
 from pixelllm_hf.processing.grounded_results import GroundedCaption

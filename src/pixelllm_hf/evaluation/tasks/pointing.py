@@ -15,13 +15,7 @@ import torch
 from torch import Tensor
 
 from pixelllm_hf.evaluation.bootstrap import Estimate, ratio_of_sums
-from pixelllm_hf.evaluation.questions import (
-    AskedPicture,
-    AskedQuestion,
-    read_multi_referring,
-    read_muse_questions,
-    read_reason_seg_questions,
-)
+from pixelllm_hf.evaluation.questions import AskedPicture, AskedQuestion, read_questions
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.target_iou import FEW, intersection_and_union, iou_of, question_counts
 from pixelllm_hf.evaluation.tasks.task import Scores, Task, Thoroughness
@@ -59,6 +53,9 @@ class PointingTask(Task):
     def spec(self) -> TaskSpec:
         """Questions are asked."""
         return task_spec("reason")
+
+    def read(self, data: DataFolder) -> list[AskedPicture]:
+        return read_questions(data, self.name)
 
     def ask(self, pictures: Sequence[AskedPicture]) -> dict[str, Any]:
         return {"text": [[question.text for question in picture.questions] for picture in pictures]}
@@ -122,9 +119,6 @@ class MuseTask(PointingTask):
     name = "muse"
     looks = {"gIoU": "muse_giou", "cIoU": "muse_ciou", "right_number": "muse_right_number"}
 
-    def read(self, data: DataFolder) -> list[AskedPicture]:
-        return read_muse_questions(data)
-
 
 class MultiReferTask(PointingTask):
     """Multi-referring: the targets come in the order of the expressions, and are not paired anew."""
@@ -153,8 +147,7 @@ class ReasonSegTask(PointingTask):
     note = "the masks of an answer are united, as the annotation is one mask; ignored pixels do not count"
 
     def read(self, data: DataFolder) -> list[AskedPicture]:
-        pictures = read_reason_seg_questions(data)
-        return [AskedPicture(p.image_id, p.file, p.size_hw, p.questions[:1]) for p in pictures]
+        return [AskedPicture(p.image_id, p.file, p.size_hw, p.questions[:1]) for p in super().read(data)]
 
     def counts(self, logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         united = logits.amax(0) if len(logits) else torch.full(masks.shape[1:], -1.0)

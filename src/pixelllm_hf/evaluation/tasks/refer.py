@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from pixelllm_hf.evaluation.annotations import read_referred
 from pixelllm_hf.evaluation.bootstrap import Estimate, ratio_of_sums
 from pixelllm_hf.evaluation.pictures import Expression, ReferredPicture
 from pixelllm_hf.evaluation.ranking import ranking_auc
 from pixelllm_hf.evaluation.referring_precision import THRESHOLDS, VARIANT, referring_precision
+from pixelllm_hf.evaluation.row_pictures import read_referred
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.tasks.task import Scores, Task, Thoroughness
 from pixelllm_hf.processing.grounded_results import GroundedCaption

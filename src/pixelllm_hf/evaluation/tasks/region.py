@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from pixelllm_hf.evaluation.annotations import read_described
 from pixelllm_hf.evaluation.bootstrap import ratio_of_sums
 from pixelllm_hf.evaluation.caption_estimates import caption_estimates
 from pixelllm_hf.evaluation.object_names import ObjectNames, words_of
 from pixelllm_hf.evaluation.pictures import DescribedPicture, EvaluationDataError, Region
+from pixelllm_hf.evaluation.row_pictures import read_described
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.tasks.task import QUICK, Scores, Task, Thoroughness
 from pixelllm_hf.processing.grounded_results import GroundedCaption

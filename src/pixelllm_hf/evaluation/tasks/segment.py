@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pixelllm_hf.evaluation.annotations import read_referred
 from pixelllm_hf.evaluation.bootstrap import ratio_of_sums
 from pixelllm_hf.evaluation.pictures import EvaluationDataError, ReferredPicture
+from pixelllm_hf.evaluation.row_pictures import read_referred
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.segmentation_iou import (
     THRESHOLDS,
@@ -32,7 +32,7 @@ class SegmentTask(ReferTask):
     looks = {"seg_cIoU": "segment_ciou", "seg_gIoU": "segment_giou"}
 
     def read(self, data: DataFolder) -> list[ReferredPicture]:
-        pictures = read_referred(data)
+        pictures = read_referred(data, "segment")
         for picture in pictures:
             for e in picture.expressions:
                 if e.segmentation is None:

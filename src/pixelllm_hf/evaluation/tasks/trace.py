@@ -12,12 +12,12 @@ import torch
 from tqdm import tqdm
 
 from pixelllm_hf.data import GroundedCollator
-from pixelllm_hf.evaluation.annotations import read_narratives, read_scenes
 from pixelllm_hf.evaluation.bootstrap import Estimate, ratio_of_sums
 from pixelllm_hf.evaluation.local_bipartite_matching import local_bipartite_matching
 from pixelllm_hf.evaluation.object_names import ObjectNames
 from pixelllm_hf.evaluation.pictures import EvaluationScene
 from pixelllm_hf.evaluation.point_l1 import point_l1
+from pixelllm_hf.evaluation.row_pictures import read_scenes
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.sharing import Share
 from pixelllm_hf.evaluation.tasks.task import Scores, Task, Thoroughness
@@ -120,7 +120,7 @@ def read_given_narratives(
     progress: bool = False,
 ) -> list[GivenNarrative] | None:
     """The written narratives, each read in one pass. None if the folder has none."""
-    rows, share = read_narratives(data), share or Share()
+    rows, share = data.narratives(), share or Share()
     if rows is None:
         return None
     contexts = {"trace": [TASK_SPECS["trace"].default]}  # one wording, not one drawn for each row

@@ -11,7 +11,13 @@ import pytest
 
 from pixelllm_hf.data.bad_records import BadRecordError
 from pixelllm_hf.data.scenes import ObjectLibrary, compose_scene
-from pixelllm_hf.evaluation.annotations import read_captioned, read_described, read_referred, read_scenes
+from pixelllm_hf.evaluation.row_pictures import (
+    read_captioned,
+    read_categorised,
+    read_described,
+    read_referred,
+    read_scenes,
+)
 from pixelllm_hf.evaluation.scene_folder import DataFolder, EvaluationDataError
 
 
@@ -69,7 +75,7 @@ def test_the_dense_captioning_layout_of_grit_is_read(scene_folder: Path, tmp_pat
     [
         (lambda ref: ref.update(ann_id=-7), "annotation -7 is unknown"),
         (lambda ref: ref.pop("sentences"), "no 'sentences'"),
-        (lambda ref: ref.update(image_id=-7), "image -7 is unknown"),
+        (lambda ref: ref.update(image_id=-7), "has no image -7"),
     ],
 )
 def test_a_bad_reference_is_named(scene_folder: Path, tmp_path: Path, change: Any, message: str):
@@ -127,3 +133,18 @@ def test_a_bad_value_is_named_with_its_file(scene_folder: Path, tmp_path: Path, 
     with pytest.raises(BadRecordError, match=Path(file).name):
         for read in (read_referred, read_captioned, read_described, read_scenes):
             read(DataFolder(copy))  # type: ignore[operator]
+
+
+def test_every_layout_that_training_reads_can_be_named(scene_folder: Path):
+    images = scene_folder / "images"
+    regions, about = (scene_folder / "visual_genome" / name for name in ("region_descriptions.json", "image_data.json"))
+    named = DataFolder(regions, images=images, format="visual_genome", companion=about)
+    assert list(map(vars, read_described(named))) == list(map(vars, read_described(DataFolder(scene_folder))))
+    objects = DataFolder(scene_folder / "instances.json", images=images, format="coco_instances")
+    assert objects.kind == "categories" and len(read_categorised(objects)) == 8
+    with pytest.raises(EvaluationDataError, match="serves region, dense, refer, segment, reason, and not 'caption'"):
+        read_captioned(objects)
+    with pytest.raises(EvaluationDataError, match="--companion"):
+        read_described(DataFolder(regions, images=images, format="visual_genome"))
+    with pytest.raises(EvaluationDataError, match="the format must be one of"):
+        DataFolder(regions, format="visual_genom")
