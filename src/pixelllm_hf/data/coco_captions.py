@@ -25,6 +25,7 @@ def read_coco_captions(
     streaming: bool = False,
     on_error: OnError = "raise",
     check_images: bool = False,
+    for_evaluation: bool = False,
     report: ReadReport | None = None,
 ) -> Dataset | IterableDataset:
     """Rows of task "caption", one per image with all its captions as prompts on the whole image.
@@ -33,6 +34,7 @@ def read_coco_captions(
     annotations: the official captions JSON. Images without a caption are left out and counted.
     instances: the official instances JSON of the same images; their objects follow the captions in the same row, each
         asked for by its box and answered by its category's name, as in rows of task "region". Crowds are left out.
+    for_evaluation: empty captions are none, and images without one are left out, as in the official evaluation.
     """
     check_on_error(on_error)
     folder = ImageFolder(images, check=check_images)
@@ -45,9 +47,13 @@ def read_coco_captions(
                 for where, annotation in image.annotations:
                     try:
                         (caption,) = required(where, annotation, "caption")
-                        captions.append(checked_text(where, caption, "the caption"))
+                        if text := checked_text(where, caption, "the caption", may_be_empty=for_evaluation):
+                            captions.append(text)
                     except BadRecordError as error:
                         report.drop(error, on_error)
+                if not captions and for_evaluation:
+                    report.leave_out("no captions", f"{image.where} has none.")
+                    continue
                 if not captions:
                     raise BadRecordError(
                         "no captions", image.where, f"image {image.id!r:.80} has no caption.", "Use on_error='skip'."

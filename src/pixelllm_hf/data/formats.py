@@ -59,6 +59,7 @@ FORMATS: dict[str, Format] = {
         "instances",
         companion_required=False,
         instances="companion",
+        for_evaluation=True,
     ),
     "coco_instances": Format(
         "coco_objects",

@@ -97,7 +97,7 @@ def photograph_table(reports: Sequence[Mapping[str, Any]]) -> str:
         of = measured[task, name]
         own = of.get("")
         interval = "" if own is None else f"{_number(own['low'])} to {_number(own['high'])}"
-        cells = [f"{title} (`{task}`, `{name}`)", _number(own and own["value"]), interval]
+        cells = [f"{title} (`{task}`, `{name}`)", _number(None if own is None else own["value"]), interval]
         rows.append(f"| {' | '.join([*cells, *(_number(of[k]['value']) if k in of else '' for k in others)])} |")
     parts = ["\n".join(rows), _commands(reports), _published({(task, name) for task, name, _ in shown})]
     return "\n\n".join(part for part in parts if part)
