@@ -119,6 +119,7 @@ OTHER_NAMES = {
     "pottedplant": "potted plant",
     "diningtable": "dining table",
     "tvmonitor": "tv",
+    "tv monitor": "tv",
 }
 PARTITIVES = frozenset(
     "group pair couple bunch crowd number lot lots piece slice herd flock pile stack row set team line variety "
