@@ -127,9 +127,6 @@ class MultiReferTask(PointingTask):
     watched = False
     note = "targets are compared in the order of the expressions; one too few or too many scores 0"
 
-    def read(self, data: DataFolder) -> list[AskedPicture]:
-        return read_multi_referring(data)
-
     def counts(self, logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         found, beyond = logits[: len(masks)], logits[len(masks) :]
         missing = torch.full((len(masks) - len(found), *masks.shape[1:]), -1.0)
