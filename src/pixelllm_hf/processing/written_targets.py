@@ -41,14 +41,15 @@ class WrittenTargets:
         """What `generate` returned, if it can write targets: a PixelLM beside its text, a PixelLLM as `targets`."""
         nested = entry(outputs, "targets")
         outputs = outputs if nested is None else nested
-        row, positions, logits = (entry(outputs, name) for name in ("row_of_target", "target_positions", "mask_logits"))
+        row, positions = (as_array(entry(outputs, name)) for name in ("row_of_target", "target_positions"))
+        logits = entry(outputs, "mask_logits")
         if row is None:
             return None
         if positions is None or logits is None:
             raise ValueError(
                 "targets need target_positions and mask_logits beside row_of_target. Pass the whole output of generate."
             )
-        row, positions, logits = as_array(row), as_array(positions), torch.as_tensor(logits)
+        logits = torch.as_tensor(logits)
         if not len(row) == len(positions) == len(logits):
             raise ValueError(
                 f"row_of_target, target_positions and mask_logits must be of the same targets, but there are "
@@ -125,7 +126,8 @@ def read_without(reader: SpanReader, ids: Sequence[int], left_out: Collection[in
     if len(kept) == len(ids):
         return spanned
     own = dict(zip(kept, spanned.token_spans, strict=True))
-    cuts, end = {}, 0  # where in the text something was left out
+    cuts: dict[int, int] = {}  # where in the text something was left out
+    end = 0
     for i in range(len(ids)):
         end = own[i][1] if i in own else cuts.setdefault(i, end)
     text, starts, ends = _single_blanks(spanned.text, set(cuts.values()))
