@@ -10,6 +10,7 @@ from pixelllm_hf.processing import written_targets
 from pixelllm_hf.processing.canvas_transform import CanvasTransform
 from pixelllm_hf.processing.grounded_targets import PartialAnswerWarning
 from pixelllm_hf.processing.prompt_sources import PromptSource
+from pixelllm_hf.processing.target_phrases import target_phrases
 from pixelllm_hf.processing.word_spans import SpanReader
 from pixelllm_hf.processing.written_targets import WrittenTargets, read_without
 
@@ -77,3 +78,24 @@ def test_targets_of_unequal_numbers_are_refused():
             }
         )
     assert WrittenTargets.of({"sequences": torch.zeros(1, 3)}) is None
+
+
+def test_whatever_tokens_are_written_spans_lie_in_the_text_in_order(any_tokenizer):
+    any_tokenizer.add_tokens(["[A]", "[B]"])
+    group = any_tokenizer.convert_tokens_to_ids(["[A]", "[B]"])
+    reader, noise = SpanReader(any_tokenizer), np.random.default_rng(0)
+    for _ in range(60):
+        ids = noise.integers(0, len(any_tokenizer), noise.integers(0, 12)).tolist()
+        for place in sorted(noise.integers(0, len(ids) + 1, 3), reverse=True):
+            ids[place:place] = group[: noise.integers(0, 3)]
+        spanned = read_without(reader, ids, group)
+        flat = [end for span in spanned.token_spans for end in span]
+        assert (
+            len(spanned.token_spans) == len(ids)
+            and flat == sorted(flat)
+            and all(0 <= i <= len(spanned.text) for i in flat)
+        )
+        assert "[A]" not in spanned.text and "[B]" not in spanned.text
+        places = [start for (start, _), token in zip(spanned.token_spans, ids, strict=True) if token == group[0]]
+        for (start, end), place in zip(target_phrases(spanned.text, places), places, strict=True):
+            assert 0 <= start <= end <= place
