@@ -154,12 +154,17 @@ def title_of(task: str) -> str:
 
 def tasks_of_a_card() -> list[str]:
     """The tasks in the order of a model card: the paper's own one leads."""
-    return [*sorted(TASK_SPECS, key=lambda task: task != "trace"), *OTHER_TITLES]
+    return [*sorted(_measured_as_called(), key=lambda task: task != "trace"), *OTHER_TITLES]
+
+
+def _measured_as_called() -> list[str]:
+    """Tasks of the model that are measured under their own name: answers that point are in several ways."""
+    return [name for name, spec in TASK_SPECS.items() if not spec.writes_targets]
 
 
 def optional_slots() -> set[str]:
     """Parts of a card's template of which nothing is left where there is nothing to say."""
-    return {OTHER_PICTURES, PHOTOGRAPHS, *(f"metrics:{task}" for task in TASK_SPECS)}
+    return {OTHER_PICTURES, PHOTOGRAPHS, *(f"metrics:{task}" for task in _measured_as_called())}
 
 
 class ReportError(ValueError):
