@@ -41,7 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the shards")
     parser.add_argument("--task", choices=tasks(), default="caption", help="what is asked (default: caption)")
     parser.add_argument(
-        "--expression", dest="expressions", action="append", default=[], help="what to find; may be repeated"
+        "--expression",
+        dest="expressions",
+        action="append",
+        default=[],
+        help="what to find, or a question of task reason; may be repeated",
     )
     parser.add_argument("--max-results", type=positive, help="at most so many objects an image (default: all)")
     parser.add_argument("--min-score", type=fraction, help="leave out objects with a lower score (default: none)")
@@ -50,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard-size", type=positive, default=1000, help="images in a shard (default: 1000)")
     parser.add_argument("--batch-size", type=positive, default=8, help="images at a time (default: 8)")
     parser.add_argument("--limit", type=positive, help="only the first so many images")
-    add_writing_arguments(parser)
+    add_writing_arguments(parser, has_words=True)
     add_device_argument(parser)
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the model's weights (default: auto)")
 
@@ -180,12 +184,12 @@ def _device(name: str) -> str:
 
 def _request(args: argparse.Namespace) -> Request:
     spec = TASK_SPECS[args.task]
-    if spec.text_is_answer != bool(args.expressions):
-        needs = "needs --expression, what to find" if spec.text_is_answer else "takes no --expression"
+    if spec.needs_words != bool(args.expressions):
+        needs = "needs --expression, what to find or to answer" if spec.needs_words else "takes no --expression"
         raise UsageError(f"task {args.task} {needs}.")
     if not spec.finds_objects and (args.max_results is not None or args.min_score is not None):
         raise UsageError(f"task {args.task} finds no objects: leave --max-results and --min-score out.")
-    text = None if spec.text_is_answer else args.prompt
+    text = None if spec.needs_words else args.prompt
     return Request(
         spec.name,
         expressions=tuple(args.expressions),
