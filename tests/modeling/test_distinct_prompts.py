@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from pixelllm_hf.modeling.distinct_prompts import distinct_prompts
+from pixelllm_hf.modeling.prompt_rows import distinct_prompts
 
 
 def test_distinct_prompts_keep_the_first_of_equal_ones() -> None:

@@ -10,7 +10,7 @@ from pixelllm_hf.conversion.parity.golden import Golden
 from pixelllm_hf.conversion.scenic import convert_module
 from pixelllm_hf.conversion.scenic_hparams import prompt_config
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMPromptConfig
-from pixelllm_hf.modeling.prompt_encoder import PromptEncoder
+from pixelllm_hf.modeling.prompt_encoder import PromptEncoder, box_corners
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pixelllm" / "prompt_encoder.safetensors"
 CANVAS_HW = (64, 64)
@@ -119,3 +119,8 @@ def test_too_many_points_are_refused(encoder):
 def test_a_prompt_needs_room_for_the_corners_of_a_box():
     with pytest.raises(ValueError, match="max_points must be at least 4.* it is 3"):
         PromptEncoder(PixelLLMPromptConfig(max_points=3))
+
+
+def test_corners_of_boxes_equal_the_reference():
+    golden = Golden.read(GOLDEN.with_name("utils.safetensors"))
+    torch.testing.assert_close(box_corners(golden.inputs["boxes"]), golden.outputs["prompt_points"])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pixelllm_hf.conversion.parity.golden import Golden
+from pixelllm_hf.conversion.parity.heads import dense_outputs
 from pixelllm_hf.conversion.scenic import convert_module
 from pixelllm_hf.conversion.scenic_hparams import prompt_config
 from pixelllm_hf.modeling.prompt_feature_extractor import PromptFeatureExtractor
@@ -42,7 +43,7 @@ def test_visual_tokens_equal_the_reference(golden, extractor):
 
 
 def test_the_map_that_prompts_leave_behind_equals_the_reference(golden, extractor):
-    dense = extractor.dense_outputs(*golden_inputs(golden))
+    dense = dense_outputs(extractor, *golden_inputs(golden))
     torch.testing.assert_close(dense, golden.outputs["dense_outputs"], atol=1e-5, rtol=1e-5)
 
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from .box_coding import clip_boxes
 from .configuration_pixelllm import PixelLLMProposalHeadConfig
-from .nms import first_survivors
-from .nms import greedy_nms
+from .detection_ops import first_survivors, greedy_nms
 from .starting_layers import StartingConv2d
 
 

@@ -16,7 +16,6 @@ from .box_ops import after_end, boxes_of_words, is_one_of, last_words
 from .codebook_head import CodebookHead
 from .configuration_pixelllm import PixelLLMConfig
 from .detections import make_proposal_head
-from .distinct_prompts import distinct_prompts
 from .grounded_generation import GroundedGenerationMixin
 from .grounded_generation import GroundedOutput
 from .language_families import make_language_model
@@ -38,7 +37,7 @@ from .prompt_feature_extractor import ChannelDropout
 from .prompt_feature_extractor import PromptFeatureExtractor
 from .prompt_feature_extractor import PromptFeatures
 from .prompt_pooling import PromptPooling
-from .prompt_rows import check_rows
+from .prompt_rows import check_rows, distinct_prompts
 from .proposed_prompts import ProposedPrompts
 from .proposed_prompts import propose_prompts
 from .task_generation import TaskGeneration
@@ -62,15 +61,16 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         super().__init__(config)
         self.vision_towers = VisionTowers(config.vision_config)
         self.prompt_encoder = PromptEncoder(config.prompt_config)
-        self.language_model = make_language_model(config)
-        visual_width, width = config.prompt_config.output_dim, self.language_model.width
-        self.visual_projection = self.language_model.make_visual_projection(visual_width)
-        seen_width = visual_width if self.visual_projection is None else width
+        language_model = make_language_model(config)
+        visual_width, width = config.prompt_config.output_dim, language_model.width
+        visual_projection = language_model.make_visual_projection(visual_width)
+        seen_width = visual_width if visual_projection is None else width
         channels = config.vision_config.feature_channels
         features = config.vision_config.standardised_channels
         self.channel_dropout = ChannelDropout(config.vision_config.channel_dropout, features)
         self.prompt_feature_extractor = PromptFeatureExtractor(config.prompt_config, channels, seen_width, features)
         self.prompt_pooling = PromptPooling(channels, seen_width) if config.prompt_config.pools_prompt else None
+        self.language_model, self.visual_projection = language_model, visual_projection
         self.point_head = PointHead(config.point_head_config, width)
         self.mask_head, self.proposal_head, self.codebook_head = None, None, None
         if config.mask_head_config is not None:

@@ -42,7 +42,6 @@ class PixelLLMPreTrainedModel(CheckedModel, PreTrainedModel):
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # every loss is a mean over its batch, so Trainer divides it by accumulated batches
     _supports_sdpa = True
-    _supports_cache_class = True
     _no_split_modules = [
         "SamBlock",
         "Eva02Block",

@@ -10,7 +10,6 @@ from transformers import initialization as init
 
 from .configuration_pixelllm import PixelLLMPromptConfig
 from .starting_layers import KnowsItsStart
-from .point_grids import place_in_boxes, solid_grid
 
 # Rows of `point_embeddings`.
 OUTSIDE, INSIDE, TOP_LEFT, BOTTOM_RIGHT = range(4)
@@ -55,6 +54,16 @@ def grid_positions(layer: FourierPositions, height: int, width: int) -> Tensor:
     columns = (torch.arange(width, device=device) + 0.5) / width
     grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], dim=-1)  # xy
     return layer(grid)
+
+
+def box_corners(boxes_xyxy: Tensor) -> Tensor:
+    """The corners of boxes (...,4): (...,4,2) xy in the same frame, row by row.
+
+    >>> box_corners(torch.tensor([1.0, 2.0, 3.0, 5.0])).tolist()
+    [[1.0, 2.0], [3.0, 2.0], [1.0, 5.0], [3.0, 5.0]]
+    """
+    near, far = boxes_xyxy[..., None, :2], boxes_xyxy[..., None, 2:]
+    return near + (far - near) * near.new_tensor([[0, 0], [1, 0], [0, 1], [1, 1]])
 
 
 class PromptEncoder(nn.Module):
@@ -116,7 +125,7 @@ class PromptEncoder(nn.Module):
         """
         boxes = boxes.float()  # a grid of points in it would be rounded like the box
         if points is None:
-            points, point_labels = place_in_boxes(boxes, solid_grid(2)), None
+            points, point_labels = box_corners(boxes), None
         if point_labels is None:
             point_labels = torch.ones(points.shape[:-1], dtype=torch.long, device=points.device)
         missing = self.max_points - points.shape[-2]

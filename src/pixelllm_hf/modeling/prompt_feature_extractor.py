@@ -110,7 +110,7 @@ class PromptFeatureExtractor(nn.Module):
         self.output_hypernetworks_mlps = nn.ModuleList(
             Projection(width, config.output_dim) for _ in range(config.num_tokens)
         )
-        self.dense_output_mlp = Projection(width, config.output_dim)
+        self.dense_output_mlp = Projection(width, config.output_dim)  # nothing uses it: official weights have it
         self.map_projection, self.map_norm = None, None
         if config.reads_map:
             cell_width = cell_width or width
@@ -136,13 +136,6 @@ class PromptFeatureExtractor(nn.Module):
         cells = images + positions
         cells = self.map_norm(cells if self.map_projection is None else self.map_projection(cells))
         return seen, cells[prompt_mask.nonzero()[:, 0]]
-
-    def dense_outputs(
-        self, image_map: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, prompt_mask: Tensor
-    ) -> Tensor:
-        """The map as each prompt leaves it, (R,h,w,output_dim). No released recipe uses it; its weights load anyway."""
-        _, image = self._look(*self._projected(image_map, image_pe), sparse, dense, prompt_mask)
-        return self.dense_output_mlp(image).unflatten(1, image_map.shape[1:3])
 
     def _projected(self, image_map: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
         """The cells of each image (B,h*w,D) and their positions (1,h*w,D)."""

@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from .box_coding import clip_boxes
 from .box_coding import decode_boxes
 from .configuration_pixelllm import PixelLLMProposalHeadConfig
-from .nms import first_survivors
-from .nms import greedy_nms
-from .roi_align import roi_align
+from .detection_ops import first_survivors, greedy_nms, roi_align
 from .starting_layers import StartingLinear
 
 # Offsets of later stages are smaller, so each stage scales its own.

@@ -9,8 +9,7 @@ from .box_coding import box_areas
 from .box_coding import clip_boxes
 from .box_coding import match_boxes
 from .configuration_pixelllm import PixelLLMTowerProposalConfig
-from .nms import first_survivors
-from .nms import greedy_nms
+from .detection_ops import first_survivors, greedy_nms
 from .proposal_head import ProposalHeadLoss
 from .proposal_head import ProposalHeadOutput
 from .proposal_head import image_sizes

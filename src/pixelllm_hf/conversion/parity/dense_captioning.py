@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ...modeling.box_ops import select_tokens
-from ...modeling.detection_rescoring import rescore_with_captions
+from ...modeling.detections import rescore_with_captions
 from ...modeling.modeling_pixelllm import IGNORED_LABEL
-from ...modeling.point_grids import place_in_boxes, solid_grid
+from ...modeling.prompt_encoder import box_corners
 from ...modeling.vision_towers import valid_size_hw
 from ..scenic import restore_pixelllm
 from .detection import training_values
@@ -55,7 +55,7 @@ class _Run:
             "detection_boxes": found.boxes,
             "detection_scores": found.scores,
             "num_detections": found.num_detections,
-            "prompt_point_coords": place_in_boxes(found.boxes, solid_grid(2)),
+            "prompt_point_coords": box_corners(found.boxes),
             "visual_features": self._by_image(visual),
         }
         computed.add(values)

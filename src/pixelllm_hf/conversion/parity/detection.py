@@ -10,8 +10,8 @@ from torch import Tensor
 from ...modeling.centernet import CenterPredictions, candidate_boxes, cell_centers, select_proposals
 from ...modeling.configuration_pixelllm import PixelLLMProposalHeadConfig
 from ...modeling.detection_losses import center_targets, distance_loss, heatmap_losses
+from ...modeling.detection_ops import roi_align
 from ...modeling.proposal_head import ProposalHead, ProposalHeadLoss
-from ...modeling.roi_align import roi_align
 from ..scenic import convert_module, restore_module
 from ..scenic_hparams import proposal_head_config
 from .golden import Computed, Golden, range_of

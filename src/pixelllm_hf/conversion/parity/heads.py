@@ -51,7 +51,13 @@ def prompt_adapter(golden: Golden) -> Computed:
         inputs["dense_prompt_embeddings"],
         torch.ones(sparse.shape[:2]).bool(),
     )
-    return Computed({"sparse_outputs": extractor(*arguments)[0], "dense_outputs": extractor.dense_outputs(*arguments)})
+    return Computed({"sparse_outputs": extractor(*arguments)[0], "dense_outputs": dense_outputs(extractor, *arguments)})
+
+
+def dense_outputs(extractor: PromptFeatureExtractor, image_map: Tensor, image_pe: Tensor, *prompts: Tensor) -> Tensor:
+    """The map as each prompt leaves it, (R,h,w,C); no released recipe uses it."""
+    _, image = extractor._look(*extractor._projected(image_map, image_pe), *prompts)
+    return extractor.dense_output_mlp(image).unflatten(1, image_map.shape[1:3])
 
 
 def visual_project_layers(golden: Golden) -> Computed:

@@ -1,20 +1,85 @@
-"""Features of boxes, resampled from the levels of a pyramid to a fixed grid (RoIAlign)."""
+"""Operators on boxes and maps that detectors share: suppression of overlapping boxes, and features of boxes (RoIAlign).
+
+torchvision's are taken where it is installed; everything works without it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers.utils.generic import maybe_autocast
 
-from .box_coding import box_areas
-from .torchvision_ops import torchvision_ops
+from .box_coding import box_areas, pairwise_iou
 
 # A box of this size, in pixels, reads the level of stride 16 (eq. 1 of the FPN paper).
 _CANONICAL_SIZE, _CANONICAL_LEVEL = 224, 4
 _SAMPLES = 2  # sampling points per output cell and axis
+
+
+@cache
+def torchvision_ops() -> Any | None:
+    """The module `torchvision.ops`, or None where torchvision is missing or was built for another torch."""
+    try:
+        from torchvision import ops
+    except (ImportError, RuntimeError):
+        return None
+    return ops
+
+
+def greedy_nms(boxes: Tensor, iou_threshold: float) -> Tensor:
+    """Which boxes survive: boxes (B,N,4) xyxy, best first -> (B,N) bool.
+
+    A box goes if it overlaps a better survivor by iou_threshold or more. Without an area nothing overlaps.
+
+    >>> greedy_nms(torch.tensor([[[0.0, 0, 4, 4], [0, 0, 4, 3], [0, 0, 4, 2]]]), 0.6).tolist()
+    [[True, False, True]]
+    """
+    boxes = boxes.detach().float()
+    ops = torchvision_ops()
+    if ops is not None:
+        return torch.stack([_with_torchvision(ops, of_image, iou_threshold) for of_image in boxes])
+    return torch.stack([_survivors(of_image, iou_threshold) for of_image in boxes])
+
+
+def _survivors(boxes: Tensor, iou_threshold: float) -> Tensor:
+    """boxes (N,4) -> (N,) bool.
+
+    Whether a box survives depends on better boxes only. So repeating "suppressed by a survivor", all boxes at once,
+    settles at least one more box from the top each time, and what no longer changes is the greedy result. It takes as
+    many rounds as the longest chain of boxes that suppress one another, usually a handful.
+    """
+    suppresses = (pairwise_iou(boxes, boxes) >= iou_threshold).triu(1).to(boxes.dtype)
+    keep = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
+    while True:
+        survivors = keep.to(boxes.dtype) @ suppresses == 0
+        if torch.equal(survivors, keep):
+            return keep
+        keep = survivors
+
+
+def _with_torchvision(ops: object, boxes: Tensor, iou_threshold: float) -> Tensor:
+    """The same by torchvision, which suppresses *above* a threshold: hence the next smaller one."""
+    below = torch.nextafter(torch.tensor(iou_threshold), torch.tensor(-1.0)).item()
+    best_first = torch.arange(len(boxes), 0, -1, dtype=boxes.dtype, device=boxes.device)
+    kept = ops.nms(boxes, best_first, below)  # type: ignore[attr-defined]
+    return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device).index_fill_(0, kept, True)
+
+
+def first_survivors(keep: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Places of the first `count` survivors: keep (B,N) -> index (B,count), filled (B,count) bool.
+
+    Slots that nothing is left for hold the last place, N - 1, and are not filled.
+    """
+    number = keep.shape[1]
+    index = (~keep).to(torch.uint8).sort(dim=1, stable=True).indices[:, :count]
+    index = torch.nn.functional.pad(index, (0, count - index.shape[1]), value=number - 1)
+    filled = torch.arange(count, device=keep.device) < keep.sum(dim=1, keepdim=True)
+    return index.masked_fill(~filled, number - 1), filled
 
 
 def roi_align(maps: Sequence[Tensor], boxes: Tensor, strides: Sequence[int], output_size: int) -> Tensor:
@@ -85,4 +150,4 @@ class _Torchvision:
         return features
 
 
-__all__ = ["box_levels", "roi_align"]
+__all__ = ["box_levels", "first_survivors", "greedy_nms", "roi_align", "torchvision_ops"]

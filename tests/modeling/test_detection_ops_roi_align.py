@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pixelllm_hf.modeling import roi_align as roi_module
-from pixelllm_hf.modeling.roi_align import box_levels, roi_align
-from pixelllm_hf.modeling.torchvision_ops import torchvision_ops
+from pixelllm_hf.modeling import detection_ops
+from pixelllm_hf.modeling.detection_ops import box_levels, roi_align, torchvision_ops
 
 STRIDES = (8, 16, 32, 64, 128)
 
@@ -57,7 +56,7 @@ def boxes_of_all_sizes() -> Tensor:
 
 
 def use(monkeypatch, ops) -> None:
-    monkeypatch.setattr(roi_module, "torchvision_ops", lambda: ops)
+    monkeypatch.setattr(detection_ops, "torchvision_ops", lambda: ops)
 
 
 @pytest.mark.parametrize("ops", [TorchvisionAsDocumented, torchvision_ops()], ids=["as documented", "installed"])

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pixelllm_hf.modeling import nms as nms_module
+from pixelllm_hf.modeling import detection_ops
 from pixelllm_hf.modeling.box_coding import pairwise_iou
-from pixelllm_hf.modeling.nms import first_survivors, greedy_nms
-from pixelllm_hf.modeling.torchvision_ops import torchvision_ops
+from pixelllm_hf.modeling.detection_ops import first_survivors, greedy_nms, torchvision_ops
 
 
 class TorchvisionAsDocumented:
@@ -40,7 +39,7 @@ def one_by_one(boxes: Tensor, threshold: float) -> Tensor:
 
 @pytest.mark.parametrize("threshold", [0.25, 0.5, 0.6, 0.9])
 def test_all_at_once_gives_what_one_by_one_gives(monkeypatch, threshold):
-    monkeypatch.setattr(nms_module, "torchvision_ops", lambda: None)
+    monkeypatch.setattr(detection_ops, "torchvision_ops", lambda: None)
     boxes = crowded_boxes(3, 120)
     keep = greedy_nms(boxes, threshold)
     assert torch.equal(keep, one_by_one(boxes, threshold))
@@ -53,14 +52,14 @@ def test_torchvision_gives_the_same_boxes(monkeypatch, ops, threshold):
     if ops is None:
         pytest.skip("torchvision is not installed")
     boxes = crowded_boxes(2, 60, seed=1)
-    monkeypatch.setattr(nms_module, "torchvision_ops", lambda: None)
+    monkeypatch.setattr(detection_ops, "torchvision_ops", lambda: None)
     plain = greedy_nms(boxes, threshold)
-    monkeypatch.setattr(nms_module, "torchvision_ops", lambda: ops)
+    monkeypatch.setattr(detection_ops, "torchvision_ops", lambda: ops)
     assert torch.equal(greedy_nms(boxes, threshold), plain)
 
 
 def test_a_suppressed_box_suppresses_nobody(monkeypatch):
-    monkeypatch.setattr(nms_module, "torchvision_ops", lambda: None)
+    monkeypatch.setattr(detection_ops, "torchvision_ops", lambda: None)
     steps = torch.arange(40.0)
     chain = torch.stack([steps, steps * 0, steps + 3, steps * 0 + 1], dim=-1)  # each overlaps the next by a half
     assert greedy_nms(chain[None], 0.5)[0].tolist() == [i % 2 == 0 for i in range(40)]
