@@ -130,7 +130,7 @@ def test_portions_of_prompts_give_the_same_targets(model):
 
 @torch.no_grad()
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"num_return_sequences": 2, "num_beams": 2}])
-@pytest.mark.parametrize("state", ["predicting", "reading"])
+@pytest.mark.parametrize("state", ["predicting", "consumed"])
 def test_masks_are_those_of_a_second_reading_of_the_answer(model, options, state):
     inputs, head = images(2), model.codebook_head
     was, head.config.target_state = head.config.target_state, state
@@ -228,7 +228,7 @@ def test_joined_targets_count_rows_on():
             {"codebook_config": SMALL | {"level_maps": ["fused", "tower"]}},
             "a map for each of the 2 scales, of fused",
         ),
-        ({"codebook_config": SMALL | {"target_state": "written"}}, "predicting or reading"),
+        ({"codebook_config": SMALL | {"target_state": "written"}}, "consumed or predicting"),
         ({"segmentation_head": "light"}, "codebook or sam"),
         ({"segmentation_head": "sam", "mask_head_config": None}, "mask_head_config is None"),
         ({"segmentation_head": "sam", "codebook_config": SMALL | {"hidden_size": 32}}, "16 in mask_head_config"),

@@ -211,3 +211,8 @@ def test_what_cannot_be_a_language_model_is_refused_by_name(model_type):
         config = PixelLLMConfig.for_tests(text_config={"model_type": model_type})
         with torch.device("meta"):
             PixelLLMForGroundedGeneration(config)
+
+
+def test_a_state_that_is_neither_is_refused():
+    with pytest.raises(ValueError, match="location_state must be consumed or predicting"):
+        PixelLLMConfig.for_tests(location_state="after")

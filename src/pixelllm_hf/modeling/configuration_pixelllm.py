@@ -1,7 +1,7 @@
 """Sizes and choices of a PixelLLM: vision towers, prompt, language model, heads."""
 
 import copy
-from typing import Any, Literal
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -241,7 +241,7 @@ class PixelLLMCodebookHeadConfig(PixelLMCodebookConfig):
         level_maps: the map that each scale is decoded on, by name: "fused", or a map of a tower. By default the fused
             map is the deepest, and the map that masks are made of (`mask_map`) serves the others.
         target_state: what says what a token means: "predicting", the state that predicts it (as in PixelLM), or
-            "reading", the one that has consumed it (as locations are read of words).
+            "consumed", the one that has consumed it (as locations are read of words).
         The rest is as in `PixelLMCodebookConfig`.
     """
 
@@ -289,7 +289,7 @@ class PixelLLMPrefixDecoderConfig(PreTrainedConfig):
 
 
 SEGMENTATION_HEADS = ("codebook", "sam")
-TARGET_STATES = ("predicting", "reading")
+TOKEN_STATES = ("consumed", "predicting")  # of which what is known of a token may be read
 PREFIX_DECODER = PixelLLMPrefixDecoderConfig.model_type
 T5_FAMILY = ("t5", "mt5", "umt5")
 
@@ -362,7 +362,7 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
     detection_loss_weight: float = 1.0
     giou_loss_weight: float = 0.0
     visual_loss_weight: float = 0.3
-    location_state: Literal["consumed", "predicting"] = "consumed"
+    location_state: str = "consumed"
     initializer_range: float = 0.02
     is_encoder_decoder: bool = True
     tie_word_embeddings: bool = True
@@ -379,6 +379,8 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
             self.codebook_config = {}
         super().__post_init__(**kwargs)
         self._check_language_model()
+        if self.location_state not in TOKEN_STATES:
+            raise ValueError(f"location_state must be {' or '.join(TOKEN_STATES)}, but it is {self.location_state!r}.")
         if self.giou_loss_weight and self.point_head_config.points_per_token != 2:
             raise ValueError(
                 f"giou_loss_weight is {self.giou_loss_weight}, but a box has two points and points_per_token is "
@@ -471,10 +473,9 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
                 f"level_maps of codebook_config must name a map for each of the {head.num_scales} scales, of "
                 f"{', '.join(known)}, but it is {list(head.level_maps)}."
             )
-        if head.target_state not in TARGET_STATES:
+        if head.target_state not in TOKEN_STATES:
             raise ValueError(
-                f"target_state of codebook_config must be {' or '.join(TARGET_STATES)}, but it is "
-                f"{head.target_state!r}."
+                f"target_state of codebook_config must be {' or '.join(TOKEN_STATES)}, but it is {head.target_state!r}."
             )
         if self.segmentation_head == "sam" and self.mask_head_config is None:
             raise ValueError(
