@@ -14,9 +14,9 @@ FAMILIES: dict[str, type[GroundedLanguageModel]] = {
 }
 
 
-def make_language_model(config: PixelLLMConfig) -> GroundedLanguageModel:
-    """The language model of a config, whose model_type has been checked: one of ours or a decoder-only one."""
-    return FAMILIES.get(config.text_config.model_type, CausalLanguageModel).of(config)
+def language_family(config: PixelLLMConfig) -> type[GroundedLanguageModel]:
+    """The class that a config's text_config, which has been checked, is made with: one of ours or the decoder-only."""
+    return FAMILIES.get(config.text_config.model_type, CausalLanguageModel)
 
 
-__all__ = ["FAMILIES", "make_language_model"]
+__all__ = ["FAMILIES", "language_family"]

@@ -38,6 +38,11 @@ class GroundedLanguageModel(nn.Module):
         """The language model of a whole model's config, with new weights."""
         return cls(config.text_config)
 
+    @classmethod
+    def seen_width(cls, config: PixelLLMConfig) -> int:
+        """How wide visual tokens and cells are where the language model and the heads of a whole model read them."""
+        return config.text_config.hidden_size
+
     @property
     def padding_id(self) -> int | None:
         pad, ends = self.config.pad_token_id, self.config.eos_token_id

@@ -119,6 +119,10 @@ class PrefixDecoderLanguageModel(GroundedLanguageModel):
     def of(cls, config: PixelLLMConfig) -> PrefixDecoderLanguageModel:
         return cls(config.text_config, config.prompt_config.output_dim)
 
+    @classmethod
+    def seen_width(cls, config: PixelLLMConfig) -> int:
+        return config.prompt_config.output_dim
+
     def make_visual_projection(self, visual_width: int) -> None:
         return None
 

@@ -18,7 +18,7 @@ from .configuration_pixelllm import PixelLLMConfig
 from .detections import make_proposal_head
 from .grounded_generation import GroundedGenerationMixin
 from .grounded_generation import GroundedOutput
-from .language_families import make_language_model
+from .language_families import language_family
 from .language_model import full_encoder_mask
 from .losses import IGNORED_LABEL
 from .losses import GroundedCriterion
@@ -61,16 +61,16 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         super().__init__(config)
         self.vision_towers = VisionTowers(config.vision_config)
         self.prompt_encoder = PromptEncoder(config.prompt_config)
-        language_model = make_language_model(config)
-        visual_width, width = config.prompt_config.output_dim, language_model.width
-        visual_projection = language_model.make_visual_projection(visual_width)
-        seen_width = visual_width if visual_projection is None else width
+        family = language_family(config)
+        seen_width = family.seen_width(config)
         channels = config.vision_config.feature_channels
         features = config.vision_config.standardised_channels
         self.channel_dropout = ChannelDropout(config.vision_config.channel_dropout, features)
         self.prompt_feature_extractor = PromptFeatureExtractor(config.prompt_config, channels, seen_width, features)
         self.prompt_pooling = PromptPooling(channels, seen_width) if config.prompt_config.pools_prompt else None
-        self.language_model, self.visual_projection = language_model, visual_projection
+        self.language_model = family.of(config)
+        self.visual_projection = self.language_model.make_visual_projection(config.prompt_config.output_dim)
+        width = self.language_model.width
         self.point_head = PointHead(config.point_head_config, width)
         self.mask_head, self.proposal_head, self.codebook_head = None, None, None
         if config.mask_head_config is not None:
