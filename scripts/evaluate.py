@@ -116,6 +116,7 @@ def main(args: argparse.Namespace) -> None:
         asking = Asking(
             batch_size=args.batch_size,
             max_new_tokens=args.max_new_tokens,
+            no_repeat_ngram_size=args.no_repeat_ngram_size,
             num_beams=args.num_beams or (captioner and captioner.model.generation_config.num_beams) or 1,
             progress=sys.stderr.isatty() and state.is_main_process,
         )
@@ -169,6 +170,8 @@ def made_by(args: argparse.Namespace, model: Any, task: Task, asking: Asking) ->
     decoding: dict[str, Any] = {"dtype": str(model.dtype).removeprefix("torch.")}
     if task.searches:
         decoding |= {"num_beams": asking.num_beams, "max_new_tokens": asking.max_new_tokens}
+        if asking.no_repeat_ngram_size is not None:
+            decoding["no_repeat_ngram_size"] = asking.no_repeat_ngram_size
     source = Path(model.name_or_path)
     return {
         "model": args.model if not Path(args.model).exists() else Path(args.model).name,
@@ -255,6 +258,11 @@ if __name__ == "__main__":
     parser.add_argument("--batch-size", type=int, default=25, help="pictures at a time, in each process")
     parser.add_argument("--max-new-tokens", type=int, default=96)
     parser.add_argument("--num-beams", type=int, help="default: the checkpoint's own")
+    parser.add_argument(
+        "--no-repeat-ngram-size",
+        type=int,
+        help="tokens in a row that no text says twice; default: the checkpoint's own",
+    )
     parser.add_argument("--baseline", choices=KINDS, help="what can be answered without a model, in its place")
     parser.add_argument("--teacher", type=Path, metavar="FILE", help="ONNX file of YOLOX-Nano, for --baseline teacher")
     parser.add_argument(

@@ -91,6 +91,8 @@ METRICS = {
     "empty_accuracy": "questions about nothing whose answer points at nothing",
     "gIoU_released": "gIoU of the released meter",
     "cIoU_released": "cIoU of the released meter",
+    "repeating": "texts that say three words in a row twice",
+    "words_per_text": "words a text",
     "error_per_spread": "mean error of a side of a word's box over its mean spread; 1 is calibrated",
     "errors_within_spread": "errors below the spread; 0.632 is calibrated",
     "spread_rank_correlation": "rank correlation of spreads and errors",

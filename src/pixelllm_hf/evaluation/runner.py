@@ -37,12 +37,13 @@ class CannotDoError(ValueError):
 class Asking:
     """How pictures are asked about: pictures per batch, and `generate`'s settings for tasks that search an answer.
 
-    num_beams: None is what the checkpoint decodes with by default.
+    num_beams, no_repeat_ngram_size: None is what the checkpoint decodes with by default.
     """
 
     batch_size: int = 25
     max_new_tokens: int = 96
     num_beams: int | None = None
+    no_repeat_ngram_size: int | None = None
     progress: bool = False
 
     def options(self, task: Task) -> dict[str, Any]:
@@ -50,9 +51,10 @@ class Asking:
         if not task.searches:
             return {}
         # As the checkpoint decodes, but also of answers that go round in circles, as in the paper.
-        beams = {} if self.num_beams is None else {"num_beams": self.num_beams}
+        asked = {name: getattr(self, name) for name in ("num_beams", "no_repeat_ngram_size")}
+        given = {name: value for name, value in asked.items() if value is not None}
         loops = {} if task.spec.writes_targets else {"max_repeated_tokens": 0}  # a PixelLM does not watch for them
-        return {"max_new_tokens": self.max_new_tokens, **beams, **loops}
+        return {"max_new_tokens": self.max_new_tokens, **given, **loops}
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,12 @@ class CertaintyTask(PhrasesTask):
     name = "certainty"
 
     def problem(self, model: Any) -> str | None:
+        if problem := super().problem(model):
+            return problem
         head = model.config.point_head_config
         if not (head.predict_scale or head.predict_visual):
             return "its point head predicts neither scales nor what is visual (predict_scale, predict_visual)"
-        return super().problem(model)
+        return None
 
     def record(self, picture: PhrasedPicture, answers: Sequence[GroundedCaption]) -> dict[str, Any]:
         errors, spreads, probs, placed = [], [], [], []

@@ -19,6 +19,7 @@ from pixelllm_hf.evaluation.baselines import Baseline, caption_of_words
 from pixelllm_hf.evaluation.bootstrap import ratio_of_sums
 from pixelllm_hf.evaluation.object_names import words_of
 from pixelllm_hf.evaluation.phrases import PhrasedPicture, head_word, shares
+from pixelllm_hf.evaluation.repetition import repetition_metrics
 from pixelllm_hf.evaluation.row_pictures import read_phrased
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.tasks.task import Scores, Task, Thoroughness
@@ -77,6 +78,7 @@ class GroundedCaptionTask(Task):
             "noun_point_in_box": ratio_of_sums(inside, boxed, resamples=how.resamples),
             "noun_in_references": ratio_of_sums(named, nouns, resamples=how.resamples),
         }
+        metrics |= repetition_metrics([record["caption"] for record in records], resamples=how.resamples)
         counts = {
             "captions": len(records),
             "different_captions": len({record["caption"] for record in records}),

@@ -17,6 +17,7 @@ from pixelllm_hf.evaluation.local_bipartite_matching import local_bipartite_matc
 from pixelllm_hf.evaluation.object_names import ObjectNames
 from pixelllm_hf.evaluation.pictures import EvaluationScene
 from pixelllm_hf.evaluation.point_l1 import point_l1
+from pixelllm_hf.evaluation.repetition import repetition_metrics
 from pixelllm_hf.evaluation.row_pictures import read_scenes
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.sharing import Share
@@ -83,6 +84,7 @@ class TraceTask(Task):
         metrics = trace_metrics([record.score for record in records], resamples=how.resamples)
         if pointing := [record.pointing for record in records if record.pointing is not None]:
             metrics |= pointing_metrics(pointing, resamples=how.resamples)
+        metrics |= repetition_metrics([record.caption.text for record in records], resamples=how.resamples)
         return Scores(metrics, {"words": sum(len(record.caption.words) for record in records)})
 
     def listed(self, picture: TracedScene, record: TraceRecord) -> dict[str, Any]:  # type: ignore[override]
