@@ -24,14 +24,20 @@ class GroundedLanguageModel(nn.Module):
     weights that are others, by the name of the other, as transformers' `_tied_weights_keys`.
     """
 
-    tied_weights: dict[str, str] = {}
     # Whether a text is the same wherever in a row it stands: several may share one, behind a mask of four dimensions.
     texts_can_share_rows = False
-    width: int
 
     def __init__(self, config: Any):
         super().__init__()
         self.config = config
+
+    @property
+    def width(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def tied_weights(self) -> dict[str, str]:
+        return {}
 
     @classmethod
     def of(cls, config: PixelLLMConfig) -> GroundedLanguageModel:

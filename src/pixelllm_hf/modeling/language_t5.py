@@ -24,12 +24,6 @@ MASKED_SCORE = -1e10
 class T5PrefixLanguageModel(GroundedLanguageModel):
     """T5 whose encoder reads [visual tokens ; embedded text] and whose decoder writes the caption."""
 
-    # Whatever `tie_word_embeddings` says, which is about an output layer that is never tied here.
-    tied_weights = {
-        "body.encoder.embed_tokens.weight": "body.shared.weight",
-        "body.decoder.embed_tokens.weight": "body.shared.weight",
-    }
-
     # Its positions are distances: a text is the same wherever in a row it stands.
     texts_can_share_rows = True
 
@@ -54,6 +48,11 @@ class T5PrefixLanguageModel(GroundedLanguageModel):
             masked_states_count=config.mask_head_config is not None,
             target_token_ids=None if config.codebook_config is None else config.codebook_config.token_ids,
         )
+
+    @property
+    def tied_weights(self) -> dict[str, str]:
+        # Whatever `tie_word_embeddings` says, which is about an output layer that is never tied here.
+        return {f"body.{side}.embed_tokens.weight": "body.shared.weight" for side in ("encoder", "decoder")}
 
     @property
     def width(self) -> int:
