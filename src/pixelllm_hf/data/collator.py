@@ -214,7 +214,7 @@ class GroundedCollator:
             learns_boxes = self.region_points and row["task"] in ("region", "dense", "reason")
             prompt["point_loss"] = prompt["point_loss"] or learns_boxes
             prompt["points_at_targets"] = row["task"] == "reason"
-        example = {"original_size": annotated_wh[::-1], "mirrored": view.flipped}
+        example: dict[str, Any] = {"original_size": annotated_wh[::-1], "mirrored": view.flipped}
         if self.pack:
             example["rows"] = asking_alike(prompts)
             prompts = [prompt for alike in example["rows"] for prompt in alike]

@@ -215,7 +215,8 @@ class VisionTowers(KnowsItsStart, nn.Module):
 
         batches of pixel_values and pixel_mask as in `forward`. See `map_statistics`.
         """
-        return map_statistics((self.seen(pixels, mask).fused, mask) for pixels, mask in batches)
+        seen: Iterable[Any] = ((self.seen(pixels, mask).fused, mask) for pixels, mask in batches)
+        return map_statistics(seen)
 
     def train(self, mode: bool = True) -> VisionTowers:
         super().train(mode)

@@ -259,8 +259,9 @@ def _build(maker: FeatureMaker, images: CacheableImages, missing: dict[str, int]
         shown = accelerator.is_main_process and len(chunks) > 10
         for _ in tqdm(pool.map(fill, chunks), "features", len(chunks), disable=not shown, mininterval=5.0):
             pass
-        for written in (*made.maps.values(), made.sizes_hw):
-            written.flush()
+        written: list[Any] = [*made.maps.values(), made.sizes_hw]
+        for file in written:
+            file.flush()
         bad = {name: why for of_one in gather_object([bad]) for name, why in of_one.items()}
         if accelerator.is_main_process:
             _write_info(temporary, {name: list(value.shape) for name, value in made.maps.items()}, names, bad)
