@@ -34,7 +34,7 @@ $(VENV)/.dev: $(VENV)/.package
 
 demo: $(VENV)/.package
 	@mkdir -p $(OUT)
-	$(BIN)/pixelllm caption demo/examples/scene.jpg demo/examples/coffee.jpg --draw $(OUT) --json $(OUT)/captions.jsonl
+	$(BIN)/pixelllm caption demo/examples/skier.jpg demo/examples/motorcycle.jpg demo/examples/gull.jpg demo/examples/cat.jpg demo/examples/coffee.jpg --draw $(OUT) --json $(OUT)/captions.jsonl
 	$(BIN)/python demo/all_tasks.py --out $(OUT)/all_tasks.png
 
 # Debian's Chromium for the browser tests, if it may be installed; else they are skipped by name.

@@ -17,7 +17,7 @@ from pixelllm_hf import GroundedCaption, PixelLLMForGroundedGeneration, PixelLLM
 from pixelllm_hf.processing.grounded_results import draw_results
 from pixelllm_hf.processing.tasks import task_spec
 
-SCENE = Path(__file__).parent / "examples" / "scene.jpg"
+EXAMPLE = Path(__file__).parent / "examples" / "skier.jpg"
 MOST_OBJECTS = 8  # the best ones; a drawing of more is hard to read
 COLUMNS, TILE, TITLE, PAPER, INK = 3, 720, 56, (18, 20, 26), (214, 217, 224)
 
@@ -84,12 +84,12 @@ def side_by_side(drawings: list[tuple[str, Image.Image]]) -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Every task of one model on one picture.")
-    parser.add_argument("picture", nargs="?", type=Path, default=SCENE)
+    parser.add_argument("picture", nargs="?", type=Path, default=EXAMPLE)
     parser.add_argument("--model", default=str(default_checkpoint()))
     parser.add_argument("--expression", dest="expressions", action="append", help="what to find; may be repeated")
     parser.add_argument("--out", type=Path, default=Path("demo/out/all_tasks.png"))
     args = parser.parse_args()
-    expressions = args.expressions or (["the duck", "the lemon"] if args.picture == SCENE else ["the object"])
+    expressions = args.expressions or (["the man", "the snow"] if args.picture == EXAMPLE else ["the object"])
     quoted = ", ".join(f'"{expression}"' for expression in expressions)
 
     model = PixelLLMForGroundedGeneration.from_pretrained(args.model).eval()

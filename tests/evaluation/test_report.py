@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
+from pixelllm_hf import embedded_checkpoint
 from pixelllm_hf.evaluation import report
 from pixelllm_hf.evaluation.report import (
     ReportError,
@@ -164,7 +165,9 @@ def test_a_file_that_is_no_evaluation_is_named(tmp_path: Path, capsys):
     assert code == 2 and "x.json" in capsys.readouterr().err and not out.exists()
 
 
-def test_the_card_template_has_the_slots_that_are_filled():
+def test_the_card_templates_have_the_slots_that_are_filled():
     template = (Path(__file__).parents[2] / "model_card.md").read_text(encoding="utf-8")
+    render_card(template, {report.PHOTOGRAPHS: ""})
+    template = (embedded_checkpoint("tiny") / "provenance" / "model_card.md").read_text(encoding="utf-8")
     render_card(template, dict.fromkeys(["learning-curve", *report.optional_slots() - {report.PHOTOGRAPHS}], ""))
     assert set(report.tasks_of_a_card()) == set(NAMES)
