@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--expression", dest="expressions", action="append", help="what to find; may be repeated")
     parser.add_argument("--out", type=Path, default=Path("demo/out/all_tasks.png"))
     args = parser.parse_args()
-    expressions = args.expressions or (["the man", "the snow"] if args.picture == EXAMPLE else ["the object"])
+    expressions = args.expressions or (["the man", "the skis"] if args.picture == EXAMPLE else ["the object"])
     quoted = ", ".join(f'"{expression}"' for expression in expressions)
 
     model = PixelLLMForGroundedGeneration.from_pretrained(args.model).eval()

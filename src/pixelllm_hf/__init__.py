@@ -81,7 +81,7 @@ _HOMES = {
     "yolo_labels": ".processing.dataset_exports",
 }
 
-EMBEDDED_CHECKPOINTS = ("tiny",)
+EMBEDDED_CHECKPOINTS = ("photo", "tiny")
 """The models that the package brings, by name; the first is the default."""
 
 __all__ = [

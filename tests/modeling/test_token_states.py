@@ -205,6 +205,21 @@ def test_a_streamer_is_told_every_place_in_order(small_model, small_inputs):
 
 
 @torch.no_grad()
+def test_a_checkpoint_that_searches_with_beams_streams_greedily_unless_beams_are_asked_for(small_model, small_inputs):
+    one = {k: v[:1] for k, v in small_inputs.items()}
+    one["prompt_boxes"], one["prompt_mask"] = one["prompt_boxes"][:, :1], None
+    greedy = small_model.generate(**one, max_new_tokens=6)
+    small_model.generation_config.num_beams = 3
+    try:
+        streamed = small_model.generate(**one, max_new_tokens=6, streamer=Collector())
+        with pytest.raises(ValueError, match="beam"):
+            small_model.generate(**one, max_new_tokens=6, streamer=Collector(), num_beams=2)
+    finally:
+        small_model.generation_config.num_beams = 1
+    assert torch.equal(streamed.sequences, greedy.sequences)
+
+
+@torch.no_grad()
 def test_a_batch_without_any_prompt_is_refused(small_model, small_inputs):
     with pytest.raises(ValueError, match="at least one valid prompt"):
         small_model.generate(**{**small_inputs, "prompt_mask": torch.zeros(2, 2, dtype=torch.bool)})

@@ -103,6 +103,8 @@ class TaskGeneration:
         options = dict(keywords)
         if "synced_gpus" in options and generation_config is None:  # Seq2SeqTrainer, which asks for a tensor's shape
             options.setdefault("return_dict_in_generate", False)
+        if streamer is not None and generation_config is None:  # words that are shown as they come are no beam's
+            options.setdefault("num_beams", 1)
         resolved, _ = model._prepare_generation_config(generation_config, **options)
         refuse_unkept_modes(resolved, options)
         own = {name: options.pop(name, getattr(resolved, name, default)) for name, default in _OWN_OPTIONS.items()}
