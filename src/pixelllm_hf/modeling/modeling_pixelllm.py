@@ -298,7 +298,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
                 never.
             reference_beam_search: the reference's beam search instead of transformers' (see its module), with
                 reference_beam_alpha (0.6) and reference_per_node_beam (candidates a beam: 2, or 1 when referring).
-        With a streamer the answer is written greedily where no beams are asked for, whatever the checkpoint's default is.
+        With a streamer an answer is greedy where no beams are asked for, whatever the checkpoint does by default.
         A streamer that has `put_location(points (rows,P,2))` is told each token's place as soon as it is known, and one
         that has `put_certainty` before it coordinate_scales (rows,P,2) and visual_probs (rows,), those that there are.
 
