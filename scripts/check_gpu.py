@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "scripts" / "gpu_report.json"
 SKIPPED = 77
 STAGES = ("trace", "refer", "segment", "dense", "region", "joint", "joint_segment")
-SHALLOW = {
+SHALLOW: dict[str, dict[str, Any]] = {
     "vision_config": {
         "towers": {
             "eva02": {"num_hidden_layers": 2},
@@ -152,7 +152,7 @@ def _overrides(stage: str, data: Path, folder: Path, rehearse: bool) -> list[str
         regions = data / "visual_genome"
         source |= {"format": "visual_genome", "task": task, "image_data": str(regions / "image_data.json")}
         source |= {"annotations": str(regions / "region_descriptions.json")}
-    words = {
+    words: dict[str, Any] = {
         "model.init": "for_tests" if rehearse else "t5_xl",
         "model.processor": str(folder / "tokenizer"),
         "model.weights": [],

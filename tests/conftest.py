@@ -76,7 +76,7 @@ def small_pixellm(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, weight in model.named_parameters():  # large enough that different questions get different answers
             if weight.ndim > 1 and "vision" not in name:
                 weight.mul_(4)
-        model.get_output_embeddings().weight[ids[0]] *= 3  # it likes to begin targets
+        model.get_output_embeddings().get_parameter("weight")[ids[0]] *= 3  # it likes to begin targets
     model.save_pretrained(folder)
     images = PixelLLMImageProcessor(size={"height": 64, "width": 64}, rounding="nearest")
     PixelLMProcessor(images, tokenizer, num_image_tokens=config.num_image_tokens).save_pretrained(folder)

@@ -147,6 +147,7 @@ def test_rows_of_data_sets_are_read_without_decoding(tmp_path: Path):
     for name in ("disk", "parquet"):
         images = open_images(str(tmp_path / name), limit=3)
         (_, first), (_, second) = images.groups(2, lambda number: True)
+        assert first is not None and second is not None
         assert [image.name for image in first] == ["photo-0", "photo-1"] and len(second) == 1
         assert first[1].source == jpeg(1)
     with pytest.raises(ImageStreamError, match="nowhere"):

@@ -255,7 +255,9 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path: Path, capsys: 
 def test_an_interrupted_assembly_goes_on_where_it_was(
     parts: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    plan, told, written = make_plan(**parts, image_size=SIDE), [], []
+    plan = make_plan(**parts, image_size=SIDE)
+    told: list[str] = []
+    written: list[Path] = []
     write = assembling.write_tensors
 
     def full_disk(*given: Any) -> None:

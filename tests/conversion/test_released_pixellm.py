@@ -103,6 +103,6 @@ def test_what_is_missing_of_a_release_is_said_by_name(release, tmp_path: Path):
 
 def test_the_script_says_what_is_wrong_in_one_line(tmp_path: Path):
     script = Path(__file__).parents[2] / "scripts" / "convert_pixellm.py"
-    words = ["--released", tmp_path / "nothing", "--clip", "x", "--out", tmp_path / "out"]
+    words = ["--released", str(tmp_path / "nothing"), "--clip", "x", "--out", str(tmp_path / "out")]
     done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, timeout=600)
     assert done.returncode == 2 and "Traceback" not in done.stderr and "nothing" in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -10,12 +11,14 @@ import torch
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 
-T5 = dict(vocab_size=99, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_decoder_layers=2, num_heads=4, dropout_rate=0.0)
-LLAMA = dict(
+T5: dict[str, Any] = dict(
+    vocab_size=99, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_decoder_layers=2, num_heads=4, dropout_rate=0.0
+)
+LLAMA: dict[str, Any] = dict(
     vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
     num_key_value_heads=2, head_dim=8, bos_token_id=2, eos_token_id=1, pad_token_id=0, initializer_range=0.3,
 )  # fmt: skip
-FAMILIES = {
+FAMILIES: dict[str, dict[str, Any]] = {
     "t5": T5,
     "umt5": T5 | {"decoder_start_token_id": 0},
     "pixelllm_prefix_decoder": {

@@ -135,7 +135,7 @@ def test_metadata_that_the_hub_would_not_take_are_refused_without_asking_it(cont
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 def test_a_card_says_whose_model_it_is_and_how_it_is_asked(family: Family):
     done = card(None, license="mit", family=family)
-    assert family.model_type in done.data.tags and f"arXiv {family.paper}" in done.text
+    assert family.model_type in done.data["tags"] and f"arXiv {family.paper}" in done.text
     assert family.model_class.__name__ in done.text and family.processor_class.__name__ in done.text
 
 

@@ -49,7 +49,7 @@ def test_it_counts_what_trains_and_what_does_not(recipe: TrainConfig):
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     told = describe(recipe)
     assert f"{'all':<28}{trained:>16,}{frozen:>16,}" in told
-    sam = sum(p.numel() for p in model.vision_towers.sam.parameters())
+    sam = sum(p.numel() for p in model.vision_towers.get_submodule("sam").parameters())
     assert f"{'vision_towers.sam':<28}{0:>16,}{sam:>16,}" in told
     groups = re.findall(r"lr 0\.001 decay (\S+) +([\d,]+) +([\d,]+)", told)
     assert {decay for decay, *_ in groups} == {"0", "0.1"}

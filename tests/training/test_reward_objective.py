@@ -100,7 +100,8 @@ def test_captions_are_drawn_as_often_as_the_model_finds_them_likely(
     learner = reward_objective(settings, Accelerator(cpu=True)).module.eval()
     model = learner.model
     with torch.no_grad():
-        model.language_model.lm_head.weight[5:] -= 10 * model.language_model.lm_head.weight[5:].sign()  # few choices
+        weight: torch.Tensor = model.language_model.lm_head.weight
+        weight[5:] -= 10 * weight[5:].sign()  # few choices
         states = torch.randn(16, 4, model.language_model.width)[:1].expand(16, -1, -1).contiguous()
         mask = torch.ones(16, 4, dtype=torch.bool)
         start = torch.full((1, 1), model.config.text_config.decoder_start_token_id)

@@ -22,6 +22,7 @@ from .record_lines import Records, is_stdout
 from .records import PlainLines, check_records, open_records
 
 if TYPE_CHECKING:
+    from pixelllm_hf.data.image_streams import StreamedImage
     from pixelllm_hf.inference import Captioner
 
 
@@ -150,7 +151,9 @@ def _outcomes(
                 progress.update()
 
 
-def outcomes_of_batch(captioner: Captioner | None, images: Sequence[ImageInput], request: Request) -> list[Any]:
+def outcomes_of_batch(
+    captioner: Captioner | None, images: Sequence[ImageInput | StreamedImage], request: Request
+) -> list[Any]:
     """The whole batch at once; if that fails, one by one, so that each image bears its own error."""
     if not images:
         return []
@@ -179,11 +182,18 @@ def _told_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         plain = warnings.showwarning
 
-        def show(message: Any, category: type[Warning], *where: Any) -> None:
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
             if issubclass(category, PartialAnswerWarning):
                 _tell(str(message))
             else:
-                plain(message, category, *where)
+                plain(message, category, filename, lineno, file, line)
 
         warnings.showwarning = show
         warnings.simplefilter("always", PartialAnswerWarning)

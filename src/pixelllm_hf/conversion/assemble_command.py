@@ -83,8 +83,8 @@ def run(args: argparse.Namespace) -> int:
         for kind, part in plan.parts.items():
             fates = Counter(row.fate for row in plan.rows if row.kind == kind)
             print(f"{kind}: {part.layout.name}, {', '.join(f'{count} {fate}' for fate, count in fates.items())}")
-        for part, count in parts_of(plan).items():
-            print(f"{part}: {count / 1e6:.2f} M parameters start anew")
+        for name, count in parts_of(plan).items():
+            print(f"{name}: {count / 1e6:.2f} M parameters start anew")
         folder = assemble(
             plan,
             args.out,

@@ -15,7 +15,8 @@ from .weight_sources import DTYPES
 def new_tensors(plan: Plan, seed: int) -> dict[str, Tensor]:
     """The tensors of a plan that have no origin, by name; nothing else of the model takes memory."""
     wanted = {name for name, planned in plan.tensors.items() if planned.origin is None}
-    model, tensors = empty_model(plan.config), {}
+    model = empty_model(plan.config)
+    tensors: dict[str, Tensor] = {}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for at, module in model.named_modules():

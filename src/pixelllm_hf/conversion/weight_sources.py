@@ -234,7 +234,7 @@ def _from_hub(name: str) -> Path:
 
 def tensor_bytes(tensor: Tensor) -> Iterator[memoryview]:
     """The bytes of a tensor, as a file of safetensors holds them."""
-    yield memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+    yield tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 __all__ = ["DTYPES", "DTYPE_NAMES", "WeightSource", "WeightSourceError", "find_weights", "tensor_bytes"]

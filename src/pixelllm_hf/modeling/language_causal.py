@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -123,7 +123,7 @@ class CausalLanguageModel(GroundedLanguageModel):
         readable = full_encoder_mask(encoder_mask, encoder_states)
         heads = self._num_heads
         memory = encoder_states.unflatten(-1, (heads, -1)).permute(2, 3, 0, 4, 1, 5)  # layers,2,R,heads,S,head_dim
-        cached = Cache(layers=[_PromptLayer(*pair, of_text, index) for index, pair in enumerate(memory)])
+        cached = Cache(layers=[_PromptLayer(keys, values, of_text, i) for i, (keys, values) in enumerate(memory)])
         steps = torch.arange(decoder_input_ids.shape[1], device=decoder_input_ids.device) + start
         if isinstance(decoder_mask, Tensor) and decoder_mask.ndim == 4:
             text_mask = decoder_mask if decoder_mask.dtype == torch.bool else decoder_mask >= 0
@@ -154,7 +154,7 @@ class CausalLanguageModel(GroundedLanguageModel):
         cap = getattr(self.config, "final_logit_softcapping", None)
         return scores if cap is None else cap * (scores / cap).tanh()
 
-    def lora_pattern(self, targets: list[str]) -> str:
+    def lora_pattern(self, targets: Sequence[str]) -> str:
         names = sorted({name for target in targets for name in _PROJECTIONS[target]})
         return rf"body\..*\.({'|'.join(names)})"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -112,7 +113,7 @@ class GroundedLanguageModel(nn.Module):
         """states (…,C) -> scores of the next token (…,V)."""
         return self.get_output_embeddings()(states)
 
-    def lora_pattern(self, targets: list[str]) -> str:
+    def lora_pattern(self, targets: Sequence[str]) -> str:
         """The regular expression of the names, within this module, of the projections q, k, v and o of its attention
         that are to be adapted."""
         raise NotImplementedError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -133,7 +134,7 @@ class PrefixDecoderLanguageModel(GroundedLanguageModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.embedding.words
 
-    def set_input_embeddings(self, embeddings: nn.Embedding) -> None:
+    def set_input_embeddings(self, embeddings: nn.Module) -> None:
         self.embedding.words = embeddings
 
     def embed_prompt(
@@ -232,7 +233,7 @@ class PrefixDecoderLanguageModel(GroundedLanguageModel):
             layers.add(decoder_hidden_states=x)
         return x, cache if use_cache else None
 
-    def lora_pattern(self, targets: list[str]) -> str:
+    def lora_pattern(self, targets: Sequence[str]) -> str:
         names = {"q": "query", "k": "key", "v": "value", "o": "out"}
         return rf"layers\..*\.attention\.({'|'.join(names[target] for target in targets)})"
 

@@ -61,7 +61,7 @@ def joined_targets(portions: Sequence[AnswerTargets]) -> AnswerTargets:
     values = {name: torch.cat([portion[name] for portion in portions]) for name in names}
     rows, before = [], 0
     for portion in portions:
-        rows.append(portion.row_of_target + before)
+        rows.append(portion["row_of_target"] + before)
         before += len(portion.incomplete)
     return AnswerTargets(row_of_target=torch.cat(rows), **values)
 

@@ -64,8 +64,8 @@ def batches_per_step(run: RunConfig, processes: int) -> int:
 
 def saved_batches_per_step(layout: dict[str, Any]) -> int | None:
     """That of a checkpoint's run; older checkpoints do not tell it themselves."""
-    known = [layout.get(name) for name in ("num_processes", "gradient_accumulation")]
-    product = known[0] * known[1] if all(isinstance(value, int) for value in known) else None
+    processes, accumulation = layout.get("num_processes"), layout.get("gradient_accumulation")
+    product = processes * accumulation if isinstance(processes, int) and isinstance(accumulation, int) else None
     batches = layout.get("batches_per_step", product)
     return batches if isinstance(batches, int) and batches > 0 else None
 

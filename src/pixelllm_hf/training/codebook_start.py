@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.configuration_vision import FUSED
@@ -66,12 +66,12 @@ def _channels_of_mask_map(config: PixelLLMConfig, channels: int) -> slice:
 
 def _hand_on(neck: nn.Module, chosen: slice) -> None:
     """Two convolutions that begin by passing on the chosen channels, and a little of their neighbourhood."""
-    first, second = neck
-    width = min(first.weight.shape[0], chosen.stop - chosen.start)
-    first.weight.mul_(0.1)
-    first.weight[range(width), range(chosen.start, chosen.start + width), 0, 0] += 1.0
-    second.weight.mul_(0.1)
-    middle: Tensor = second.weight[..., 1, 1]
+    first, second = (convolution.get_parameter("weight") for convolution in neck.children())
+    width = min(first.shape[0], chosen.stop - chosen.start)
+    first.mul_(0.1)
+    first[range(width), range(chosen.start, chosen.start + width), 0, 0] += 1.0
+    second.mul_(0.1)
+    middle = second[..., 1, 1]
     middle[range(len(middle)), range(len(middle))] += 1.0
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import accelerate
 import datasets
@@ -38,6 +38,9 @@ from pixelllm_hf.training.optimizers import build_optimizers
 from pixelllm_hf.training.parameter_groups import parameter_groups
 from pixelllm_hf.training.schedule import learning_rate_factor
 from pixelllm_hf.training.weight_average import WeightAverage
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
 
 
 class NonFiniteLossError(RuntimeError):
@@ -310,7 +313,7 @@ class Trainer:
     def _unsynchronized(self, last: bool) -> AbstractContextManager[None]:
         """For all but the last of the batches of a step, whose gradients are summed here before they are shared."""
         if self.sharded:
-            self.model.set_requires_gradient_sync(last)
+            cast("FSDPModule", self.model).set_requires_gradient_sync(last)
             return nullcontext()
         return self.accelerator.no_sync(self.model)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from pixelllm_hf.training.recipe_values import ConfigError
 
 
 @torch.no_grad()
-def change_vocabulary(model: nn.Module, old: Any, new: Any) -> int:
+def change_vocabulary(model: PreTrainedModel, old: Any, new: Any) -> int:
     """Move the rows of a model's words to where tokenizer `new` has their pieces; how many were there already.
 
     A piece that tokenizer `old` lacks starts as the mean of the pieces that it spelt it with, in the embeddings and in

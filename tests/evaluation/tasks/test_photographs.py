@@ -198,7 +198,8 @@ def square(box: tuple[int, ...]) -> list[list[float]]:
 def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("coco")
     (root / "images").mkdir()
-    images, annotations, captions = [], [], []
+    images, captions = [], []
+    annotations: list[dict[str, Any]] = []
     for number, things in BOXES.items():
         Image.new("RGB", (100, 80), (number * 40, 0, 0)).save(root / "images" / f"{number}.png")
         images.append({"id": number, "file_name": f"{number}.png", "width": 100, "height": 80})
