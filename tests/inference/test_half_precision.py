@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from pixelllm_hf import PixelLLMForGroundedGeneration, default_checkpoint
+from pixelllm_hf import PixelLLMForGroundedGeneration, embedded_checkpoint
 from pixelllm_hf.inference import Captioner, captioner, half_precision
 
 
 @pytest.fixture(scope="module")
 def stored_in_half(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("half") / "model"
-    model = PixelLLMForGroundedGeneration.from_pretrained(default_checkpoint(), dtype=torch.bfloat16)
+    model = PixelLLMForGroundedGeneration.from_pretrained(embedded_checkpoint("tiny"), dtype=torch.bfloat16)
     model.save_pretrained(folder)
-    for file in default_checkpoint().iterdir():  # the processor's files
+    for file in embedded_checkpoint("tiny").iterdir():  # the processor's files
         if file.suffix in (".json", ".jinja") and not (folder / file.name).exists():
             (folder / file.name).write_bytes(file.read_bytes())
     return folder
@@ -26,14 +26,14 @@ def stored_in_half(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_weights_in_half_precision_are_computed_in_it_where_that_is_faster(
     stored_in_half: Path, monkeypatch: pytest.MonkeyPatch, faster: bool, expected: torch.dtype
 ):
-    monkeypatch.setattr(captioner, "cpu_is_faster_in_half", lambda: faster)
+    monkeypatch.setattr(captioner, "cpu_is_faster_in", lambda dtype: faster and dtype == "bfloat16")
     loaded = Captioner.load(str(stored_in_half), "cpu", "auto", {})
     assert loaded.model.language_model.lm_head.weight.dtype == expected
     assert {p.dtype for p in loaded.model.point_head.parameters()} == {torch.float32}
 
 
 def test_weights_in_float32_stay_so(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(captioner, "cpu_is_faster_in_half", lambda: True)
+    monkeypatch.setattr(captioner, "cpu_is_faster_in", lambda dtype: dtype != "float32")
     loaded = Captioner.load("tiny", "cpu", "auto", {})
     assert loaded.model.language_model.lm_head.weight.dtype == torch.float32
 
@@ -48,11 +48,19 @@ def test_half_precision_is_chosen_by_its_time_and_asked_once(
         asked.append(dtype)
         return seconds[dtype == "bfloat16"]
 
-    half_precision.cpu_is_faster_in_half.cache_clear()
+    half_precision.cpu_is_faster_in.cache_clear()
     monkeypatch.setattr(half_precision, "matmul_seconds", timed)
-    assert [half_precision.cpu_is_faster_in_half() for _ in range(3)] == [faster] * 3
+    assert [half_precision.cpu_is_faster_in("bfloat16") for _ in range(3)] == [faster] * 3
     assert asked == ["float32", "bfloat16"]
-    half_precision.cpu_is_faster_in_half.cache_clear()
+    half_precision.cpu_is_faster_in.cache_clear()
+
+
+def test_each_kind_of_half_precision_is_timed_by_itself(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(half_precision, "matmul_seconds", {"float32": 3.0, "bfloat16": 1.0, "float16": 20.0}.get)
+    half_precision.cpu_is_faster_in.cache_clear()
+    faster = {dtype: half_precision.cpu_is_faster_in(dtype) for dtype in ("float32", "bfloat16", "float16")}
+    half_precision.cpu_is_faster_in.cache_clear()
+    assert faster == {"float32": False, "bfloat16": True, "float16": False}
 
 
 def test_a_matrix_product_takes_time():

@@ -12,7 +12,7 @@ from pixelllm_hf.processing.tasks import task_spec
 
 from .device import find_device
 from .errors import ModelError, first_lines
-from .half_precision import cpu_is_faster_in_half
+from .half_precision import cpu_is_faster_in
 from .model_source import ModelSource
 from .request import Request
 
@@ -46,15 +46,12 @@ class Captioner:
         logging.disable_progress_bar()
         logging.set_verbosity_error()  # remarks for programmers, at every call of generate()
         chosen = find_device(device)
-        # "auto" is what the weights are stored in, but for half precision on a processor that is slower with it
-        slow = dtype == "auto" and chosen.type == "cpu" and not cpu_is_faster_in_half()
-        wanted = "float32" if slow else dtype
         try:
             family = family_of_folder(found.folder)
             processor = family.processor_class.from_pretrained(found.folder)
             model, loaded = family.model_class.from_pretrained(
                 found.folder,
-                dtype=wanted if wanted == "auto" else getattr(torch, wanted),
+                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
                 output_loading_info=True,
             )
         except (OSError, ValueError, RuntimeError, ImportError) as error:
@@ -69,6 +66,9 @@ class Captioner:
             raise ModelError(
                 f"the parts of the model {found.name!r} do not fit: {reason}. Copy or save them all again."
             )
+        # "auto" is what the weights are stored in, but for half precision on a processor that is slower with it
+        if dtype == "auto" and chosen.type == "cpu" and not cpu_is_faster_in(str(model.dtype).removeprefix("torch.")):
+            model = model.float()
         return cls(model.to(chosen).eval(), processor, generation)
 
     def require(self, task: str) -> None:
