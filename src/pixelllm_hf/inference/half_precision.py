@@ -1,4 +1,4 @@
-"""Whether this processor is faster in half precision: with AMX or AVX-512 BF16 it is in bfloat16, in float16 hardly any."""
+"""Whether this processor is faster in half precision: with AMX or AVX-512 BF16 it is in bfloat16, hardly in float16."""
 
 from __future__ import annotations
 
