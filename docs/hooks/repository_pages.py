@@ -15,7 +15,8 @@ REPOSITORY = Path(__file__).parents[2]
 PAGES = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
-    "src/pixelllm_hf/checkpoints/tiny/README.md": "model-card.md",
+    "src/pixelllm_hf/checkpoints/photo/README.md": "model-card.md",
+    "src/pixelllm_hf/checkpoints/tiny/README.md": "model-card-tiny.md",
 }
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.S)
 _TITLE_NAME = re.compile(r'(<span class="doc doc-object-name[^"]*">)([^<]+)')

@@ -20,7 +20,15 @@ from pixelllm_hf.data.grounded_examples import build_dataset, grounded_row
 from pixelllm_hf.data.image_folder import ImageFolder
 from pixelllm_hf.data.named_objects import expression_prompt
 from pixelllm_hf.data.object_masks import checked_mask
-from pixelllm_hf.data.record_fields import checked_id, checked_list, checked_text, checked_xywh, required, shown
+from pixelllm_hf.data.record_fields import (
+    annotated_xywh,
+    checked_id,
+    checked_list,
+    checked_text,
+    checked_xywh,
+    required,
+    shown,
+)
 
 
 def read_grounding_json(
@@ -90,7 +98,8 @@ def _prompts(image: CocoImage, with_masks: bool, on_error: OnError, report: Read
             continue
         for expression in expressions:
             try:
-                prompts.append(expression_prompt(checked_text(where, expression, "the expression"), box, mask))
+                text = checked_text(where, expression, "the expression")
+                prompts.append(expression_prompt(text, box, mask, annotation_box=annotated_xywh(where, bbox)))
             except BadRecordError as error:
                 report.drop(error, on_error)
     return prompts

@@ -28,7 +28,7 @@ from .view import ShownPicture, build_view, shown_score
 
 logger = logging.getLogger(__name__)
 
-OPENINGS = 4  # examples that are asked about before the page opens
+OPENINGS = 6  # examples that are asked about before the page opens
 PLACES = 6  # number fields: a box and a point
 
 
