@@ -13,7 +13,7 @@ import pytest
 from pixelllm_hf.extras import EXTRAS, MissingExtraError, require
 
 ROOT = Path(__file__).parents[1]
-SCENE = ROOT / "demo" / "examples" / "scene.jpg"
+SCENE = ROOT / "demo" / "examples" / "skier.jpg"
 # As if the packages were not installed: for `import`, and for those who look whether they are there.
 WITHOUT = "import sys\nfor name in {packages!r}: sys.modules[name] = None\n"
 
@@ -45,7 +45,7 @@ def test_a_caption_needs_none_of_the_extras():
     program = f"from pixelllm_hf.cli import main\nsys.exit(main(['caption', {str(SCENE)!r}]))"
     done = python(program, list(EXTRAS))
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^ +duck +point \(", done.stdout, re.M)
+    assert re.search(r"^ +skis +point \(", done.stdout, re.M)
 
 
 def test_drawing_exporting_and_publishing_can_be_imported_without_the_extras():

@@ -28,7 +28,7 @@ def test_make_demo_captions_the_examples_and_shows_every_task(tmp_path: Path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     records = [json.loads(line) for line in (tmp_path / "out" / "captions.jsonl").read_text("utf-8").splitlines()]
-    assert len(records) == 2
-    for name in ("scene.png", "coffee.png", "all_tasks.png"):
+    assert len(records) == 5
+    for name in ("skier.png", "coffee.png", "all_tasks.png"):
         with Image.open(tmp_path / "out" / name) as drawn:
             assert drawn.width >= 600
