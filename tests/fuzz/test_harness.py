@@ -33,7 +33,8 @@ def test_every_kind_of_answer_is_counted_and_the_run_goes_on(fuzz):
 def test_memory_is_counted_whether_it_was_given_or_not(fuzz):
     import numpy as np
 
-    assert answers(fuzz, lambda _: np.ones(1 << 24), megabytes=40).counts["over memory"] >= 1
+    # Far more than earlier tests can have left to the allocator, which hands freed memory out again.
+    assert answers(fuzz, lambda _: np.ones(1 << 26), megabytes=40).counts["over memory"] >= 1
     assert answers(fuzz, lambda _: bytearray(1 << 34), megabytes=40).counts == {"over memory": 3}
 
 
