@@ -17,7 +17,6 @@ import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from pixelllm_hf.evaluation.box_iou import box_iou_matrix
 from pixelllm_hf.evaluation.category_names import categories_named
 from pixelllm_hf.evaluation.object_detector import Detection, ObjectDetector
 from pixelllm_hf.evaluation.pictures import Picture
+from pixelllm_hf.processing.canvas_transform import xyxy_to_xywh
 from pixelllm_hf.processing.grounded_results import GroundedCaption, GroundedWord
 from pixelllm_hf.processing.word_spans import SpannedText
 
@@ -132,7 +132,7 @@ class Teacher(Baseline):
         found = self.objects(picture)
         if not found:
             return _most_frequent(self.names)
-        ious = box_iou_matrix(_xywh([box]), _xywh([d.box for d in found]))[0]
+        ious = box_iou_matrix(xyxy_to_xywh([box]), xyxy_to_xywh([d.box for d in found]))[0]
         return found[int((ious * np.sqrt([d.score for d in found])).argmax())].name
 
     def objects(self, picture: Picture) -> list[Detection]:
@@ -189,8 +189,3 @@ def _random_box(random: np.random.Generator) -> Box:
     """Two corners, each anywhere."""
     (x0, x1), (y0, y1) = np.sort(random.random((2, 2)), axis=1).tolist()
     return x0, y0, x1, y1
-
-
-def _xywh(boxes: Any) -> np.ndarray:
-    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)

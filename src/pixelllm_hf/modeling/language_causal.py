@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from .language_model import GroundedLanguageModel, full_encoder_mask
 from .model_output import LayerOutputs
+from .prompt_memory import answers_of, packed_memory, unpacked_memory, with_cells
 
 # What is called so where transformers' models keep queries, keys and values apart, and where they do not.
 _PROJECTIONS = {
@@ -77,8 +78,7 @@ class CausalLanguageModel(GroundedLanguageModel):
         layers: LayerOutputs | None = None,
     ) -> tuple[Tensor, Tensor]:
         """See `GroundedLanguageModel.prefill`; cells are more visual tokens, after the others."""
-        if cells is not None:
-            visual_tokens = torch.cat([visual_tokens, cells.to(visual_tokens.dtype)], dim=1)
+        visual_tokens = with_cells(visual_tokens, cells)
         embeddings = visual_tokens
         mask = torch.ones(visual_tokens.shape[:2], dtype=torch.bool, device=visual_tokens.device)
         if input_ids is not None:
@@ -98,8 +98,7 @@ class CausalLanguageModel(GroundedLanguageModel):
                 f"the layers of {self.config.model_type!r} do not all keep keys and values of one size, so answers "
                 "cannot be written behind its prompt. Choose another text_config; Llama, Qwen, Gemma and GPT-2 can."
             )
-        memory = torch.stack([torch.stack(pair, dim=1) for pair in kept], dim=1)  # R,layers,2,heads,S,head_dim
-        return memory.permute(0, 4, 1, 2, 3, 5).flatten(-2), mask
+        return packed_memory(kept), mask
 
     def decode(
         self,
@@ -114,15 +113,9 @@ class CausalLanguageModel(GroundedLanguageModel):
     ) -> tuple[Tensor, Cache | None]:
         """See `GroundedLanguageModel.decode`. A decoder_mask (R,T) changes nothing: text is padded on the right, where
         no word sees it; nor do the masks, one for each kind of layer, that transformers makes for a static cache."""
-        if cache is None and use_cache:
-            cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        of_text = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
-        start = 0 if of_text is None else of_text.get_seq_length()
-        if isinstance(start, Tensor):
-            start = start.clone()  # a static cache counts on in place
+        cache, of_text, start = answers_of(cache, use_cache)
         readable = full_encoder_mask(encoder_mask, encoder_states)
-        heads = self._num_heads
-        memory = encoder_states.unflatten(-1, (heads, -1)).permute(2, 3, 0, 4, 1, 5)  # layers,2,R,heads,S,head_dim
+        memory = unpacked_memory(encoder_states, self._num_heads)
         cached = Cache(layers=[_PromptLayer(keys, values, of_text, i) for i, (keys, values) in enumerate(memory)])
         steps = torch.arange(decoder_input_ids.shape[1], device=decoder_input_ids.device) + start
         if isinstance(decoder_mask, Tensor) and decoder_mask.ndim == 4:

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_pixelllm import PixelLLMConfig, PixelLLMPrefixDecoderConfig
 from .language_model import GroundedLanguageModel, full_encoder_mask
 from .model_output import LayerOutputs
+from .prompt_memory import answers_of, packed_memory, unpacked_memory, with_cells
 
 
 class WordAndPositionEmbedding(nn.Module):
@@ -154,23 +155,23 @@ class PrefixDecoderLanguageModel(GroundedLanguageModel):
         )
 
     def encode(self, embeddings: Tensor, mask: Tensor, *, layers: LayerOutputs | None = None) -> Tensor:
-        """embeddings (R,S,C), mask (R,S) bool -> all that text sees of memory, (R,S,layers,2,C).
+        """embeddings (R,S,C), mask (R,S) bool -> all that text sees of memory: `packed_memory` of its keys
+        and values.
 
-        These are the keys and values of every layer. Rows may be repeated, selected and sorted like any others.
         layers: takes what the layers leave.
         """
         x, seen = embeddings, mask.bool()[:, None, None, :]
         kept = []
         for i, layer in enumerate(self.layers):
             keys, values = layer.attention.keys_values(x)
-            kept.append(torch.stack([keys, values], dim=1))
+            kept.append((keys, values))
             if layers is not None and layers.hidden_states is not False:
                 layers.add(encoder_hidden_states=x)
             if layers is not None and layers.attentions and i + 1 < len(self.layers):
                 layers.add(encoder_attentions=layer.attention.weights(x, keys, seen))
             if i + 1 < len(self.layers):  # nobody sees what memory becomes in the last layer
                 x = layer(x, keys, values, seen)
-        return torch.stack(kept, dim=1).permute(0, 4, 1, 2, 3, 5).flatten(-2)  # from (R,layers,2,heads,S,head_dim)
+        return packed_memory(kept)
 
     def prefill(
         self,
@@ -182,9 +183,7 @@ class PrefixDecoderLanguageModel(GroundedLanguageModel):
         layers: LayerOutputs | None = None,
     ) -> tuple[Tensor, Tensor]:
         """See `GroundedLanguageModel.prefill`; cells (R,N,visual_width) are more visual tokens, after the others."""
-        if cells is not None:
-            visual_tokens = torch.cat([visual_tokens, cells.to(visual_tokens.dtype)], dim=1)
-        embeddings, mask = self.embed_prompt(visual_tokens, input_ids, attention_mask)
+        embeddings, mask = self.embed_prompt(with_cells(visual_tokens, cells), input_ids, attention_mask)
         return self.encode(embeddings, mask, layers=layers), mask
 
     def decode(
@@ -204,14 +203,9 @@ class PrefixDecoderLanguageModel(GroundedLanguageModel):
         decoder_mask (R,T) changes nothing: text is padded on the right, where no word sees it, and the reference lets
         padding itself see as much as words do.
         """
-        if cache is None and use_cache:
-            cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        of_text = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
-        start = 0 if of_text is None else of_text.get_seq_length()
-        if isinstance(start, Tensor):
-            start = start.clone()  # a static cache counts on in place
+        cache, of_text, start = answers_of(cache, use_cache)
         encoder_mask = full_encoder_mask(encoder_mask, encoder_states)
-        memory = encoder_states.unflatten(-1, (self.config.num_attention_heads, -1)).permute(2, 3, 0, 4, 1, 5)
+        memory = unpacked_memory(encoder_states, self.config.num_attention_heads)
         x, mask = self.embedding(decoder_input_ids, start), None
         for i, (layer, (memory_keys, memory_values)) in enumerate(zip(self.layers, memory, strict=True)):
             keys, values = layer.attention.keys_values(x)

@@ -125,6 +125,17 @@ def xywh_to_xyxy(boxes: Any) -> Any:
     return result
 
 
+def xyxy_to_xywh(boxes: Any) -> np.ndarray:
+    """Boxes (..., 4) given as two corners -> corner and size, float64, same frame.
+
+    >>> xyxy_to_xywh([10, 20, 40, 60]).tolist()
+    [10.0, 20.0, 30.0, 40.0]
+    """
+    boxes = np.array(boxes, dtype=np.float64)
+    boxes[..., 2:] -= boxes[..., :2]
+    return boxes
+
+
 def _scaled(xy: Any, scale_xy: Sequence[float]) -> Any:
     factors = _per_coordinate(xy, scale_xy)
     if hasattr(xy, "new_tensor"):
@@ -141,4 +152,4 @@ def _per_coordinate(xy: Any, pair: Sequence[float]) -> list[float]:
     return [float(value) for value in pair] * (width // 2)
 
 
-__all__ = ["ROUNDINGS", "CanvasTransform", "fitted_size", "xywh_to_xyxy"]
+__all__ = ["ROUNDINGS", "CanvasTransform", "fitted_size", "xywh_to_xyxy", "xyxy_to_xywh"]

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .canvas_transform import xyxy_to_xywh
 from .grounded_targets import PlacedObject
 from .grounded_targets import objects_of
 from .mask_codec import encode_rle
@@ -44,7 +45,7 @@ def _coco_lines(result: Any, image_id: Any, category_id: int = 1) -> Iterator[di
         if not thing.is_placed:
             yield {"image_id": image_id, "caption": result.text}
             continue
-        record = {"image_id": image_id, "category_id": category_id, "bbox": _xywh(thing.bounds)}
+        record = {"image_id": image_id, "category_id": category_id, "bbox": xyxy_to_xywh(thing.bounds).tolist()}
         record["score"] = 1.0 if thing.score is None else float(thing.score)  # evaluators need a number
         if thing.mask is not None:
             record["segmentation"] = encode_rle(thing.mask)
@@ -95,7 +96,7 @@ def coco_annotations(
 
 
 def _coco_object(thing: PlacedObject, polygons: bool) -> dict[str, Any]:
-    x, y, width, height = _xywh(thing.bounds)
+    x, y, width, height = xyxy_to_xywh(thing.bounds).tolist()
     record = {
         "category_id": COCO_CATEGORIES[0]["id"],
         "bbox": [x, y, width, height],
@@ -229,11 +230,6 @@ def image_id_of(path: str | Path) -> int | str:
     """
     stem = Path(path).stem
     return int(stem) if stem.isdecimal() else stem
-
-
-def _xywh(box: Sequence[float]) -> list[float]:
-    x0, y0, x1, y1 = (float(value) for value in box)
-    return [x0, y0, x1 - x0, y1 - y0]
 
 
 def _pairs(values: Sequence[float]) -> list[list[float]]:

@@ -13,9 +13,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from pixelllm_hf.modeling.mask_losses import mask_iou, mask_loss
+from pixelllm_hf.modeling.mask_losses import mask_loss
 from pixelllm_hf.modeling.model_output import PixelLLMOutput
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
+from pixelllm_hf.training.auxiliary.masks_of_boxes import masks_of_boxes, mean_overlap, teach_masks
 from pixelllm_hf.training.language_objective import language_objective
 from pixelllm_hf.training.objective import Objective
 from pixelllm_hf.training.recipe_values import ConfigError
@@ -29,46 +30,30 @@ PIXELS_PER_LABEL = 4
 
 
 class BoxMasks(nn.Module):
-    """A model whose mask decoder learns from true boxes, moved a little while it trains.
-
-    What its adapter heard of language is forgotten: the gate is closed, as in a new model.
-    """
+    """A model whose mask decoder learns from true boxes, moved a little while it trains."""
 
     def __init__(self, model: PixelLLMForGroundedGeneration):
         super().__init__()
-        if model.mask_head is None:
-            raise ConfigError("Masks cannot be taught to a model without a mask head; set mask_head_config.")
         self.model = model
-        nn.init.zeros_(model.mask_head.adapter.alpha)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name.startswith(TAUGHT))
+        teach_masks(model, TAUGHT)
 
     def forward(self, **batch: Any) -> PixelLLMOutput:
         """A batch of task `segment` as in the model; rows without a box or a mask teach nothing."""
         model = self.model
-        assert model.mask_head is not None
         features = model.features_or_see(batch.get("image_features"), batch.get("pixel_values"), batch["pixel_mask"])
-        image_map, side = features[model.config.vision_config.mask_map], model.config.image_size
         boxes = true_boxes(batch["point_labels"])
         known = boxes.isfinite().all(-1) & (batch["mask_loss_mask"] > 0)
-        images = model.image_of_row(batch["prompt_mask"], len(image_map), len(boxes))[known]
+        images = model.image_of_row(batch["prompt_mask"], len(batch["pixel_mask"]), len(boxes))[known]
         sizes_wh = model.row_sizes_wh(batch["pixel_mask"], batch["prompt_mask"], len(boxes))[known]
         boxes = boxes[known] * sizes_wh.repeat(1, 2)
         if self.training:
             boxes = boxes + BOX_NOISE * torch.randn_like(boxes) * (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-        image_map = model.mask_head.project_map(image_map)
-        found = model.mask_head.decoder(
-            image_map,
-            model.prompt_encoder.dense_positions(*image_map.shape[1:3]),
-            model.prompt_encoder.no_mask,
-            model.prompt_encoder.embed_boxes(boxes, image_size_hw=(side, side)),
-            images,
-        )
+        logits, promised = masks_of_boxes(model, features, boxes, images)
         every = slice(PIXELS_PER_LABEL // 2, None, PIXELS_PER_LABEL)
         masks, real = batch["mask_labels"][known][:, every, every], batch["pixel_mask"][images][:, every, every]
-        parts = mask_loss(found.logits, found.iou_predictions, masks, pixel_mask=real)
+        parts = mask_loss(logits, promised, masks, pixel_mask=real)
         loss = torch.stack(list(parts.values())).sum()
-        return PixelLLMOutput(loss=loss, loss_parts={"mask": loss.detach(), "mask_iou": _overlap(found.logits, masks)})
+        return PixelLLMOutput(loss=loss, loss_parts={"mask": loss.detach(), "mask_iou": mean_overlap(logits, masks)})
 
 
 def true_boxes(point_labels: Tensor) -> Tensor:
@@ -77,14 +62,6 @@ def true_boxes(point_labels: Tensor) -> Tensor:
     known = boxes.isfinite().all(-1)
     last = (known * torch.arange(1, known.shape[1] + 1, device=known.device)).argmax(1)
     return boxes[torch.arange(len(boxes), device=known.device), last]
-
-
-@torch.no_grad()
-def _overlap(logits: Tensor, masks: Tensor) -> Tensor:
-    if not len(masks):
-        return logits.new_zeros(())
-    logits = nn.functional.interpolate(logits.float(), size=masks.shape[-2:], mode="bilinear", align_corners=False)
-    return mask_iou(logits[:, 0] > 0, masks > 0).mean()
 
 
 def box_masks_objective(recipe: TrainConfig, accelerator: Accelerator) -> Objective:

@@ -14,7 +14,7 @@ from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.training.initial_model import model_config
 from pixelllm_hf.training.lora import add_lora
 from pixelllm_hf.training.memory_estimate import Sizes, activation_bytes, state_bytes
-from pixelllm_hf.training.parameter_groups import freeze, parameter_groups
+from pixelllm_hf.training.parameter_groups import configured_groups, freeze
 from pixelllm_hf.training.recipe_values import ConfigError
 from pixelllm_hf.training.schedule import learning_rate_factor
 from pixelllm_hf.training.sources import SourceConfig, SourceRows, read_source_cached
@@ -69,15 +69,7 @@ def _parameters(model: PixelLLMForGroundedGeneration) -> Iterator[str]:
 
 
 def _groups(model: PixelLLMForGroundedGeneration, recipe: TrainConfig) -> Iterator[str]:
-    optimizer = recipe.optimizer
-    groups = parameter_groups(
-        model,
-        learning_rate=optimizer.learning_rate,
-        weight_decay=optimizer.weight_decay,
-        layer_decay=optimizer.layer_decay,
-        layer_decay_tower=optimizer.layer_decay_tower,
-        lr_multipliers=optimizer.lr_multipliers,
-    )
+    groups = configured_groups(model, recipe.optimizer)
     yield f"{'optimizer group':<28}{'tensors':>16}{'parameters':>16}   e.g."
     for group in sorted(groups, key=lambda group: (group["base_lr"], group["weight_decay"])):
         name = f"lr {group['base_lr']:.3g} decay {group['weight_decay']:g}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from pixelllm_hf.training.config import OptimizerConfig
 from pixelllm_hf.training.recipe_values import ConfigError
 
 
@@ -93,3 +94,15 @@ def parameter_groups(
         group["params"].append(parameter)
         group["names"].append(name)
     return list(groups.values())
+
+
+def configured_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """`parameter_groups` as a recipe asks for them."""
+    return parameter_groups(
+        model,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        layer_decay=config.layer_decay,
+        layer_decay_tower=config.layer_decay_tower,
+        lr_multipliers=config.lr_multipliers,
+    )

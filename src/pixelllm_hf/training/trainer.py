@@ -35,7 +35,7 @@ from pixelllm_hf.training.config import ConfigError, OptimizerConfig, RunConfig,
 from pixelllm_hf.training.freed_memory import keep_freed_memory
 from pixelllm_hf.training.log_window import LogWindow
 from pixelllm_hf.training.optimizers import build_optimizers
-from pixelllm_hf.training.parameter_groups import parameter_groups
+from pixelllm_hf.training.parameter_groups import configured_groups
 from pixelllm_hf.training.schedule import learning_rate_factor
 from pixelllm_hf.training.weight_average import WeightAverage
 
@@ -158,14 +158,7 @@ class Trainer:
                 raise ConfigError("sharded runs learn from data.sources alone, without auxiliary and reward.")
             model.to(accelerator.device)
             sharding.shard(model, accelerator.device, accelerator.num_processes)
-        groups = parameter_groups(
-            model,
-            learning_rate=optimizer.learning_rate,
-            weight_decay=optimizer.weight_decay,
-            layer_decay=optimizer.layer_decay,
-            layer_decay_tower=optimizer.layer_decay_tower,
-            lr_multipliers=optimizer.lr_multipliers,
-        )
+        groups = configured_groups(model, optimizer)
         self.bare_optimizers = build_optimizers(model, groups, optimizer)
         if self.sharded:
             self.model, self.optimizers = model, list(map(accelerator.prepare, self.bare_optimizers))

@@ -30,6 +30,7 @@ from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.segmentation_iou import VARIANT
 from pixelllm_hf.evaluation.tasks.segment import SegmentTask
 from pixelllm_hf.evaluation.tasks.task import Scores, Task, Thoroughness
+from pixelllm_hf.processing.canvas_transform import xywh_to_xyxy
 from pixelllm_hf.processing.grounded_results import GroundedCaption
 
 LEAST_PIXELS = 32**2
@@ -55,7 +56,7 @@ class CategoryRegionTask(Task):
         return _some(pictures, data, "an object whose box has at least 32 x 32 pixels")
 
     def ask(self, pictures: Sequence[CategorisedPicture]) -> dict[str, Any]:
-        return {"boxes": [[list(_xyxy(thing.box)) for thing in picture.objects] for picture in pictures]}
+        return {"boxes": [[xywh_to_xyxy(thing.box).tolist() for thing in picture.objects] for picture in pictures]}
 
     def record(self, picture: CategorisedPicture, answers: Sequence[GroundedCaption]) -> dict[str, Any]:
         rows = zip(picture.objects, answers, strict=True)
@@ -68,7 +69,7 @@ class CategoryRegionTask(Task):
 
     def guesses(self, pictures: Sequence[CategorisedPicture], baseline: Baseline) -> Iterable[list[GroundedCaption]]:
         for picture in pictures:
-            boxes = [shares(_xyxy(thing.box), picture.size_wh) for thing in picture.objects]
+            boxes = [shares(xywh_to_xyxy(thing.box).tolist(), picture.size_wh) for thing in picture.objects]
             yield [GroundedCaption(baseline.named(picture, box), (), (1, 1)) for box in boxes]  # type: ignore[arg-type]
 
     def score(
@@ -203,11 +204,6 @@ def _some(pictures: list[Any], data: DataFolder, wanted: str) -> list[Any]:
 def _is_inside(thing: CategorisedObject, picture: CategorisedPicture) -> bool:
     x, y, width, height = thing.box
     return x < picture.size_wh[0] and y < picture.size_wh[1] and x + width > 0 and y + height > 0
-
-
-def _xyxy(xywh: Box) -> Box:
-    x, y, width, height = xywh
-    return x, y, x + width, y + height
 
 
 def _pixels(box: Box, size_wh: tuple[int, int]) -> Box:

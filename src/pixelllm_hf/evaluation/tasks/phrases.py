@@ -20,6 +20,7 @@ from pixelllm_hf.evaluation.phrases import PhrasedCaption, PhrasedPicture, share
 from pixelllm_hf.evaluation.row_pictures import read_phrased
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.tasks.task import Scores, Task, Thoroughness
+from pixelllm_hf.processing.canvas_transform import xyxy_to_xywh
 from pixelllm_hf.processing.grounded_results import GroundedCaption
 from pixelllm_hf.processing.tasks import TaskSpec, task_spec
 from pixelllm_hf.processing.writable_text import as_characters
@@ -114,10 +115,6 @@ def _compared(caption: PhrasedCaption, answer: GroundedCaption) -> dict[str, Any
             last = words[i]
             inside += last is not None and phrase.holds(shares(last.point, answer.image_size))  # type: ignore[arg-type]
         box = None if last is None else shares(last.box, answer.image_size)
-        iou = 0.0 if box is None else float(aligned_box_iou(_xywh(box), _xywh(phrase.box)))
+        iou = 0.0 if box is None else float(aligned_box_iou(xyxy_to_xywh(box), xyxy_to_xywh(phrase.box)))
         phrases.append({"phrase": phrase.text, "box": None if box is None else [round(v, 4) for v in box], "iou": iou})
     return {"caption": caption.text, "phrases": phrases, "words": counted, "words_in_box": int(inside)}
-
-
-def _xywh(box: Sequence[float]) -> np.ndarray:
-    return np.array([box[0], box[1], box[2] - box[0], box[3] - box[1]])

@@ -20,6 +20,7 @@ from pixelllm_hf.evaluation.pictures import DescribedPicture, EvaluationDataErro
 from pixelllm_hf.evaluation.row_pictures import read_described
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.tasks.task import QUICK, Scores, Task, Thoroughness
+from pixelllm_hf.processing.canvas_transform import xywh_to_xyxy
 from pixelllm_hf.processing.grounded_results import GroundedCaption
 
 
@@ -54,7 +55,7 @@ class RegionTask(Task):
         return asked
 
     def ask(self, pictures: Sequence[AskedPicture]) -> dict[str, Any]:
-        return {"boxes": [[_xyxy(region.box) for region in picture.regions] for picture in pictures]}
+        return {"boxes": [[xywh_to_xyxy(region.box).tolist() for region in picture.regions] for picture in pictures]}
 
     def record(self, picture: AskedPicture, answers: Sequence[GroundedCaption]) -> dict[str, Any]:
         rows = zip(picture.regions, answers, strict=True)
@@ -92,11 +93,6 @@ def _can_be_asked(region: Region, size_wh: tuple[int, int]) -> bool:
     x, y, width, height = region.box
     inside = x < size_wh[0] and y < size_wh[1] and x + width > 0 and y + height > 0
     return width > 0 and height > 0 and inside
-
-
-def _xyxy(box: Sequence[float]) -> list[float]:
-    x, y, width, height = box
-    return [x, y, x + width, y + height]
 
 
 def _words(text: str) -> list[str]:

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pixelllm_hf.modeling.mask_losses import mask_iou, mask_loss
+from pixelllm_hf.modeling.mask_losses import mask_loss
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.processing.mask_codec import segmentation_to_mask
 from pixelllm_hf.training.auxiliary.batches import ImageBatches
 from pixelllm_hf.training.auxiliary.cell_heads import AuxiliaryOutput
 from pixelllm_hf.training.auxiliary.heads import AuxiliaryHeads
 from pixelllm_hf.training.auxiliary.labels import cell_centres, not_coco, read_instances
+from pixelllm_hf.training.auxiliary.masks_of_boxes import masks_of_boxes, mean_overlap, teach_masks
 from pixelllm_hf.training.recipe_values import ConfigError, Few, NotNegative, RecipePart
 
 TAUGHT = ("vision_towers.", "mask_head.decoder.", "mask_head.map_projection.")
@@ -45,12 +46,8 @@ class MaskLearner(nn.Module):
 
     def __init__(self, model: PixelLLMForGroundedGeneration, heads: AuxiliaryHeads):
         super().__init__()
-        if model.mask_head is None:
-            raise ConfigError("Masks cannot be taught to a model without a mask head; set mask_head_config.")
         self.model, self.heads = model, heads
-        nn.init.zeros_(model.mask_head.adapter.alpha)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name.startswith(TAUGHT))
+        teach_masks(model, TAUGHT)
 
     def forward(
         self,
@@ -65,33 +62,14 @@ class MaskLearner(nn.Module):
         """pixel_values (B,3,S,S), pixel_mask (B,S,S), labels and boxes as in `CellHeads`; object_boxes (R,4) xyxy
         canvas pixels, object_masks (R,M,M) of the canvas, image_of_row (R,)."""
         features = self.model.get_image_features(pixel_values, pixel_mask)
-        found = self._masks(features[self.model.config.vision_config.mask_map], object_boxes, image_of_row)
+        logits, promised = masks_of_boxes(self.model, features, object_boxes, image_of_row)
         stride = pixel_mask.shape[-1] // object_masks.shape[-1]
         real = pixel_mask[:, stride // 2 :: stride, stride // 2 :: stride]
-        parts = mask_loss(*found, object_masks, pixel_mask=real[image_of_row])
+        parts = mask_loss(logits, promised, object_masks, pixel_mask=real[image_of_row])
         total = torch.stack(list(parts.values())).sum()
-        looks = {"mask": total.detach(), "mask_iou": _overlap(found[0], object_masks)}
+        looks = {"mask": total.detach(), "mask_iou": mean_overlap(logits, object_masks)}
         kept = self.heads(features, lambda: self.model.get_visual_tokens(features, pixel_mask), labels, boxes)
         return AuxiliaryOutput(loss=total + kept.loss, loss_parts=looks | kept.loss_parts)
-
-    def _masks(self, image_map: Tensor, boxes: Tensor, image_of_row: Tensor) -> tuple[Tensor, Tensor]:
-        encoder, side = self.model.prompt_encoder, self.model.config.image_size
-        assert self.model.mask_head is not None
-        image_map = self.model.mask_head.project_map(image_map)
-        found = self.model.mask_head.decoder(
-            image_map,
-            encoder.dense_positions(*image_map.shape[1:3]),
-            encoder.no_mask,
-            encoder.embed_boxes(boxes, image_size_hw=(side, side)),
-            image_of_row,
-        )
-        return found.logits, found.iou_predictions
-
-
-@torch.no_grad()
-def _overlap(logits: Tensor, masks: Tensor) -> Tensor:
-    logits = nn.functional.interpolate(logits.float(), size=masks.shape[-2:], mode="bilinear", align_corners=False)
-    return mask_iou(logits[:, 0] > 0, masks > 0).mean()
 
 
 @dataclass(frozen=True)
