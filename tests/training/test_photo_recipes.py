@@ -12,9 +12,12 @@ import pytest
 from PIL import Image
 
 from pixelllm_hf.data.tokenizer_training import prompt_texts, train_tokenizer
+from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
+from pixelllm_hf.processing.tasks import TASK_SPECS
 from pixelllm_hf.training.config import load_config
 from pixelllm_hf.training.recipe import TrainConfig
+from pixelllm_hf.training.sources import read_source
 
 REPOSITORY = Path(__file__).parents[2]
 WIDTH, HEIGHT = 60, 48
@@ -106,3 +109,20 @@ def test_every_stage_runs_from_the_folder_of_photographs_and_leaves_a_model_for_
     assert model.mask_head is not None and model.point_head.scale is not None
     parts = {folder.parent.name for folder in (tmp_path / "cache").glob("features-*/part-*")}
     assert len(parts) == 2  # one set of maps for language, one with the map of masks
+
+
+def test_the_joint_stage_teaches_every_prompt_that_a_task_asks_by_default(photographs: Path) -> None:
+    file = REPOSITORY / "configs" / "photo" / "joint.yaml"
+    recipe = load_config(TrainConfig, file, [], {"data": str(photographs)})
+    taught = set()
+    for source in recipe.data.sources:
+        for row in read_source(source):
+            spec = TASK_SPECS[row["task"]]
+            for prompt in row["prompts"]:
+                taught |= {prompt["context"]} if prompt["context"] else set(source.contexts or spec.training)
+    config = PixelLLMConfig.photo()
+    tasks = [spec for spec in TASK_SPECS.values() if not spec.missing_head(config)]
+    assert {spec.name for spec in tasks} >= {"caption", "trace", "region", "refer", "segment", "dense"}
+    for spec in tasks:
+        asked = spec.default or spec.prefix
+        assert any(text.startswith(asked) if spec.needs_words else text == asked for text in taught), spec.name
