@@ -6,7 +6,7 @@ import pytest
 from pixelllm_hf.data.scenes import ObjectLibrary, Scene, compose_scene
 from pixelllm_hf.data.scenes.composition import SceneObject
 from pixelllm_hf.data.scenes.properties import DESCRIBED_NAMES, PROPERTIES
-from pixelllm_hf.data.scenes.questions import ask
+from pixelllm_hf.data.scenes.questions import QuestionPlan, ask
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +87,21 @@ def test_of_other_names_nothing_is_asked_that_needs_to_know_them():
     for seed in range(40):
         asked = {question.text for question in ask(np.random.default_rng(seed), objects, [], (100, 100))}
         assert not asked & known
+
+
+def test_more_questions_are_all_different_and_leave_the_scene_as_it_is():
+    plan = QuestionPlan(number=14, empty_share=0.25)
+    few, many = (
+        [compose_scene(3, i, ObjectLibrary.builtin(), None, how) for i in range(40)] for how in (QuestionPlan(), plan)
+    )
+    for short, long in zip(few, many, strict=True):
+        assert short.image.tobytes() == long.image.tobytes() and short.referrals == long.referrals
+        assert len({question.text for question in long.questions}) == len(long.questions) <= 14
+    questions = [question for scene in many for question in scene.questions]
+    assert len(questions) > 10 * len(many)
+    assert 0.15 < sum(not question.targets for question in questions) / len(questions) < 0.35
+
+
+def test_a_scene_is_asked_nothing_about_what_is_not_there_where_none_is_wanted():
+    scenes = [compose_scene(3, i, ObjectLibrary.builtin(), None, QuestionPlan(14, 0.0)) for i in range(20)]
+    assert all(question.targets for scene in scenes for question in scene.questions)

@@ -13,6 +13,7 @@ from pixelllm_hf.folders import FolderInUseError
 
 from .backgrounds import BackgroundFolderError
 from .library import ObjectFolderError
+from .questions import QuestionPlan
 from .writers import SceneOutputError, write_scenes
 
 
@@ -27,11 +28,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--backgrounds", help="folder of photographs, used behind half of the scenes")
     parser.add_argument("--workers", type=int, default=1, help="processes; the files do not depend on it")
     parser.add_argument("--split", default="train", help="written into the RefCOCO-style file")
+    parser.add_argument("--questions", type=int, default=QuestionPlan.number, help="asked about each scene at most")
+    parser.add_argument(
+        "--empty-share",
+        type=float,
+        default=QuestionPlan.empty_share,
+        help="of these questions, roughly, point at nothing",
+    )
     args = parser.parse_args(arguments)
     try:
         write_scenes(
             args.out, args.num, args.seed, objects=args.objects, backgrounds=args.backgrounds,
-            workers=args.workers, split=args.split, progress=sys.stderr.isatty(),
+            workers=args.workers, split=args.split, plan=QuestionPlan(args.questions, args.empty_share),
+            progress=sys.stderr.isatty(),
         )  # fmt: skip
     except (ObjectFolderError, BackgroundFolderError, SceneOutputError, FolderInUseError) as error:
         print(f"error: {error}", file=sys.stderr)

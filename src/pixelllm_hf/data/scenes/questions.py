@@ -16,9 +16,24 @@ from .expressions import Referral
 from .narration import relation_between
 from .properties import DESCRIBED_NAMES, PROPERTIES, Property
 
-MAX_QUESTIONS = 4
-EMPTY_SHARE = 0.12  # of questions, roughly, about properties that hold for nothing
 SEG = "{seg}"  # where MUSE's text answers have a target
+
+
+@dataclass(frozen=True)
+class QuestionPlan:
+    """How many questions a scene gets at most, and which share of them, roughly, is about what is not there.
+
+    The defaults are those of every evaluation; a training that learns to answer "there is none" wants more of both.
+    """
+
+    number: int = 4
+    empty_share: float = 0.12
+
+
+USUAL_PLAN = QuestionPlan()
+
+
+_A_ROUND = 3  # questions that are kept, at most, of one of every kind
 
 
 @dataclass(frozen=True)
@@ -35,8 +50,9 @@ def ask(
     objects: tuple[SceneObject, ...],
     referrals: Sequence[Referral],
     size_wh: tuple[int, int],
+    plan: QuestionPlan = USUAL_PLAN,
 ) -> list[Question]:
-    """Up to four different questions; the first is about everything, one may be about nothing that is there."""
+    """Different questions; the first is about everything, some may be about nothing that is there."""
     kinds = (
         _about_properties(objects),
         _about_colors(objects),
@@ -44,11 +60,14 @@ def ask(
         _about_names(rng, objects),
         _about_one(referrals),
     )
-    found = [possible[int(rng.integers(len(possible)))] for possible in kinds if possible]
-    nothing = _about_nothing(objects)
-    if nothing and rng.random() < EMPTY_SHARE * MAX_QUESTIONS:
-        found.append(nothing[int(rng.integers(len(nothing)))])
-    chosen = [found[i] for i in rng.permutation(len(found))[: MAX_QUESTIONS - 1]]
+    found = []
+    for _ in range(-(-(plan.number - 1) // _A_ROUND)):
+        found += [possible.pop(int(rng.integers(len(possible)))) for possible in kinds if possible]
+    nothing, wanted = _about_nothing(objects), plan.empty_share * plan.number
+    while nothing and rng.random() < wanted:
+        found.append(nothing.pop(int(rng.integers(len(nothing)))))
+        wanted -= 1
+    chosen = [found[i] for i in rng.permutation(len(found))[: plan.number - 1]]
     return [_listed("which objects are in the picture?", "the picture shows", objects), *chosen]
 
 
@@ -139,4 +158,4 @@ def _about_one(referrals: Sequence[Referral]) -> list[Question]:
     ]
 
 
-__all__ = ["Question", "ask"]
+__all__ = ["USUAL_PLAN", "Question", "QuestionPlan", "ask"]

@@ -12,7 +12,7 @@ from .composition import Entity, SceneObject, compose
 from .expressions import Referral, refer
 from .library import ObjectLibrary
 from .narration import NarratedWord, listing, narrate, written
-from .questions import Question, ask
+from .questions import USUAL_PLAN, Question, QuestionPlan, ask
 from .traces import Trace, trace_words
 
 _STREAMS = ("layout", "background", "words", "trace", "expressions", "questions")
@@ -45,8 +45,16 @@ class Scene:
     questions: tuple[Question, ...]
 
 
-def compose_scene(seed: int, index: int, library: ObjectLibrary, photographs: list[Image.Image] | None = None) -> Scene:
+def compose_scene(
+    seed: int,
+    index: int,
+    library: ObjectLibrary,
+    photographs: list[Image.Image] | None = None,
+    plan: QuestionPlan = USUAL_PLAN,
+) -> Scene:
     """Scene `index` of the series `seed`; it depends on nothing else (for one library and one set of photographs).
+
+    plan: changes the questions alone.
 
     >>> compose_scene(7, 3, ObjectLibrary.builtin()).image.tobytes() == compose_scene(
     ...     7, 3, ObjectLibrary.builtin()).image.tobytes()
@@ -72,5 +80,5 @@ def compose_scene(seed: int, index: int, library: ObjectLibrary, photographs: li
         narratives=narratives,
         short_caption=written(listing(composed.entities)),
         referrals=tuple(referrals),
-        questions=tuple(ask(streams["questions"], composed.objects, referrals, size_wh)),
+        questions=tuple(ask(streams["questions"], composed.objects, referrals, size_wh, plan)),
     )

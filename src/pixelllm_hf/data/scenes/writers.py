@@ -26,6 +26,7 @@ from pixelllm_hf.folders import LOCK, folder_lock
 
 from .backgrounds import load_photographs
 from .library import ObjectLibrary
+from .questions import USUAL_PLAN, QuestionPlan
 from .records import SceneRecords, scene_records
 from .scene import compose_scene
 
@@ -46,6 +47,7 @@ def write_scenes(
     backgrounds: str | Path | None = None,
     workers: int = 1,
     split: str = "train",
+    plan: QuestionPlan = USUAL_PLAN,
     progress: bool = False,
 ) -> Path:
     """Write `number` scenes of the series `seed` to the folder `out`, which must not exist or be empty.
@@ -57,6 +59,11 @@ def write_scenes(
         raise SceneOutputError(
             "number and workers must be at least 1 and the seed at least 0, "
             f"but came as {number}, {workers} and {seed}."
+        )
+    if plan.number < 1 or not 0 <= plan.empty_share <= 1:
+        raise SceneOutputError(
+            "a scene needs at least 1 question and a share of empty answers within 0..1, but they came as "
+            f"{plan.number} and {plan.empty_share}."
         )
     library = ObjectLibrary.from_folder(objects) if objects else ObjectLibrary.builtin()
     part = out.with_name(out.name + ".part")
@@ -71,7 +78,7 @@ def write_scenes(
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
         try:
             (part / "images").mkdir()
-            job = _Job(part / "images", seed, split, objects, backgrounds)
+            job = _Job(part / "images", seed, split, objects, backgrounds, plan)
             _write_files(part, library, _run(job, number, workers, progress))
             if out.exists():
                 out.rmdir()
@@ -86,14 +93,22 @@ def write_scenes(
 class _Job:
     """What a process needs to draw scenes; the pictures are loaded where they are used."""
 
-    def __init__(self, images: Path, seed: int, split: str, objects: str | Path | None, backgrounds: str | Path | None):
-        self.images, self.seed, self.split = images, seed, split
+    def __init__(
+        self,
+        images: Path,
+        seed: int,
+        split: str,
+        objects: str | Path | None,
+        backgrounds: str | Path | None,
+        plan: QuestionPlan,
+    ):
+        self.images, self.seed, self.split, self.plan = images, seed, split, plan
         self.library = ObjectLibrary.from_folder(objects) if objects else ObjectLibrary.builtin()
         self.photographs: list[Image.Image] | None = load_photographs(backgrounds) if backgrounds else None
         self.category_ids = category_ids(self.library)
 
     def draw(self, index: int) -> SceneRecords:
-        scene = compose_scene(self.seed, index, self.library, self.photographs)
+        scene = compose_scene(self.seed, index, self.library, self.photographs, self.plan)
         records = scene_records(scene, self.category_ids, self.split)
         scene.image.save(self.images / records.file_name, quality=JPEG_QUALITY)
         return records
