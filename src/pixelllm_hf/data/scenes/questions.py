@@ -31,8 +31,6 @@ class QuestionPlan:
 
 
 USUAL_PLAN = QuestionPlan()
-
-
 _A_ROUND = 3  # questions that are kept, at most, of one of every kind
 
 
@@ -64,7 +62,7 @@ def ask(
     for _ in range(-(-(plan.number - 1) // _A_ROUND)):
         found += [possible.pop(int(rng.integers(len(possible)))) for possible in kinds if possible]
     nothing, wanted = _about_nothing(objects), plan.empty_share * plan.number
-    while nothing and rng.random() < wanted:
+    while nothing and wanted > 0 and rng.random() < wanted:
         found.append(nothing.pop(int(rng.integers(len(nothing)))))
         wanted -= 1
     chosen = [found[i] for i in rng.permutation(len(found))[: plan.number - 1]]
