@@ -1,4 +1,4 @@
-# Two commands that set up what they need: `make demo` asks the model about a picture, `make test` runs the tests.
+# Two commands that set up what they need: `make demo` asks the model about an image, `make test` runs the tests.
 # The environment is .venv; it is made once and made again only when setup.py or pyproject.toml change.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -10,7 +10,7 @@ OUT := demo/out
 .PHONY: help demo browser test lint format docs clean
 
 help:
-	@echo "make demo   all tasks of the embedded model on the example pictures, drawn into $(OUT)"
+	@echo "make demo   all tasks of the embedded model on the example images, drawn into $(OUT)"
 	@echo "make test   run the tests"
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   the documentation, built into build/docs"

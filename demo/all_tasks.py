@@ -1,4 +1,4 @@
-"""Every task of one model on one picture, printed and drawn side by side.
+"""Every task of one model on one image, printed and drawn side by side.
 
 python demo/all_tasks.py
 python demo/all_tasks.py photo.jpg --expression "the red car" --model DIR_OR_HUB_ID --out tasks.png
@@ -23,20 +23,20 @@ COLUMNS, TILE, TITLE, PAPER, INK = 3, 720, 56, (18, 20, 26), (214, 217, 224)
 
 
 class Demo:
-    """A model and a picture, which is asked one thing after the other."""
+    """A model and an image, which is asked one thing after the other."""
 
-    def __init__(self, model: Any, processor: Any, picture: Path):
-        self.model, self.processor, self.picture = model, processor, picture
+    def __init__(self, model: Any, processor: Any, image: Path):
+        self.model, self.processor, self.image = model, processor, image
         self.drawings: list[tuple[str, Image.Image]] = []
 
     def ask(self, task: str, question: str = "", **prompts: Any) -> list[GroundedCaption]:
-        """The answers about the picture, printed and drawn; none if the model lacks what the task needs."""
+        """The answers about the image, printed and drawn; none if the model lacks what the task needs."""
         title = f"{task} {question}".strip()
         spec = task_spec(task)
         if (head := spec.missing_head(self.model.config)) is not None:
             print(f"{title}: skipped, this checkpoint has no {head}")
             return []
-        inputs = self.processor(images=self.picture, task=task, **prompts)
+        inputs = self.processor(images=self.image, task=task, **prompts)
         writing = {} if "query_ids" in inputs else {"max_new_tokens": 64}
         with torch.inference_mode():
             output = self.model.generate(**inputs, **writing)
@@ -47,7 +47,7 @@ class Demo:
             print("  " + describe(result))
         if not results:
             print("  nothing found")
-        drawing = draw_results(self.picture, results) if spec.about_objects else results[0].draw(self.picture)
+        drawing = draw_results(self.image, results) if spec.about_objects else results[0].draw(self.image)
         self.drawings.append((title, drawing))
         return results
 
@@ -83,23 +83,23 @@ def side_by_side(drawings: list[tuple[str, Image.Image]]) -> Image.Image:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Every task of one model on one picture.")
-    parser.add_argument("picture", nargs="?", type=Path, default=EXAMPLE)
+    parser = argparse.ArgumentParser(description="Every task of one model on one image.")
+    parser.add_argument("image", nargs="?", type=Path, default=EXAMPLE)
     parser.add_argument("--model", default=str(default_checkpoint()))
     parser.add_argument("--expression", dest="expressions", action="append", help="what to find; may be repeated")
     parser.add_argument("--out", type=Path, default=Path("demo/out/all_tasks.png"))
     args = parser.parse_args()
-    expressions = args.expressions or (["the man", "the skis"] if args.picture == EXAMPLE else ["the object"])
+    expressions = args.expressions or (["the man", "the skis"] if args.image == EXAMPLE else ["the object"])
     quoted = ", ".join(f'"{expression}"' for expression in expressions)
 
     model = PixelLLMForGroundedGeneration.from_pretrained(args.model).eval()
-    demo = Demo(model, PixelLLMProcessor.from_pretrained(args.model), args.picture)
+    demo = Demo(model, PixelLLMProcessor.from_pretrained(args.model), args.image)
     demo.ask("caption")
     demo.ask("trace")
     found = demo.ask("refer", quoted, text=expressions)
     demo.ask("segment", quoted, text=expressions)
     boxes = [result.box for result in found if has_area(result.box)]
-    demo.ask("region", "the first box" if boxes else "the whole picture", boxes=boxes[:1] or None)
+    demo.ask("region", "the first box" if boxes else "the whole image", boxes=boxes[:1] or None)
     demo.ask("dense", f"up to {MOST_OBJECTS} objects")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     side_by_side(demo.drawings).save(args.out)

@@ -24,12 +24,12 @@ import torch
 
 from pixelllm_hf import PixelLLMForGroundedGeneration, PixelLLMProcessor
 from pixelllm_hf.data.scenes import write_scenes
-from pixelllm_hf.evaluation.runner import Asking, evaluate
+from pixelllm_hf.evaluation.runner import GenerationSettings, evaluate
 from pixelllm_hf.evaluation.scene_folder import HELD_OUT_SEED
 from pixelllm_hf.evaluation.tasks import TASKS
 from pixelllm_hf.evaluation.tasks.task import QUICK
+from pixelllm_hf.training.build_model import model_config
 from pixelllm_hf.training.config import load_config
-from pixelllm_hf.training.initial_model import model_config
 from pixelllm_hf.training.recipe import TrainConfig
 
 TRAIN = Path(__file__).with_name("train.py")
@@ -102,7 +102,9 @@ def asked(folder: Path, scenes: Path) -> dict[str, float]:
     model = PixelLLMForGroundedGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     processor = PixelLLMProcessor.from_pretrained(folder)
     with seconds_of(model, "generate") as whole, seconds_of(model, "predict_target_masks") as masks:
-        found = evaluate(model, processor, TASKS["muse"], scenes, how=QUICK, asking=Asking(batch_size=12))
+        found = evaluate(
+            model, processor, TASKS["muse"], scenes, settings=QUICK, generation=GenerationSettings(batch_size=12)
+        )
     numbers = {name: estimate["value"] for name, estimate in found.result["metrics"].items()}
     numbers["seconds_per_image"] = sum(whole) / found.result["scenes"]
     numbers["mask_seconds_per_target"] = sum(masks) / max(found.result["written_targets"], 1)

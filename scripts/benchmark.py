@@ -47,8 +47,8 @@ class Row:
 
     ratio: median over the repeats, each of which runs both ways one after the other: a machine that slows down for a
     while slows both; with its interval over redrawn repeats. extra_steps: what a cut row needs
-    beyond the bare decoding, as a share of its steps; it is inherent, since the place of a word is read from the state
-    that has consumed it.
+    beyond the bare decoding, as a share of its steps; it is inherent, since the location of a word is read from the
+    state that has consumed it.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Row:
     ratio: Estimate
     extra_steps: float
     tokens_equal: bool
-    worst_place_error: float
+    worst_location_error: float
 
 
 def main(args: argparse.Namespace) -> int:
@@ -75,9 +75,9 @@ def main(args: argparse.Namespace) -> int:
         print(
             f"{row.name:<19} {row.bare:7.4f} {row.grounded:14.4f} {row.ratio.value:7.3f}  "
             f"({row.ratio.low:.3f}-{row.ratio.high:.3f})  {row.extra_steps:10.1%}  "
-            f"{row.tokens_equal!s:<12}  {row.worst_place_error:.1e}"
+            f"{row.tokens_equal!s:<12}  {row.worst_location_error:.1e}"
         )
-        failed |= row.ratio.value > LIMIT or not row.tokens_equal or row.worst_place_error > 1e-4
+        failed |= row.ratio.value > LIMIT or not row.tokens_equal or row.worst_location_error > 1e-4
     print(
         f"{'above' if failed else 'within'} the limits: ratio {LIMIT}, equal tokens, places as in a second pass to 1e-4"
     )
@@ -117,7 +117,7 @@ def compare(
     repeats: int,
     cut: bool = False,
 ) -> Row:
-    """Decode the same number of tokens from the same encoder states, with and without places, turn by turn."""
+    """Decode the same number of tokens from the same encoder states, with and without locations, turn by turn."""
     torch.manual_seed(1)
     shape = (rows, model.config.prompt_config.num_tokens + 8, model.config.text_config.d_model)
     states = torch.randn(shape, device=model.device, dtype=model.dtype)
@@ -160,7 +160,7 @@ def compare(
         resampled(medians, lambda drawn: [np.median(ratios.repeat(drawn))], repeats, count=repeats)["ratio"],
         1 / tokens if cut else 0.0,
         bool(torch.equal(outputs["bare"].sequences, grounded.sequences)),
-        _place_error(model, states, grounded.sequences, grounded.coordinates),
+        _location_error(model, states, grounded.sequences, grounded.coordinates),
     )
 
 
@@ -177,7 +177,7 @@ def _synchronize() -> None:
         torch.accelerator.synchronize()
 
 
-def _place_error(model: Any, states: Tensor, sequences: Tensor, coordinates: Tensor) -> float:
+def _location_error(model: Any, states: Tensor, sequences: Tensor, coordinates: Tensor) -> float:
     """Largest difference to a teacher-forced second pass over the same tokens."""
     with torch.inference_mode():
         again = model(
@@ -189,7 +189,7 @@ def _place_error(model: Any, states: Tensor, sequences: Tensor, coordinates: Ten
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["generate"], help="generate: captions with places against bare captions")
+    parser.add_argument("what", choices=["generate"], help="generate: captions with locations against bare captions")
     parser.add_argument("--model", default=EMBEDDED, help="folder or hub id; or the name of an embedded one")
     parser.add_argument("--size", choices=sorted(SIZES), help="random weights of this size instead of a model")
     parser.add_argument("--tokens", type=int, default=64, help="as long as the captions that are generated")

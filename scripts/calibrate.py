@@ -22,7 +22,7 @@ from pixelllm_hf.data.bad_records import AnnotationFileError, BadRecordError
 from pixelllm_hf.evaluation.calibration import as_calibrated, fitted_settings, save_settings
 from pixelllm_hf.evaluation.certainty import certainty_metrics
 from pixelllm_hf.evaluation.report import METRICS
-from pixelllm_hf.evaluation.runner import Asking, CannotDoError, answers_of
+from pixelllm_hf.evaluation.runner import CannotDoError, GenerationSettings, answers_of
 from pixelllm_hf.evaluation.scene_folder import DataFolder, EvaluationDataError
 from pixelllm_hf.evaluation.tasks import task_for
 from pixelllm_hf.evaluation.tasks.certainty import certainties
@@ -39,22 +39,22 @@ def main(args: argparse.Namespace) -> None:
         raise UsageError(f"--save writes into a model folder on this machine, and {args.model!r} is none.")
     data = DataFolder(Path(args.data), images=args.images, split=args.split)
     captioner, task = Captioner.load(args.model, args.device, "auto", {}), task_for("certainty", data)
-    if problem := task.problem(captioner.model):
+    if problem := task.unsupported_reason(captioner.model):
         raise CannotDoError(f"there is nothing to calibrate: {problem}.")
-    pictures = task.read(data)[: args.limit]
-    asking = Asking(batch_size=args.batch_size, progress=sys.stderr.isatty())
+    images = task.read(data)[: args.limit]
+    generation = GenerationSettings(batch_size=args.batch_size, progress=sys.stderr.isatty())
     records = [
-        task.record(pictures[i], answers)
-        for i, answers in answers_of(captioner.model, captioner.processor, task, pictures, asking=asking)
+        task.record(images[i], answers)
+        for i, answers in answers_of(captioner.model, captioner.processor, task, images, generation=generation)
     ]
-    head, images = captioner.model.config.point_head_config, certainties(records)
+    head, measured = captioner.model.config.point_head_config, certainties(records)
     try:
-        settings = fitted_settings(head, images)
+        settings = fitted_settings(head, measured)
     except ValueError as error:
         raise CannotDoError(str(error)) from error
     threshold = captioner.processor.visual_threshold
-    before = certainty_metrics(images, threshold=threshold, resamples=0)
-    after = certainty_metrics(as_calibrated(head, images, settings), threshold=threshold, resamples=0)
+    before = certainty_metrics(measured, threshold=threshold, resamples=0)
+    after = certainty_metrics(as_calibrated(head, measured, settings), threshold=threshold, resamples=0)
     print("| metric | before | after |\n|---|---|---|")
     for name, estimate in before.items():
         print(f"| {METRICS[name]} (`{name}`) | {estimate.value:.4f} | {after[name].value:.4f} |")

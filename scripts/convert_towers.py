@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 
 from pixelllm_hf.conversion.onnx_file import OnnxFileError
 from pixelllm_hf.conversion.towers import TowerWeightsError, tower_tensors
+from pixelllm_hf.training.build_model import model_config
 from pixelllm_hf.training.config import ConfigError
-from pixelllm_hf.training.initial_model import model_config
 
 
 def main() -> int:

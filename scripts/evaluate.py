@@ -59,25 +59,25 @@ from pixelllm_hf.data.scenes import BackgroundFolderError, ObjectFolderError, Sc
 from pixelllm_hf.evaluation.baselines import KINDS, Baseline, BaselineError, baseline
 from pixelllm_hf.evaluation.object_detector import LEVELS, ObjectDetector
 from pixelllm_hf.evaluation.report import counted, curve_tables, metrics_table, names_listed, names_note, write_report
-from pixelllm_hf.evaluation.row_pictures import annotated_names
+from pixelllm_hf.evaluation.row_images import annotated_names
 from pixelllm_hf.evaluation.runner import (
-    Asking,
     CannotDoError,
     Evaluation,
+    GenerationSettings,
     evaluate,
     evaluate_baseline,
     versions,
     weights_digest,
 )
 from pixelllm_hf.evaluation.scene_folder import HELD_OUT_SEED, DataFolder, EvaluationDataError, composed_folder
+from pixelllm_hf.evaluation.seen_classes import SeenClasses
 from pixelllm_hf.evaluation.tasks import NAMES, OF_KIND, Task, task_for
-from pixelllm_hf.evaluation.tasks.task import Thoroughness
-from pixelllm_hf.evaluation.trained_names import TrainedNames
+from pixelllm_hf.evaluation.tasks.task import EvalSettings
 from pixelllm_hf.extras import require
 from pixelllm_hf.files import atomic_text
 from pixelllm_hf.inference import EMBEDDED, Captioner, ModelError
 from pixelllm_hf.processing.mask_codec import MaskCodecError
-from pixelllm_hf.processing.prompt_places import PromptError
+from pixelllm_hf.processing.prompt_locations import PromptError
 
 SCENES = 500
 
@@ -96,7 +96,7 @@ def main(args: argparse.Namespace) -> None:
     from accelerate import PartialState
 
     datasets.disable_progress_bars()
-    trained = TrainedNames.read(args.trained_names) if args.trained_names else None
+    trained = SeenClasses.read(args.seen_classes) if args.seen_classes else None
     state = PartialState(cpu=args.device == "cpu")
     device = str(state.device) if state.num_processes > 1 else args.device
     captioner = None if args.baseline else Captioner.load(args.model, device, args.dtype, {})
@@ -113,7 +113,7 @@ def main(args: argparse.Namespace) -> None:
             companion=args.companion,
         )
         task = task_for(args.task, data)
-        asking = Asking(
+        generation = GenerationSettings(
             batch_size=args.batch_size,
             max_new_tokens=args.max_new_tokens,
             no_repeat_ngram_size=args.no_repeat_ngram_size,
@@ -124,13 +124,17 @@ def main(args: argparse.Namespace) -> None:
         if captioner is None:
             evaluation = evaluate_baseline(answering(args, data), task, data, limit=args.limit)
         else:
-            how = Thoroughness(released_meter=args.released_meter)
+            settings = EvalSettings(released_meter=args.released_meter)
             model, processor = captioner.model, captioner.processor
-            evaluation = evaluate(model, processor, task, data, asking=asking, how=how, limit=args.limit)
+            evaluation = evaluate(
+                model, processor, task, data, generation=generation, settings=settings, limit=args.limit
+            )
         if evaluation is None or not state.is_main_process:
             return
         made = (
-            made_by(args, captioner.model, task, asking) if captioner else {"baseline": args.baseline, "decoding": {}}
+            made_by(args, captioner.model, task, generation)
+            if captioner
+            else {"baseline": args.baseline, "decoding": {}}
         )
         report = heading(args, seed, data) | made | evaluation.result
     answered_by, seconds = report.get("model", args.baseline), time.perf_counter() - started
@@ -165,13 +169,13 @@ def heading(args: argparse.Namespace, seed: int, folder: DataFolder) -> dict[str
     }
 
 
-def made_by(args: argparse.Namespace, model: Any, task: Task, asking: Asking) -> dict[str, Any]:
+def made_by(args: argparse.Namespace, model: Any, task: Task, generation: GenerationSettings) -> dict[str, Any]:
     """The model, and how it was asked."""
     decoding: dict[str, Any] = {"dtype": str(model.dtype).removeprefix("torch.")}
     if task.searches:
-        decoding |= {"num_beams": asking.num_beams, "max_new_tokens": asking.max_new_tokens}
-        if asking.no_repeat_ngram_size is not None:
-            decoding["no_repeat_ngram_size"] = asking.no_repeat_ngram_size
+        decoding |= {"num_beams": generation.num_beams, "max_new_tokens": generation.max_new_tokens}
+        if generation.no_repeat_ngram_size is not None:
+            decoding["no_repeat_ngram_size"] = generation.no_repeat_ngram_size
     source = Path(model.name_or_path)
     return {
         "model": args.model if not Path(args.model).exists() else Path(args.model).name,
@@ -239,11 +243,11 @@ if __name__ == "__main__":
         help="layout of --data, which then is the annotation file or folder, as for scripts/prepare_dataset.py",
     )
     parser.add_argument("--companion", type=Path, help="second file of --format: instances or image_data")
-    parser.add_argument("--images", type=Path, help="the pictures of --data, if they are not in its images/")
+    parser.add_argument("--images", type=Path, help="the images of --data, if they are not in its images/")
     parser.add_argument(
         "--split", help="of data that has several: a list of a folder, a file's name, or in a refs file"
     )
-    parser.add_argument("--limit", type=int, help="only the first pictures")
+    parser.add_argument("--limit", type=int, help="only the first images")
     parser.add_argument("--scenes", type=int, help=f"how many to compose (default: {SCENES})")
     parser.add_argument("--seed", type=int, help=f"their series, never a trained one (default: {HELD_OUT_SEED})")
     parser.add_argument("--objects", help="folder of other cut-outs to compose with")
@@ -251,11 +255,11 @@ if __name__ == "__main__":
     parser.add_argument(
         "--trained-names", help="text file, one a line; or builtin: those of the scenes composed without --objects"
     )
-    parser.add_argument("--title", help="of the data, for reports on other pictures than the model was made for")
+    parser.add_argument("--title", help="of the data, for reports on other images than the model was made for")
     parser.add_argument("--description", help="of the data, a sentence or two: what it is, whose, under which licence")
     parser.add_argument("--json", type=Path, help="write the numbers")
-    parser.add_argument("--captions", type=Path, help="write every answer, one JSON record per picture and line")
-    parser.add_argument("--batch-size", type=int, default=25, help="pictures at a time, in each process")
+    parser.add_argument("--captions", type=Path, help="write every answer, one JSON record per image and line")
+    parser.add_argument("--batch-size", type=int, default=25, help="images at a time, in each process")
     parser.add_argument("--max-new-tokens", type=int, default=96)
     parser.add_argument("--num-beams", type=int, help="default: the checkpoint's own")
     parser.add_argument(

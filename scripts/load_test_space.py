@@ -52,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
                 print("the demo did not start")
                 return 1
             before = memory_mb(server.pid, "VmRSS")
-            crowd = Crowd(url, SCENE.read_bytes())
+            crowd = LoadTest(url, SCENE.read_bytes())
             began = time.monotonic()
             with Watching(server.pid) as watching:
                 visits = crowd.visit(args.clients, seconds=args.seconds)
@@ -67,7 +67,7 @@ def main(args: argparse.Namespace) -> int:
     return 0 if alive and not any(visit.outcome == LOST for visit in visits) else 1
 
 
-def report(visits: list[Visit], took: float, before: float, peak: float) -> None:
+def report(visits: list[RequestRecord], took: float, before: float, peak: float) -> None:
     """One fact a line."""
     counts = collections.Counter(visit.outcome for visit in visits)
     answered = [visit for visit in visits if visit.outcome == ANSWERED]
@@ -135,7 +135,7 @@ def free_port() -> int:
 
 
 @dataclass(frozen=True)
-class Visit:
+class RequestRecord:
     """One request. Times are seconds of one clock: sent, in the queue, begun, done; place: in the queue, as was told.
 
     outcome: answered; refused: the queue was full, and it was said so; lost: anything else, with the reason in `why`.
@@ -155,22 +155,22 @@ class Visit:
         return (self.ended or self.joined) - self.joined
 
 
-class Crowd:
-    """Visitors of a running demo who all ask for captions of one picture, as the page and the API do."""
+class LoadTest:
+    """Visitors of a running demo who all ask for captions of one image, as the page and the API do."""
 
-    def __init__(self, url: str, picture: bytes, *, endpoint: str = "caption"):
+    def __init__(self, url: str, image: bytes, *, endpoint: str = "caption"):
         self.url = url.rstrip("/")
-        self.picture = picture
+        self.image = image
         with httpx.Client(timeout=60) as client:
             config = client.get(f"{self.url}/config").raise_for_status().json()
         self.function = next(d["id"] for d in config["dependencies"] if d["api_name"] == endpoint)
 
-    def visit(self, clients: int, *, requests: int | None = None, seconds: float | None = None) -> list[Visit]:
+    def visit(self, clients: int, *, requests: int | None = None, seconds: float | None = None) -> list[RequestRecord]:
         """All visitors at once, each asking again as soon as it is answered: so often, or for so long."""
         begin = time.monotonic()
-        visits: list[list[Visit]] = [[] for _ in range(clients)]
+        visits: list[list[RequestRecord]] = [[] for _ in range(clients)]
 
-        def more(done: list[Visit]) -> bool:
+        def more(done: list[RequestRecord]) -> bool:
             answered = sum(visit.outcome != REFUSED for visit in done)
             in_time = seconds is None or time.monotonic() - begin < seconds
             return in_time and (requests is None or answered < requests)
@@ -182,17 +182,17 @@ class Crowd:
             thread.join()
         return sorted((visit for done in visits for visit in done), key=lambda visit: visit.joined)
 
-    def _one_visitor(self, more: Callable[[list[Visit]], bool], done: list[Visit]) -> None:
+    def _one_visitor(self, more: Callable[[list[RequestRecord]], bool], done: list[RequestRecord]) -> None:
         with httpx.Client(timeout=httpx.Timeout(_PATIENCE)) as client:
             while more(done):
                 done.append(self._one_request(client))
                 if done[-1].outcome != ANSWERED:
                     time.sleep(_PAUSE)
 
-    def _one_request(self, client: httpx.Client) -> Visit:
+    def _one_request(self, client: httpx.Client) -> RequestRecord:
         joined = time.monotonic()
         try:
-            files = {"files": ("picture.jpg", self.picture)}
+            files = {"files": ("image.jpg", self.image)}
             uploaded = client.post(f"{self.url}/gradio_api/upload", files=files).raise_for_status().json()[0]
             session = uuid.uuid4().hex
             joined = time.monotonic()
@@ -205,13 +205,13 @@ class Crowd:
                 },
             )
             if reply.status_code == 503 and "full" in reply.text.lower():
-                return Visit(REFUSED, joined, ended=time.monotonic())
+                return RequestRecord(REFUSED, joined, ended=time.monotonic())
             reply.raise_for_status()
             return self._wait(client, session, joined)
         except (httpx.HTTPError, ValueError, KeyError) as error:
-            return Visit(LOST, joined, ended=time.monotonic(), why=f"{type(error).__name__}: {error}")
+            return RequestRecord(LOST, joined, ended=time.monotonic(), why=f"{type(error).__name__}: {error}")
 
-    def _wait(self, client: httpx.Client, session: str, joined: float) -> Visit:
+    def _wait(self, client: httpx.Client, session: str, joined: float) -> RequestRecord:
         place, started, queued = None, None, time.monotonic()
         with client.stream("GET", f"{self.url}/gradio_api/queue/data", params={"session_hash": session}) as events:
             for line in events.iter_lines():
@@ -224,19 +224,23 @@ class Crowd:
                 elif kind == "process_completed":
                     good = bool(message["success"] and message["output"]["data"][0][0]["text"])
                     outcome, why = (ANSWERED, "") if good else (LOST, str(message["output"])[:200])
-                    return Visit(outcome, joined, queued, started, time.monotonic(), place, why)
+                    return RequestRecord(outcome, joined, queued, started, time.monotonic(), place, why)
                 elif kind == "unexpected_error":
-                    return Visit(LOST, joined, queued, started, time.monotonic(), place, str(message.get("message")))
-        return Visit(LOST, joined, queued, started, time.monotonic(), place, "the stream ended without an answer")
+                    return RequestRecord(
+                        LOST, joined, queued, started, time.monotonic(), place, str(message.get("message"))
+                    )
+        return RequestRecord(
+            LOST, joined, queued, started, time.monotonic(), place, "the stream ended without an answer"
+        )
 
 
-def overtaken(visits: Sequence[Visit]) -> int:
+def overtaken(visits: Sequence[RequestRecord]) -> int:
     """Most of those sent when a request was in the queue already and yet begun before it; 0 if turns are kept."""
     done = [visit for visit in visits if visit.outcome == ANSWERED]
     return max((sum(_overtakes(other, visit) for other in done) for visit in done), default=0)
 
 
-def _overtakes(other: Visit, visit: Visit) -> bool:
+def _overtakes(other: RequestRecord, visit: RequestRecord) -> bool:
     if None in (other.started, visit.started, visit.queued):
         return False
     return other.joined > visit.queued and other.started < visit.started  # type: ignore[operator]

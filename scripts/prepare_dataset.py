@@ -41,7 +41,7 @@ def main() -> None:
         help="second file or folder: instances, image_data, panoptic segments, names of classes or explanations",
     )
     parser.add_argument(
-        "--instances", help="COCO instances of the pictures: which names are present, for evaluation on the folder"
+        "--instances", help="COCO instances of the images: which names are present, for evaluation on the folder"
     )
     parser.add_argument("--on_error", default="skip", choices=("skip", "raise"), help="what a bad record does")
     parser.add_argument(

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 CASES = Path(__file__).with_name("transformers_common_cases.py")
-PICTURE = Path(__file__).parents[1] / "demo" / "examples" / "scene.jpg"
+IMAGE = Path(__file__).parents[1] / "demo" / "examples" / "scene.jpg"
 MARK = "not applicable: "
 NEEDED = "parameterized"  # their one requirement that nobody has otherwise
 
@@ -37,7 +37,7 @@ INAPPLICABLE = {
         "image_std is a list of three"
     ),
     "PixelLLMModelTest.test_get_image_features_*": (
-        "the features of a picture are the maps of two towers and their fusion, of several widths, not one sequence of "
+        "the features of an image are the maps of two towers and their fusion, of several widths, not one sequence of "
         "states with hidden states and attention of one stack"
     ),
     "PixelLLMModelTest.test_assisted_decoding_*": (
@@ -48,8 +48,8 @@ INAPPLICABLE = {
     "PixelLLMModelTest.test_model_base_model_prefix": "there is one model, no base model under several heads",
     "PixelLLMProcessorTest.test_apply_chat_template_*": "a chat is one turn of the user, here it has several",
     "PixelLLMProcessorTest.test_chat_template_jinja_kwargs": "a chat is one turn of the user, here it has several",
-    "PixelLLMProcessorTest.test_processor_text_has_no_visual": "every prompt is about a picture",
-    "PixelLLMImageProcessingTest.test_call_numpy_4_channels": "pictures of every kind are made RGB",
+    "PixelLLMProcessorTest.test_processor_text_has_no_visual": "every prompt is about an image",
+    "PixelLLMImageProcessingTest.test_call_numpy_4_channels": "images of every kind are made RGB",
     "PixelLLMImageProcessingTest.test_new_models_require_torchvision_backend": "never needs torchvision",
 }
 
@@ -61,7 +61,7 @@ STUBS = {
         'config_common_kwargs = {"return_dict": False, "output_hidden_states": True, "chunk_size_feed_forward": 5, '
         '"dtype": "float16", "architectures": ["Some"], "problem_type": "regression"}\n'
     ),
-    "fetch_hub_objects_for_ci.py": "import os\n\ndef url_to_local_path(url):\n    return os.environ['TEST_PICTURE']\n",
+    "fetch_hub_objects_for_ci.py": "import os\n\ndef url_to_local_path(url):\n    return os.environ['TEST_IMAGE']\n",
 }
 
 
@@ -137,7 +137,7 @@ def searched_first(*folders: Path) -> Iterator[None]:
     before, environment = sys.path[:], os.environ.copy()
     sys.path[:0] = [str(folder) for folder in folders]
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    os.environ |= {"TEST_PICTURE": str(PICTURE), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_TEST_DEVICE": "cpu"}
+    os.environ |= {"TEST_IMAGE": str(IMAGE), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_TEST_DEVICE": "cpu"}
     try:
         yield
     finally:

@@ -152,7 +152,7 @@ class PixelLLMProcessorTest(ProcessorTesterMixin, unittest.TestCase):
 
 
 class PixelLLMImageProcessingTester:
-    """Settings and pictures for the tests of the image processor."""
+    """Settings and images for the tests of the image processor."""
 
     batch_size = 3
     num_channels = 3
@@ -172,10 +172,10 @@ class PixelLLMImageProcessingTester:
     ) -> list[Any]:
         generator = np.random.default_rng(0)
         sizes = [(40, 60)] * 3 if equal_resolution else [(40, 60), (90, 50), (64, 64)]
-        pictures = [generator.integers(0, 256, (height, width, 3), dtype=np.uint8) for height, width in sizes]
+        arrays = [generator.integers(0, 256, (height, width, 3), dtype=np.uint8) for height, width in sizes]
         if torchify:
-            return [torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures]
-        return pictures if numpify else [Image.fromarray(picture) for picture in pictures]
+            return [torch.from_numpy(array).permute(2, 0, 1) for array in arrays]
+        return arrays if numpify else [Image.fromarray(array) for array in arrays]
 
 
 class PixelLLMImageProcessingTest(ImageProcessingTestMixin, unittest.TestCase):

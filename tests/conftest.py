@@ -37,7 +37,7 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(3)
     model = PixelLLMForGroundedGeneration(PixelLLMConfig.for_tests())
     with torch.no_grad():
-        for name, weight in model.named_parameters():  # large enough that different pictures give different words
+        for name, weight in model.named_parameters():  # large enough that different images give different words
             if weight.ndim > 1 and "shared" not in name:
                 weight.mul_(3)
         head = model.language_model.lm_head.weight

@@ -35,7 +35,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Pat
 
 
 def test_the_temporary_file_keeps_the_suffix(tmp_path: Path):
-    with atomic_path(tmp_path / "picture.png") as temporary:
+    with atomic_path(tmp_path / "image.png") as temporary:
         assert temporary.suffix == ".png"
         temporary.touch()
 

@@ -14,7 +14,7 @@ from pixelllm_hf.cli import OK, main
 from pixelllm_hf.data import GroundedCollator
 from pixelllm_hf.data.scenes import write_scenes
 from pixelllm_hf.evaluation import report
-from pixelllm_hf.evaluation.runner import Asking, evaluate
+from pixelllm_hf.evaluation.runner import GenerationSettings, evaluate
 from pixelllm_hf.evaluation.tasks import TASKS
 from pixelllm_hf.evaluation.tasks.caption import CaptionTask
 from pixelllm_hf.inference import Captioner, Request
@@ -60,7 +60,11 @@ def test_evaluation_and_its_report_have_it(small_checkpoint: Path, image: Path, 
     captioner = Captioner.load(str(small_checkpoint), "cpu", "auto", {})
     folder = write_scenes(tmp_path / "scenes", 2, 7, split="test")
     done = evaluate(
-        captioner.model, captioner.processor, TASKS["colour"], folder, asking=Asking(batch_size=2, max_new_tokens=4)
+        captioner.model,
+        captioner.processor,
+        TASKS["colour"],
+        folder,
+        generation=GenerationSettings(batch_size=2, max_new_tokens=4),
     )
     assert done is not None and "CIDEr" in done.result["metrics"]
     assert report.title_of("colour") == "Colours" and "colour" in report.tasks_of_a_card()

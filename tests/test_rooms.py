@@ -89,7 +89,7 @@ def test_the_ignored_label_of_batches_is_the_one_of_the_losses():
     from pixelllm_hf.data import packed_labels
     from pixelllm_hf.modeling import losses
 
-    assert packed_labels.IGNORED_LABEL == losses.IGNORED_LABEL
+    assert packed_labels.IGNORE_INDEX == losses.IGNORE_INDEX
 
 
 def test_headings_that_are_cited_are_in_the_page_on_the_official_programs():

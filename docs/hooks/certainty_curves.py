@@ -1,4 +1,4 @@
-"""mkdocs: how sure places are said to be against how sure they are, drawn from the reports beside the weights."""
+"""mkdocs: how sure locations are said to be against how sure they are, drawn from the reports beside the weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SIDE, _MARGIN = 260, 46
 # Curve -> what is said, what is true, and a title.
 _AXES = {
     "spread": ("spread", "error", "mean error of words with this spread, in sides of the image"),
-    "visual": ("visual", "placed", "words with this probability that have a place"),
+    "visual": ("visual", "placed", "words with this probability that have a location"),
 }
 
 

@@ -1,4 +1,4 @@
-"""PixelLLM for the Hugging Face ecosystem: picture in, caption out, with a pixel location for every word.
+"""PixelLLM for the Hugging Face ecosystem: image in, caption out, with a pixel location for every word.
 
 Public names are imported when they are first used; torch is not needed before a model is asked for. After importing the
 package, `AutoConfig`, `AutoModel`, `AutoModelForImageTextToText`, `AutoImageProcessor` and `AutoProcessor` know its
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         PixelLMProcessor as PixelLMProcessor,
         add_pixellm_tokens as add_pixellm_tokens,
     )
-    from .processing.prompt_places import PromptError as PromptError
+    from .processing.prompt_locations import PromptError as PromptError
     from .processing.result_exports import (
         coco_annotations as coco_annotations,
         coco_results as coco_results,
@@ -68,7 +68,7 @@ _HOMES = {
     "GroundedTarget": ".processing.grounded_results",
     "GroundedWord": ".processing.grounded_results",
     "ImageError": ".processing.image_reading",
-    "PromptError": ".processing.prompt_places",
+    "PromptError": ".processing.prompt_locations",
     "coco_annotations": ".processing.result_exports",
     "coco_results": ".processing.result_exports",
     "draw_results": ".processing.grounded_results",

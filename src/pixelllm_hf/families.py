@@ -56,7 +56,7 @@ FAMILIES: dict[str, Family] = {
             "pixelllm",
             "PixelLLM",
             paper="2312.09237",
-            does="it captions a picture, or a place in it, and gives every word a point and a box",
+            does="it captions an image, or a place in it, and gives every word a point and a box",
             config=f"{_MODELING}configuration_pixelllm:PixelLLMConfig",
             model=f"{_MODELING}modeling_pixelllm:PixelLLMForGroundedGeneration",
             processor=f"{_PROCESSING}processing_pixelllm:PixelLLMProcessor",

@@ -11,14 +11,14 @@ from pixelllm_hf.cli import main
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """A folder with three pictures and other things."""
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    """A folder with three images and other things."""
+    folder = tmp_path / "images"
     folder.mkdir()
     noise = np.random.default_rng(0)
     for name, size in (("a.png", (40, 60)), ("b.jpg", (50, 30)), ("c.png", (64, 64))):
         Image.fromarray(noise.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name)
-    (folder / "notes.txt").write_text("not a picture")
+    (folder / "notes.txt").write_text("not an image")
     return folder
 
 

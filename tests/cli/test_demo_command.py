@@ -34,7 +34,7 @@ def test_a_model_that_is_not_there_is_wrong_usage(tmp_path: Path, capsys):
 
 def test_examples_must_be_a_folder(tmp_path: Path, capsys):
     assert main(["demo", "--examples", str(tmp_path / "nothing")]) == WRONG_USAGE
-    assert "folder of pictures" in capsys.readouterr().err
+    assert "folder of images" in capsys.readouterr().err
 
 
 def test_the_environment_names_the_models_of_a_space(monkeypatch: pytest.MonkeyPatch):

@@ -15,8 +15,8 @@ from pixelllm_hf.cli import OK, SOME_FAILED, WRONG_USAGE, main
 from pixelllm_hf.processing.grounded_results import GroundedCaption
 
 
-def test_an_expression_gets_a_box_in_each_picture(run, pictures: Path, capsys, tmp_path: Path, records):
-    assert run("refer", pictures, "a dog", "--json", tmp_path / "out.jsonl", "--draw", tmp_path / "drawn") == OK
+def test_an_expression_gets_a_box_in_each_image(run, images: Path, capsys, tmp_path: Path, records):
+    assert run("refer", images, "a dog", "--json", tmp_path / "out.jsonl", "--draw", tmp_path / "drawn") == OK
     answers = records(tmp_path / "out.jsonl")
     assert [Path(r["image"]).name for r in answers] == ["a.png", "b.jpg", "c.png"]
     printed = capsys.readouterr().out
@@ -29,16 +29,16 @@ def test_an_expression_gets_a_box_in_each_picture(run, pictures: Path, capsys, t
     assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == ["a.png", "b.png", "c.png"]
 
 
-def test_several_expressions_are_answered_together_and_drawn_on_one_picture(run, pictures, tmp_path: Path, records):
+def test_several_expressions_are_answered_together_and_drawn_on_one_image(run, images, tmp_path: Path, records):
     arguments = ["a dog", "--also", "two cats", "--json", tmp_path / "out.jsonl", "--draw", tmp_path / "out.png"]
-    assert run("refer", pictures / "a.png", *arguments) == OK
+    assert run("refer", images / "a.png", *arguments) == OK
     assert [r["text"] for r in records(tmp_path / "out.jsonl")] == ["a dog", "two cats"]
     assert [p.name for p in tmp_path.glob("*.png")] == ["out.png"]
 
 
-def test_a_segmented_object_has_a_mask_of_the_size_of_its_picture(run, pictures, capsys, tmp_path: Path, records):
+def test_a_segmented_object_has_a_mask_of_the_size_of_its_image(run, images, capsys, tmp_path: Path, records):
     arguments = ["--json", tmp_path / "out.jsonl", "--draw", tmp_path / "out.png"]
-    assert run("segment", pictures / "a.png", "a dog", *arguments) == OK
+    assert run("segment", images / "a.png", "a dog", *arguments) == OK
     (record,) = records(tmp_path / "out.jsonl")
     record.pop("image")
     result = GroundedCaption.from_dict(record)
@@ -47,10 +47,10 @@ def test_a_segmented_object_has_a_mask_of_the_size_of_its_picture(run, pictures,
     assert (tmp_path / "out.png").is_file()
 
 
-def test_boxes_and_points_are_described_one_by_one(run, pictures: Path, tmp_path: Path, records):
+def test_boxes_and_points_are_described_one_by_one(run, images: Path, tmp_path: Path, records):
     places = ["--box", "2,2,30,30", "--point", "10,20", "--point", "10,20,30,35"]
     arguments = ["--json", tmp_path / "out.jsonl", "--draw", tmp_path / "drawn"]
-    assert run("region", pictures / "a.png", *places, *arguments) == OK
+    assert run("region", images / "a.png", *places, *arguments) == OK
     box, point, points = records(tmp_path / "out.jsonl")
     assert box["prompt_box"] == [2, 2, 30, 30] and box["prompt_points"] is None
     assert point["prompt_points"] == [[10, 20, 1]] and point["prompt_box"] is None
@@ -58,17 +58,17 @@ def test_boxes_and_points_are_described_one_by_one(run, pictures: Path, tmp_path
     assert len(list((tmp_path / "drawn").iterdir())) == 3
 
 
-def test_found_objects_come_best_first_and_can_be_limited(run, pictures: Path, tmp_path: Path, records):
-    assert run("dense", pictures / "a.png", "--json", tmp_path / "all.jsonl", "--draw", tmp_path / "out.png") == OK
+def test_found_objects_come_best_first_and_can_be_limited(run, images: Path, tmp_path: Path, records):
+    assert run("dense", images / "a.png", "--json", tmp_path / "all.jsonl", "--draw", tmp_path / "out.png") == OK
     scores = [r["box_score"] for r in records(tmp_path / "all.jsonl")]
     assert scores == sorted(scores, reverse=True)
-    run("dense", pictures / "a.png", "--json", tmp_path / "two.jsonl", "--max-results", 2)
+    run("dense", images / "a.png", "--json", tmp_path / "two.jsonl", "--max-results", 2)
     assert [r["box_score"] for r in records(tmp_path / "two.jsonl")] == pytest.approx(scores[:2])
 
 
-def test_nothing_found_is_an_answer_and_no_failure(run, pictures: Path, capsys, tmp_path: Path):
+def test_nothing_found_is_an_answer_and_no_failure(run, images: Path, capsys, tmp_path: Path):
     nothing = ["--min-score", "1", "--draw", tmp_path / "out.png", "--json", tmp_path / "out.json", "--format", "coco"]
-    assert run("dense", pictures / "a.png", *nothing) == OK
+    assert run("dense", images / "a.png", *nothing) == OK
     assert "nothing found" in capsys.readouterr().out
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["images"][0]["width"] == 60 and written["annotations"] == []
@@ -76,11 +76,11 @@ def test_nothing_found_is_an_answer_and_no_failure(run, pictures: Path, capsys, 
         assert drawing.width >= 60
 
 
-def test_a_coco_file_holds_all_pictures_and_pycocotools_reads_it(run, pictures: Path, tmp_path: Path):
+def test_a_coco_file_holds_all_images_and_pycocotools_reads_it(run, images: Path, tmp_path: Path):
     api = pytest.importorskip("pycocotools.coco")
-    (pictures / "broken.png").write_bytes(b"no picture")
+    (images / "broken.png").write_bytes(b"no image")
     arguments = ["--json", tmp_path / "out.json", "--format", "coco", "--also", "two cats"]
-    assert run("segment", pictures, "a dog", *arguments) == SOME_FAILED
+    assert run("segment", images, "a dog", *arguments) == SOME_FAILED
     with redirect_stdout(StringIO()):
         coco = api.COCO(str(tmp_path / "out.json"))
     assert [i["file_name"] for i in coco.loadImgs(coco.getImgIds())] == ["a.png", "b.jpg", "c.png"]
@@ -89,26 +89,26 @@ def test_a_coco_file_holds_all_pictures_and_pycocotools_reads_it(run, pictures: 
     assert coco.annToMask(annotations[0]).shape == (40, 60)
 
 
-def test_labelme_files_lie_beside_each_other_and_point_to_their_pictures(run, pictures: Path, capsys, tmp_path: Path):
-    assert run("refer", pictures, "a dog", "--json", tmp_path / "marks", "--format", "labelme") == OK
+def test_labelme_files_lie_beside_each_other_and_point_to_their_images(run, images: Path, capsys, tmp_path: Path):
+    assert run("refer", images, "a dog", "--json", tmp_path / "marks", "--format", "labelme") == OK
     assert sorted(p.name for p in (tmp_path / "marks").iterdir()) == ["a.json", "b.json", "c.json"]
     record = json.loads((tmp_path / "marks" / "b.json").read_text())
-    assert (tmp_path / "marks" / record["imagePath"]).resolve() == (pictures / "b.jpg").resolve()
+    assert (tmp_path / "marks" / record["imagePath"]).resolve() == (images / "b.jpg").resolve()
     assert record["shapes"][0]["label"] == "a dog"
-    assert run("refer", pictures, "a dog", "--json", tmp_path / "one.json", "--format", "labelme") == WRONG_USAGE
+    assert run("refer", images, "a dog", "--json", tmp_path / "one.json", "--format", "labelme") == WRONG_USAGE
     assert "a folder" in capsys.readouterr().err
-    assert run("refer", pictures / "a.png", "a dog", "--json", tmp_path / "one.json", "--format", "labelme") == OK
+    assert run("refer", images / "a.png", "a dog", "--json", tmp_path / "one.json", "--format", "labelme") == OK
 
 
 @pytest.mark.parametrize(("command", "named"), [("segment", "mask head"), ("dense", "detector")])
-def test_a_model_without_the_head_says_so(small_checkpoint: Path, pictures, capsys, tmp_path: Path, command, named):
+def test_a_model_without_the_head_says_so(small_checkpoint: Path, images, capsys, tmp_path: Path, command, named):
     plain = tmp_path / "plain"
     shutil.copytree(small_checkpoint, plain)
     config = json.loads((plain / "config.json").read_text())
     config |= {"mask_head_config": None, "proposal_head_config": None}
     (plain / "config.json").write_text(json.dumps(config))
     expression = ["a dog"] if command == "segment" else []
-    assert main([command, str(pictures / "a.png"), *expression, "--model", str(plain)]) == WRONG_USAGE
+    assert main([command, str(images / "a.png"), *expression, "--model", str(plain)]) == WRONG_USAGE
     error = capsys.readouterr().err
     assert f"no {named}" in error and "--model" in error and "Traceback" not in error
 
@@ -139,6 +139,6 @@ def test_wrong_usage_is_exit_code_2_and_no_traceback(arguments: list[str], told:
     assert told in error and "Traceback" not in error
 
 
-def test_a_picture_in_the_place_of_the_expression_is_noticed(pictures: Path, capsys):
-    assert main(["refer", str(pictures / "a.png"), str(pictures / "c.png")]) == WRONG_USAGE
+def test_an_image_in_the_place_of_the_expression_is_noticed(images: Path, capsys):
+    assert main(["refer", str(images / "a.png"), str(images / "c.png")]) == WRONG_USAGE
     assert "is a file or folder" in capsys.readouterr().err

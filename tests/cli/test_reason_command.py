@@ -22,9 +22,9 @@ def reason(small_pixellm: Path):
     return run_command
 
 
-def test_every_image_is_asked_every_question(reason, pictures: Path, capsys, tmp_path: Path, records):
+def test_every_image_is_asked_every_question(reason, images: Path, capsys, tmp_path: Path, records):
     out, drawn = tmp_path / "out.jsonl", tmp_path / "drawn"
-    assert reason(pictures, QUESTION, "--also", "a red dog", "--json", out, "--draw", drawn) == OK
+    assert reason(images, QUESTION, "--also", "a red dog", "--json", out, "--draw", drawn) == OK
     answers = records(out)
     assert [(Path(r["image"]).name, r["prompt"]) for r in answers] == [
         (name, question) for name in ("a.png", "b.jpg", "c.png") for question in (QUESTION, "a red dog")
@@ -41,13 +41,13 @@ def test_every_image_is_asked_every_question(reason, pictures: Path, capsys, tmp
     assert len(list(drawn.iterdir())) == 6
 
 
-def test_a_target_that_is_cut_off_is_told_and_the_answer_kept(reason, pictures: Path, capsys, tmp_path: Path, records):
+def test_a_target_that_is_cut_off_is_told_and_the_answer_kept(reason, images: Path, capsys, tmp_path: Path, records):
     whole = tmp_path / "whole.jsonl"
-    assert reason(pictures / "a.png", QUESTION, "--json", whole) == OK
+    assert reason(images / "a.png", QUESTION, "--json", whole) == OK
     free = records(whole)[0]
     for length in range(1, 24):  # one of these ends within the first target
         capsys.readouterr()
-        assert reason(pictures / "a.png", QUESTION, "--json", tmp_path / f"{length}.jsonl", length=length) == OK
+        assert reason(images / "a.png", QUESTION, "--json", tmp_path / f"{length}.jsonl", length=length) == OK
         if "ends within a target" in capsys.readouterr().err:
             (cut,) = records(tmp_path / f"{length}.jsonl")
             assert len(cut["targets"]) < len(free["targets"]) and free["text"].startswith(cut["text"].rstrip(" ."))
@@ -55,26 +55,26 @@ def test_a_target_that_is_cut_off_is_told_and_the_answer_kept(reason, pictures: 
     pytest.fail("no length cut a target")
 
 
-def test_an_interrupted_run_goes_on(reason, pictures: Path, capsys, tmp_path: Path, records):
+def test_an_interrupted_run_goes_on(reason, images: Path, capsys, tmp_path: Path, records):
     out = tmp_path / "out.jsonl"
-    assert reason(pictures, QUESTION, "--json", out) == OK
+    assert reason(images, QUESTION, "--json", out) == OK
     whole = out.read_text()
     out.write_text("".join(whole.splitlines(keepends=True)[:2]))
-    assert reason(pictures, QUESTION, "--json", out, "--resume") == OK
+    assert reason(images, QUESTION, "--json", out, "--resume") == OK
     assert "2 of 3 images are answered already" in capsys.readouterr().err
     assert out.read_text().splitlines()[:2] == whole.splitlines()[:2]
     assert [record["image"] for record in records(out)] == [json.loads(line)["image"] for line in whole.splitlines()]
 
 
-def test_an_image_that_cannot_be_read_fails_alone(reason, pictures: Path, tmp_path: Path, records):
-    (pictures / "b.jpg").write_bytes(b"no image")
-    assert reason(pictures, QUESTION, "--json", tmp_path / "out.jsonl") == SOME_FAILED
+def test_an_image_that_cannot_be_read_fails_alone(reason, images: Path, tmp_path: Path, records):
+    (images / "b.jpg").write_bytes(b"no image")
+    assert reason(images, QUESTION, "--json", tmp_path / "out.jsonl") == SOME_FAILED
     found = records(tmp_path / "out.jsonl")
     assert ["error" in record for record in found] == [False, True, False]
 
 
-def test_masks_become_annotations(reason, pictures: Path, tmp_path: Path):
-    assert reason(pictures / "a.png", QUESTION, "--json", tmp_path / "coco.json", "--format", "coco") == OK
+def test_masks_become_annotations(reason, images: Path, tmp_path: Path):
+    assert reason(images / "a.png", QUESTION, "--json", tmp_path / "coco.json", "--format", "coco") == OK
     content = json.loads((tmp_path / "coco.json").read_text())
     assert content["annotations"] and all(one["segmentation"] for one in content["annotations"])
 
@@ -83,18 +83,18 @@ def test_masks_become_annotations(reason, pictures: Path, tmp_path: Path):
     ("words", "problem"),
     [(["  "], "a question is empty"), (["where is [SEG0]"], "no word to the model"), ([], "question")],
 )
-def test_what_is_no_question_is_refused(reason, pictures: Path, capsys, words: list[str], problem: str):
-    assert reason(pictures / "a.png", *words) == WRONG_USAGE
+def test_what_is_no_question_is_refused(reason, images: Path, capsys, words: list[str], problem: str):
+    assert reason(images / "a.png", *words) == WRONG_USAGE
     assert problem in capsys.readouterr().err
 
 
-def test_an_image_in_the_place_of_the_question_is_noticed(reason, pictures: Path, capsys):
-    assert reason(pictures / "a.png", pictures / "c.png") == WRONG_USAGE
+def test_an_image_in_the_place_of_the_question_is_noticed(reason, images: Path, capsys):
+    assert reason(images / "a.png", images / "c.png") == WRONG_USAGE
     assert "what to ask about them" in capsys.readouterr().err
 
 
-def test_models_are_refused_by_what_they_lack(reason, pictures: Path, small_pixellm, small_checkpoint, capsys):
-    image = str(pictures / "a.png")
+def test_models_are_refused_by_what_they_lack(reason, images: Path, small_pixellm, small_checkpoint, capsys):
+    image = str(images / "a.png")
     assert main(["reason", image, QUESTION, "--model", str(small_checkpoint), "--device", "cpu"]) == WRONG_USAGE
     assert "has no segmentation codebook, which task 'reason' needs" in capsys.readouterr().err
     for task, words, lacks in (

@@ -1,4 +1,4 @@
-"""A data set of four small pictures in every official format."""
+"""A data set of four small images in every official format."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def write_lines(path: Path, records: list) -> Path:
 
 @pytest.fixture
 def squares(tmp_path: Path) -> SimpleNamespace:
-    """One coloured square on black per picture, and everything that can be said about it."""
+    """One coloured square on black per image, and everything that can be said about it."""
     images = tmp_path / "images"
     images.mkdir()
     boxes, records = [], []

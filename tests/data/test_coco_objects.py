@@ -17,7 +17,7 @@ from pixelllm_hf.processing.mask_codec import decode_rle
 
 @pytest.fixture
 def panoptic(squares):
-    """Each picture is a square (a thing) and what is around it (stuff), as COCO packs them into PNGs."""
+    """Each image is a square (a thing) and what is around it (stuff), as COCO packs them into PNGs."""
     coco = json.loads(squares.instances.read_text())
     folder = squares.folder / "panoptic"
     folder.mkdir()
@@ -40,7 +40,7 @@ def panoptic(squares):
 
 
 def with_twins(squares) -> str:
-    """The first picture gets a second red square and a crowd of blue ones."""
+    """The first image gets a second red square and a crowd of blue ones."""
     content = json.loads(squares.instances.read_text())
     first = content["annotations"][0]
     content["annotations"] += [

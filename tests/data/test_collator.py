@@ -180,7 +180,7 @@ def test_truncation_drops_the_end_mark(sources, tokenizer):
     assert bool(batch["point_labels"].isnan().all())  # no word stands before an end that is not there
 
 
-def test_pictures_are_those_of_the_processor(sources, squares, tokenizer):
+def test_images_are_those_of_the_processor(sources, squares, tokenizer):
     for antialias in (True, False):
         processor = PixelLLMImageProcessor(size={"height": CANVAS, "width": CANVAS}, antialias=antialias)
         collate = GroundedCollator(tokenizer, image_size=CANVAS, antialias=antialias)
@@ -292,7 +292,7 @@ def test_rows_survive_parquet(sources, squares, tokenizer):
     assert same(collate(rows_of(again)), collate(rows_of(sources["trace"])))
 
 
-def test_a_picture_of_another_shape_is_refused_and_a_smaller_copy_is_not(sources, tokenizer):
+def test_an_image_of_another_shape_is_refused_and_a_smaller_copy_is_not(sources, tokenizer):
     collate = GroundedCollator(tokenizer, image_size=CANVAS)
     row = rows_of(sources["trace"])[0]
     copy = collate([{**row, "image": Image.open(row["image"]["path"]).resize((30, 20))}])
@@ -311,7 +311,7 @@ def test_unusable_rows_and_settings_are_explained(sources, squares, tokenizer):
         collate([{**row, "image": None}])
     with pytest.raises(ValueError, match="at least one row"):
         collate([])
-    (squares.images / "000000000001.png").write_bytes(b"no picture")
+    (squares.images / "000000000001.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"000000000001\.png"):
         collate([row])
     with pytest.raises(ValueError, match="align"):

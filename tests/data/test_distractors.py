@@ -26,7 +26,7 @@ def test_only_references_to_one_of_several_of_a_category_are_left(
 ) -> None:
     main(write(tmp_path, [(1, 5), (1, 5), (1, 6), (2, 5), (2, 6)], asked=[3, 2, 1, 4]))
     assert [ref["ref_id"] for ref in load_refs(tmp_path / "out.json")] == [1], "its like need not be referred to itself"
-    assert capsys.readouterr().out == "1 of 4 references, in 1 pictures\n"
+    assert capsys.readouterr().out == "1 of 4 references, in 1 images\n"
 
 
 def test_a_record_without_its_category_is_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Flickr30k Entities: captions whose words have places, phrases as expressions and as regions."""
+"""Flickr30k Entities: captions whose words have locations, phrases as expressions and as regions."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_what_is_known_to_have_no_place_is_told_from_what_nobody_has_drawn(entit
     said = [expected[words[sum(end > stop for stop in ends)]] for _, end in offsets["offset_mapping"]]
     assert batch["visual_labels"][0, : len(said)].tolist() == said
     assert (batch["visual_labels"][0, len(said) :] == -100).all()  # the end of the text
-    assert (batch["visual_labels"][1] == -100).all()  # a caption without any place
+    assert (batch["visual_labels"][1] == -100).all()  # a caption without any location
 
 
 def test_words_outside_phrases_have_no_point_labels_even_where_a_phrase_has_the_same_words(entities, tokenizer):

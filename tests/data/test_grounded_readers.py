@@ -14,7 +14,7 @@ from pixelllm_hf.data.grounded_examples import GROUNDED_FEATURES
 from pixelllm_hf.data.parquet_shards import prepare_format
 from pixelllm_hf.data.prepared_folder import PreparedFolderError
 from pixelllm_hf.data.visual_genome import read_visual_genome
-from pixelllm_hf.evaluation.row_pictures import read_captioned
+from pixelllm_hf.evaluation.row_images import read_captioned
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 
 
@@ -115,8 +115,8 @@ def test_captions_and_objects_of_an_image_are_one_row(squares):
 def test_objects_beside_captions_are_no_captions_to_compare_with(squares, tmp_path):
     options = {"companion": squares.instances, "rows_per_shard": 9}
     prepare_format("coco_captions", squares.captions, squares.images, tmp_path / "out", **options)
-    pictures = read_captioned(DataFolder(tmp_path / "out"))
-    assert [picture.captions for picture in pictures][:2] == [("one red square",), ("one green square",)]
+    images = read_captioned(DataFolder(tmp_path / "out"))
+    assert [image.captions for image in images][:2] == [("one red square",), ("one green square",)]
 
 
 def test_objects_come_with_names_boxes_and_masks(squares):

@@ -17,13 +17,14 @@ def as_mdetr(squares) -> dict:
     """The squares' references as MDETR's fine-tuning files have them: an image record per sentence."""
     coco, refs = json.loads(squares.instances.read_text()), json.loads(squares.refs.read_text())
     images, annotations = [], []
-    pictures = {image["id"]: image for image in coco["images"]}
+    known = {image["id"]: image for image in coco["images"]}
     things = {thing["id"]: thing for thing in coco["annotations"]}
     for number, ref in enumerate(refs):
         text = ref["sentences"][0]["sent"]
-        picture = pictures[ref["image_id"]]
         name = f"COCO_train2014_{ref['image_id']:012d}.png"
-        images.append({**picture, "id": number, "original_id": ref["image_id"], "file_name": name, "caption": text})
+        images.append(
+            {**known[ref["image_id"]], "id": number, "original_id": ref["image_id"], "file_name": name, "caption": text}
+        )
         span = [[0, len(text)]]
         annotations.append({**things[ref["ann_id"]], "id": number, "image_id": number, "tokens_positive": span})
     return {"images": images, "annotations": annotations, "categories": coco["categories"]}
@@ -50,7 +51,7 @@ def test_both_layouts_read_like_the_official_references(squares, layout, task):
         assert row == expected
 
 
-def test_sentences_about_the_same_picture_become_one_row(squares):
+def test_sentences_about_the_same_image_become_one_row(squares):
     content = as_mdetr(squares)
     again = [{**image, "id": image["id"] + 100, "caption": "it"} for image in content["images"]]
     content["images"] += again

@@ -132,7 +132,7 @@ def test_every_dropped_record_is_counted_once_under_its_reason(squares, tmp_path
     refs = json.loads(squares.refs.read_text())
     refs[0]["sentences"] += [{"sent": " "}, {"sent": ""}]
     refs[1]["image_id"] = 77
-    (squares.images / "000000000003.png").write_bytes(b"no picture")
+    (squares.images / "000000000003.png").write_bytes(b"no image")
     Image.new("RGB", (20, 90)).save(squares.images / "000000000004.png")
     options = {"companion": squares.instances, "rows_per_shard": 2}
     state = prepare_format(
@@ -158,15 +158,15 @@ def test_every_dropped_record_is_counted_once_under_its_reason(squares, tmp_path
 
 
 def test_images_that_arrive_later_are_taken_in_by_the_next_run(squares, tmp_path):
-    picture = squares.images / "000000000002.png"
-    kept = picture.read_bytes()
-    picture.unlink()
+    image = squares.images / "000000000002.png"
+    kept = image.read_bytes()
+    image.unlink()
     assert prepare(squares, tmp_path / "out").counts["dropped"] == {"missing image": 1}
-    picture.write_bytes(kept)
+    image.write_bytes(kept)
     assert prepare(squares, tmp_path / "out").counts["dropped"] == {}
     prepare(squares, tmp_path / "whole")
     assert content(tmp_path / "out") == content(tmp_path / "whole")
-    picture.unlink()
+    image.unlink()
     prepare(squares, tmp_path / "out")
     assert len(list((tmp_path / "out" / "data").iterdir())) == 3
 
@@ -246,8 +246,8 @@ def test_what_a_format_cannot_do_is_refused_before_reading(name, options, messag
         read_format(name, **{"annotations": "a.json", "images": "images", **options})
 
 
-def test_the_objects_of_the_pictures_are_kept_under_the_names_of_the_rows(squares, tmp_path):
-    """The narratives call their pictures 1, 2, ...; this instances file calls them 000000000001 and lists one less."""
+def test_the_objects_of_the_images_are_kept_under_the_names_of_the_rows(squares, tmp_path):
+    """The narratives call their images 1, 2, ...; this instances file calls them 000000000001 and lists one less."""
     coco = json.loads(squares.instances.read_text())
     coco["images"] = [{**image, "id": f"{image['id']:012d}"} for image in coco["images"][:3]]
     coco["annotations"] = [{**a, "image_id": f"{a['image_id']:012d}"} for a in coco["annotations"]]
@@ -262,11 +262,11 @@ def test_the_objects_of_the_pictures_are_kept_under_the_names_of_the_rows(square
         prepare_format("localized_narratives", squares.narratives, squares.images, tmp_path / "out")
 
 
-def test_instances_of_other_pictures_are_refused(squares, tmp_path):
+def test_instances_of_other_images_are_refused(squares, tmp_path):
     coco = json.loads(squares.instances.read_text())
     others = [{**image, "id": image["id"] + 70} for image in coco["images"]]
     known = squares.dump("others.json", {**coco, "images": others, "annotations": []})
-    with pytest.raises(PreparedFolderError, match=r"others\.json' lists none of the pictures"):
+    with pytest.raises(PreparedFolderError, match=r"others\.json' lists none of the images"):
         prepare_format("coco_captions", squares.captions, squares.images, tmp_path / "out", instances=known)
     assert PreparedFolder.load(tmp_path / "out").counts is None
 

@@ -1,4 +1,4 @@
-"""Composed scenes: what is written about a picture is true of it, and the same command gives the same files."""
+"""Composed scenes: what is written about an image is true of it, and the same command gives the same files."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_folder_that_cannot_be_used_is_refused_with_its_name(tmp_path):
         ObjectLibrary.from_folder(tmp_path)
     with pytest.raises(BackgroundFolderError, match="holds no"):
         load_photographs(tmp_path)
-    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    (tmp_path / "broken.png").write_bytes(b"not an image")
     with pytest.raises(ObjectFolderError, match=r"broken\.png"):
         ObjectLibrary.from_folder(tmp_path)
     with pytest.raises(BackgroundFolderError, match=r"broken\.png"):
@@ -265,8 +265,8 @@ def test_the_files_do_not_depend_on_the_number_of_processes_or_of_scenes(folder,
     assert names == sorted(str(p.relative_to(several)) for p in several.rglob("*") if p.is_file())
     assert filecmp.cmpfiles(folder, several, names, shallow=False)[0] == names
     fewer = write_scenes(tmp_path / "fewer", 5, 4)
-    pictures = sorted(p.name for p in (fewer / "images").iterdir())
-    assert filecmp.cmpfiles(folder / "images", fewer / "images", pictures, shallow=False)[0] == pictures
+    images = sorted(p.name for p in (fewer / "images").iterdir())
+    assert filecmp.cmpfiles(folder / "images", fewer / "images", images, shallow=False)[0] == images
 
 
 def test_a_second_series_for_the_same_folder_leaves_the_first_alone(tmp_path):
@@ -295,14 +295,14 @@ def test_the_narratives_have_the_official_fields_and_one_utterance_per_word(fold
         assert points[-1]["t"] >= record["timed_caption"][-1]["end_time"]
 
 
-def test_the_annotations_agree_with_their_masks_and_pictures(folder):
+def test_the_annotations_agree_with_their_masks_and_images(folder):
     coco = load(folder / "instances.json")
     sizes = {i["id"]: (i["height"], i["width"]) for i in coco["images"]}
     categories = {c["id"] for c in coco["categories"]}
     assert len(sizes) == 12 and len({a["id"] for a in coco["annotations"]}) == len(coco["annotations"])
     for image in coco["images"]:
-        with Image.open(folder / "images" / image["file_name"]) as picture:
-            assert picture.size == (image["width"], image["height"])
+        with Image.open(folder / "images" / image["file_name"]) as stored:
+            assert stored.size == (image["width"], image["height"])
     for annotation in coco["annotations"]:
         mask = decode_rle(annotation["segmentation"], sizes[annotation["image_id"]])
         ys, xs = np.nonzero(mask)

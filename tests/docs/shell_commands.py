@@ -78,7 +78,7 @@ def check(words: list[str], *, run: bool, missing_heads: frozenset[str], hub: bo
 
 
 def check_pixelllm(arguments: list[str], missing_heads: frozenset[str], hub: bool) -> str:
-    """Commands about pictures with the embedded model, and publishing, are run; of others the options are checked."""
+    """Commands about images with the embedded model, and publishing, are run; of others the options are checked."""
     from pixelllm_hf.cli import main
 
     if arguments == ["--version"]:

@@ -74,7 +74,7 @@ def missing_heads() -> frozenset[str]:
 
 
 class Reader:
-    """Somebody who follows a page from its beginning, in a folder with the pictures that it speaks of."""
+    """Somebody who follows a page from its beginning, in a folder with the images that it speaks of."""
 
     def __init__(self, page: str, folder: Path):
         self.folder = folder
@@ -87,8 +87,8 @@ class Reader:
         scene, coffee = (folder / "demo" / "examples" / name for name in ("scene.jpg", "coffee.jpg"))
         shutil.copy(scene, folder / "photo.jpg")
         (folder / "photos").mkdir()
-        for picture in (scene, coffee):
-            shutil.copy(picture, folder / "photos")
+        for image in (scene, coffee):
+            shutil.copy(image, folder / "photos")
 
     def follow(self, block: Any, serve: Callable[[str], Callable[[str], str]]) -> None:
         """Do what the page says up to this block, as far as that has not been done.
@@ -201,15 +201,15 @@ def test_the_commands_at_the_top_of_a_script_or_recipe_are_understood(file: Path
         shell_commands.check_block(line, run=False, missing_heads=frozenset())
 
 
-def test_every_picture_of_the_readme_was_drawn_by_a_command_that_is_named_under_it(monkeypatch: pytest.MonkeyPatch):
+def test_every_image_of_the_readme_was_drawn_by_a_command_that_is_named_under_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(REPOSITORY)
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    pictures = re.findall(r"^!\[[^]]+\]\(([^)]+)\)\n\n(.+)$", text, re.M)
-    assert len(pictures) >= 2 and len(pictures) == text.count("](docs/images/")
-    for picture, below in pictures:
-        assert (REPOSITORY / picture).is_file()
+    images = re.findall(r"^!\[[^]]+\]\(([^)]+)\)\n\n(.+)$", text, re.M)
+    assert len(images) >= 2 and len(images) == text.count("](docs/images/")
+    for image, below in images:
+        assert (REPOSITORY / image).is_file()
         drawn_by = re.match(r"\*Drawn by `([^`]+)`", below)
-        assert drawn_by and picture in drawn_by[1], f"{picture}: which command drew it?"
+        assert drawn_by and image in drawn_by[1], f"{image}: which command drew it?"
         (words,) = shell_commands.commands(drawn_by[1])
         assert words[0] in ("pixelllm", "python")
 

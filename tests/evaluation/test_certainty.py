@@ -100,5 +100,5 @@ def test_calibration_without_anything_to_learn_from_says_so():
     nothing = WordCertainties.of([], [], [0.5, 0.7], [True, True])
     with pytest.raises(ValueError, match="no word has both a box and a spread"):
         best_scale_factor([nothing])
-    with pytest.raises(ValueError, match="words with and without a place, but 2 of 2"):
+    with pytest.raises(ValueError, match="words with and without a location, but 2 of 2"):
         best_logistic([nothing])

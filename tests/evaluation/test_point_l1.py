@@ -8,7 +8,7 @@ from pixelllm_hf.evaluation.point_l1 import point_l1
 
 def test_a_worked_example():
     predictions = np.array([[[[10.0, 20.0], [30.0, 40.0]], [[1.0, 1.0], [2.0, 2.0]]]])  # 1 caption, 2 tokens, 2 points
-    targets = np.array([[[[10.0, 30.0], [40.0, 40.0]], [[0.0, 0.0], [0.0, 0.0]]]])  # the second has no place
+    targets = np.array([[[[10.0, 30.0], [40.0, 40.0]], [[0.0, 0.0], [0.0, 0.0]]]])  # the second has no location
     # sides 100 x 50: first point (0, .2)/2 to the first target, second (.1, 0)/2 to the second; the mean is .075
     assert point_l1(predictions, targets, np.array([[True, True]]), (100, 50)) == pytest.approx(0.075)
 

@@ -14,12 +14,12 @@ from pixelllm_hf import PixelLLMForGroundedGeneration, PixelLLMProcessor
 from pixelllm_hf.data.parquet_shards import prepare_format
 from pixelllm_hf.data.prepared_folder import PreparedFolderError
 from pixelllm_hf.evaluation import runner
-from pixelllm_hf.evaluation.pictures import EvaluationDataError
-from pixelllm_hf.evaluation.row_pictures import read_referred
-from pixelllm_hf.evaluation.runner import Asking
+from pixelllm_hf.evaluation.images import EvaluationDataError
+from pixelllm_hf.evaluation.row_images import read_referred
+from pixelllm_hf.evaluation.runner import GenerationSettings
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.tasks import TASKS
-from pixelllm_hf.evaluation.tasks.task import Thoroughness
+from pixelllm_hf.evaluation.tasks.task import EvalSettings
 
 # Task -> format, annotations, companion; as somebody would give them to scripts/prepare_dataset.py.
 SOURCES = {
@@ -75,8 +75,8 @@ def numbers(model_and_processor: Any, task: str, folder: Path) -> dict[str, Any]
         processor,
         TASKS[task],
         DataFolder(folder),
-        asking=Asking(batch_size=5, max_new_tokens=5),
-        how=Thoroughness(resamples=20, meteor="meteor-approx"),
+        generation=GenerationSettings(batch_size=5, max_new_tokens=5),
+        settings=EvalSettings(resamples=20, meteor="meteor-approx"),
     )
     assert evaluation is not None
     return evaluation.result
@@ -96,7 +96,7 @@ def test_rows_that_hold_more_than_a_task_needs_serve_it_too(
     prepared: Callable[..., Path], task: str, stored: str, scene_folder: Path
 ):
     theirs, own = (TASKS[task].read(DataFolder(folder)) for folder in (prepared(stored), scene_folder))
-    assert [picture.image_id for picture in theirs] == [picture.image_id for picture in own]
+    assert [image.image_id for image in theirs] == [image.image_id for image in own]
 
 
 def test_without_the_objects_numbers_that_need_them_are_left_out(
@@ -119,7 +119,7 @@ def test_rows_of_another_task_are_refused_by_name(prepared: Callable[..., Path])
         TASKS["trace"].read(DataFolder(prepared("caption")))
     with pytest.raises(PreparedFolderError, match="'refer', which do not serve 'segment'"):
         TASKS["segment"].read(DataFolder(prepared("refer")))
-    with pytest.raises(EvaluationDataError, match="holds its pictures"):
+    with pytest.raises(EvaluationDataError, match="holds its images"):
         DataFolder(prepared("refer"), images=Path("images"))
 
 

@@ -53,8 +53,8 @@ old
 <!-- metrics:refer -->
 <!-- /metrics:refer -->
 
-<!-- other-pictures -->
-<!-- /other-pictures -->
+<!-- other-images -->
+<!-- /other-images -->
 
 <!-- learning-curve --><!-- /learning-curve -->
 """
@@ -125,18 +125,18 @@ def test_every_task_that_was_measured_has_a_section_and_no_other(tmp_path: Path)
     assert report.title_of("refer") not in alone and "old" not in alone
 
 
-def test_evaluations_on_other_pictures_stand_apart_under_their_titles(tmp_path: Path):
+def test_evaluations_on_other_images_stand_apart_under_their_titles(tmp_path: Path):
     names = {"source": "builtin", "counted": {"car": ["car", "race car"]}, "not_counted": ["badger"]}
     data = {"seed": 9, "title": "Cut-outs", "description": "Of photographs, by A. N. Other.", "names": names}
     card = rendered(tmp_path, EVALUATION, {**REFER, "data": data}, {**EVALUATION, "data": data})
-    main, _, others = card.partition("## Other pictures")
+    main, _, others = card.partition("## Other images")
     assert report.title_of("trace") in main and f"### {report.title_of('refer')}" not in main
     assert others.index("### Cut-outs") < others.index(f"#### {report.title_of('trace')}")
     assert others.count("by A. N. Other.") == others.count("2 count under one") == 1, "said once for all tasks"
     assert "Of 3 names of objects 2" in others and "car (car, race car)" in others and "Not counted: badger." in others
-    assert 'Measured on 7 pictures of "Cut-outs"' in others and "No target was set" in others
-    assert '7 pictures of "Cut-outs"' in {r.dataset_name for r in ModelCard(card).data.eval_results}  # type: ignore[attr-defined]
-    assert "Other pictures" not in rendered(tmp_path, EVALUATION)
+    assert 'Measured on 7 images of "Cut-outs"' in others and "No target was set" in others
+    assert '7 images of "Cut-outs"' in {r.dataset_name for r in ModelCard(card).data.eval_results}  # type: ignore[attr-defined]
+    assert "Other images" not in rendered(tmp_path, EVALUATION)
 
 
 def test_the_metadata_of_a_card_holds_what_was_measured(tmp_path: Path):

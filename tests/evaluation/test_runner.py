@@ -15,10 +15,10 @@ from pixelllm_hf import PixelLLMForGroundedGeneration, PixelLLMProcessor
 from pixelllm_hf.data.parquet_shards import prepare_format
 from pixelllm_hf.data.scenes import ObjectLibrary, compose_scene
 from pixelllm_hf.evaluation import runner
-from pixelllm_hf.evaluation.row_pictures import read_scenes
-from pixelllm_hf.evaluation.runner import Asking
+from pixelllm_hf.evaluation.row_images import read_scenes
+from pixelllm_hf.evaluation.runner import GenerationSettings
 from pixelllm_hf.evaluation.scene_folder import DataFolder
-from pixelllm_hf.evaluation.sharing import Share
+from pixelllm_hf.evaluation.sharing import DistributedShard
 from pixelllm_hf.evaluation.tasks import TASKS
 from pixelllm_hf.evaluation.tasks.task import QUICK
 from pixelllm_hf.evaluation.tasks.trace import narratives_matching, narratives_point_l1, read_given_narratives
@@ -62,7 +62,7 @@ def test_the_written_captions_themselves_name_all_objects(scene_folder: Path):
 
 def test_an_evaluation_does_not_depend_on_the_batch_size(model_and_processor, scene_folder: Path):
     one, four = (
-        evaluate(model_and_processor, TRACE, scene_folder, asking=Asking(size, max_new_tokens=8)).result
+        evaluate(model_and_processor, TRACE, scene_folder, generation=GenerationSettings(size, max_new_tokens=8)).result
         for size in (1, 4)
     )
     assert one["scenes"] == 8
@@ -74,32 +74,34 @@ def test_an_evaluation_does_not_depend_on_the_batch_size(model_and_processor, sc
 
 @pytest.mark.parametrize("name", ["trace", "caption", "region", "refer"])
 def test_processes_that_share_a_task_have_the_records_of_one(model_and_processor, scene_folder: Path, name: str):
-    task, asking = TASKS[name], Asking(batch_size=3, max_new_tokens=4)
+    task, generation = TASKS[name], GenerationSettings(batch_size=3, max_new_tokens=4)
     model, processor = model_and_processor
-    pictures = task.read(DataFolder(scene_folder))
+    images = task.read(DataFolder(scene_folder))
 
-    def records(share: Share) -> dict:
-        answered = runner.answers_of(model, processor, task, pictures, asking=asking, share=share)
-        return {i: task.record(pictures[i], answers) for i, answers in answered}
+    def records(share: DistributedShard) -> dict:
+        answered = runner.answers_of(model, processor, task, images, generation=generation, share=share)
+        return {i: task.record(images[i], answers) for i, answers in answered}
 
-    shared = records(Share(1, 2)) | records(Share(0, 2))
-    assert len(shared) == len(pictures)
-    assert repr(Share().gathered(shared)) == repr(list(records(Share()).values()))
+    shared = records(DistributedShard(1, 2)) | records(DistributedShard(0, 2))
+    assert len(shared) == len(images)
+    assert repr(DistributedShard().gathered(shared)) == repr(list(records(DistributedShard()).values()))
 
 
 @pytest.mark.parametrize("name", ["caption", "region", "refer"])
 def test_the_numbers_of_every_task_are_there_for_a_model_that_knows_nothing(
     model_and_processor, scene_folder: Path, name: str
 ):
-    asking = Asking(max_new_tokens=4)
-    evaluation = evaluate(model_and_processor, TASKS[name], scene_folder, asking=asking, how=QUICK, limit=2)
+    generation = GenerationSettings(max_new_tokens=4)
+    evaluation = evaluate(
+        model_and_processor, TASKS[name], scene_folder, generation=generation, settings=QUICK, limit=2
+    )
     assert evaluation.result["scenes"] == len(evaluation.answers) == 2
     assert all(np.isfinite(e["value"]) for e in evaluation.result["metrics"].values() if e["count"])
     json.dumps(evaluation.answers)
 
 
 class PerfectModel:
-    """Puts every token where the narrative has it, shifted to the right by a part of the picture's width."""
+    """Puts every token where the narrative has it, shifted to the right by a part of the image's width."""
 
     device = torch.device("cpu")
 
@@ -116,7 +118,7 @@ def test_the_teacher_forced_error_is_that_of_the_places(model_and_processor, sce
     narratives = read_given_narratives(PerfectModel(shift), model_and_processor[1], DataFolder(scene_folder))
     assert narratives is not None
     estimate = narratives_point_l1(narratives)
-    assert estimate.count == 8, "every picture counts once"
+    assert estimate.count == 8, "every image counts once"
     # the mean of |dx| and |dy|; a shifted corner may come nearer to the other corner of a thin box
     assert 0.9 * shift / 2 <= estimate.value <= shift / 2 + 1e-6
     # one row a word: the boxes are shifted too, in two of four coordinates, and lose what leaves the image
@@ -126,7 +128,7 @@ def test_the_teacher_forced_error_is_that_of_the_places(model_and_processor, sce
 
 def test_validation_looks_at_every_task_and_leaves_the_model_in_the_mode_it_was_in(model_and_processor):
     model, processor = model_and_processor
-    heads = {name for name in ("segment", "dense") if TASKS[name].problem(model) is None}
+    heads = {name for name in ("segment", "dense") if TASKS[name].unsupported_reason(model) is None}
     model.train()
     try:
         numbers = runner.validate(model, processor, scenes=2)
@@ -136,7 +138,7 @@ def test_validation_looks_at_every_task_and_leaves_the_model_in_the_mode_it_was_
     wanted = {"object_f1", "point_in_box", "refer_p50", "region_exact", "region_name", "caption_object_f1"}
     assert wanted <= set(numbers) and 0 <= numbers["object_f1"] <= 1
     assert ("segment_ciou" in numbers) == ("segment" in heads) and ("dense_map" in numbers) == ("dense" in heads)
-    assert set(runner.validate(model, processor, ["refer"], scenes=2)) == set(TASKS["refer"].looks.values())
+    assert set(runner.validate(model, processor, ["refer"], scenes=2)) == set(TASKS["refer"].logged_metrics.values())
     with pytest.raises(runner.CannotDoError, match="but not on refre"):
         runner.validate(model, processor, ["refre", "refer"], scenes=2)
 
@@ -148,7 +150,8 @@ def test_a_folder_without_scenes_is_named(tmp_path: Path):
 
 def test_the_same_evaluation_gives_the_same_numbers(model_and_processor, scene_folder: Path):
     first, second = (
-        evaluate(model_and_processor, TRACE, scene_folder, asking=Asking(max_new_tokens=6)).result for _ in range(2)
+        evaluate(model_and_processor, TRACE, scene_folder, generation=GenerationSettings(max_new_tokens=6)).result
+        for _ in range(2)
     )
     assert json.dumps(first) == json.dumps(second)
 

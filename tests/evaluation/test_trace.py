@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pixelllm_hf.evaluation.images import EvaluationScene
 from pixelllm_hf.evaluation.object_names import ObjectNames
-from pixelllm_hf.evaluation.pictures import EvaluationScene
-from pixelllm_hf.evaluation.trace import place_error, score_scene, trace_metrics
+from pixelllm_hf.evaluation.trace import location_error, score_scene, trace_metrics
 from pixelllm_hf.processing.grounded_results import GroundedCaption, GroundedWord
 
 NAMES = ObjectNames({"dog": "dogs", "cat": "cats", "apple": "apples"})
@@ -75,14 +75,14 @@ def test_a_singular_name_may_mean_any_of_several_but_is_told_apart():
 
 def test_a_containing_box_goes_before_a_nearer_centre():
     boxes = np.array([[0.0, 0, 100, 100], [85, 45, 89, 55]])
-    assert place_error((84.0, 50.0), boxes, plural=False) == (True, 34.0)
+    assert location_error((84.0, 50.0), boxes, plural=False) == (True, 34.0)
 
 
 def test_a_plural_is_compared_with_the_box_around_all():
     boxes = np.array([[0.0, 0, 10, 10], [90, 0, 100, 10]])
-    assert place_error((50.0, 5.0), boxes, plural=True) == (True, 0.0)
-    assert place_error((50.0, 5.0), boxes, plural=False)[0] is False
+    assert location_error((50.0, 5.0), boxes, plural=True) == (True, 0.0)
+    assert location_error((50.0, 5.0), boxes, plural=False)[0] is False
 
 
 def test_the_border_is_inside():
-    assert place_error((10.0, 10.0), np.array([[0.0, 0, 10, 10]]), plural=False)[0] is True
+    assert location_error((10.0, 10.0), np.array([[0.0, 0, 10, 10]]), plural=False)[0] is True

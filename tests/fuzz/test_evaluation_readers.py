@@ -9,8 +9,8 @@ from typing import Any
 
 from pixelllm_hf.data import AnnotationFileError, BadRecordError
 from pixelllm_hf.data.scenes import write_scenes
-from pixelllm_hf.evaluation.pictures import EvaluationDataError
-from pixelllm_hf.evaluation.row_pictures import read_captioned, read_described, read_referred, read_scenes
+from pixelllm_hf.evaluation.images import EvaluationDataError
+from pixelllm_hf.evaluation.row_images import read_captioned, read_described, read_referred, read_scenes
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 
 READERS = {
@@ -38,9 +38,9 @@ def test_damaged_annotations_are_refused_or_give_images_to_ask_about(fuzz, fuzz_
             (folder / other).write_bytes(content if other == name else intact)
         data = DataFolder(folder)
         for read in READERS[name]:
-            for picture in read(data):
-                fuzz.must(picture.file.is_file() and picture.image_id not in ("None", ""), f"{picture}")
-                for entry in (*getattr(picture, "expressions", ()), *getattr(picture, "regions", ())):
+            for image in read(data):
+                fuzz.must(image.file.is_file() and image.image_id not in ("None", ""), f"{image}")
+                for entry in (*getattr(image, "expressions", ()), *getattr(image, "regions", ())):
                     fuzz.must(all(map(math.isfinite, entry.box)), f"{entry}")
 
     typed = [AnnotationFileError, BadRecordError, EvaluationDataError]

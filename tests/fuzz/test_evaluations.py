@@ -14,7 +14,7 @@ license: mit
 ---
 # Model
 <!-- metrics:{task} --><!-- /metrics:{task} -->
-<!-- other-pictures --><!-- /other-pictures -->
+<!-- other-images --><!-- /other-images -->
 """
 
 

@@ -24,7 +24,7 @@ WITHOUT_PACKAGE = """
 import importlib.util, json, sys
 
 assert importlib.util.find_spec("pixelllm_hf") is None, "the package can be imported"
-folder, picture, again = sys.argv[1:]
+folder, image, again = sys.argv[1:]
 """
 
 AUTO_CLASSES = """
@@ -39,7 +39,7 @@ load = lambda auto: auto.from_pretrained(folder, trust_remote_code=True)
 model, processor = load(AutoModel), load(AutoProcessor)
 classes = {auto.__name__: type(load(auto)) for auto in (AutoConfig, AutoImageProcessor, AutoModelForImageTextToText)}
 classes |= {"AutoModel": type(model), "AutoProcessor": type(processor)}
-inputs = processor(images=picture, boxes=[[4, 6, 40, 30]], return_tensors="pt")
+inputs = processor(images=image, boxes=[[4, 6, 40, 30]], return_tensors="pt")
 output = model.generate(**inputs, max_new_tokens=8)
 result = processor.post_process_grounded_generation(output, inputs)[0][0]
 model.save_pretrained(again)
@@ -61,7 +61,7 @@ by_name = pipeline("grounded-captioning", model=folder, trust_remote_code=True, 
 by_folder = pipeline(model=folder, trust_remote_code=True, device="cpu")
 by_folder.save_pretrained(again)
 saved = pipeline("grounded-captioning", model=again, trust_remote_code=True, device="cpu")
-answers = [pipe(picture, max_new_tokens=8) for pipe in (by_name, by_folder, saved)]
+answers = [pipe(image, max_new_tokens=8) for pipe in (by_name, by_folder, saved)]
 print(json.dumps({"module": type(by_name).__module__.split(".")[0], "answers": answers}))
 """
 
@@ -75,8 +75,8 @@ def exported(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("pictures") / "noise.png"
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("images") / "noise.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)).save(path)
     return path
 
@@ -85,12 +85,12 @@ Run = Callable[[str, Path], dict[str, Any]]
 
 
 @pytest.fixture
-def without_package(python_without_package: Path, picture: Path, tmp_path: Path) -> Run:
+def without_package(python_without_package: Path, image: Path, tmp_path: Path) -> Run:
     """`without_package(code, folder)`: what the code prints in a process of its own, as JSON."""
 
     def run(code: str, folder: Path) -> dict[str, Any]:
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "cache")}
-        arguments = [str(folder), str(picture), str(tmp_path / "again")]
+        arguments = [str(folder), str(image), str(tmp_path / "again")]
         command = [str(python_without_package), "-I", "-c", WITHOUT_PACKAGE + code, *arguments]
         result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1800)
         assert result.returncode == 0, result.stderr[-3000:]
@@ -99,7 +99,7 @@ def without_package(python_without_package: Path, picture: Path, tmp_path: Path)
     return run
 
 
-def test_without_the_package_auto_classes_give_the_same_answers(exported: Path, picture: Path, without_package: Run):
+def test_without_the_package_auto_classes_give_the_same_answers(exported: Path, image: Path, without_package: Run):
     found = without_package(AUTO_CLASSES, exported)
     assert found["refused"]
     assert found["classes"] == {
@@ -110,7 +110,7 @@ def test_without_the_package_auto_classes_give_the_same_answers(exported: Path, 
         "AutoProcessor": ["transformers_modules", "PixelLLMProcessor"],
     }
     processor = PixelLLMProcessor.from_pretrained(exported)
-    inputs = processor(images=str(picture), boxes=[[4, 6, 40, 30]], return_tensors="pt")
+    inputs = processor(images=str(image), boxes=[[4, 6, 40, 30]], return_tensors="pt")
     output = PixelLLMForGroundedGeneration.from_pretrained(exported).generate(**inputs, max_new_tokens=8)
     assert found["sequences"] == output.sequences.tolist()
     torch.testing.assert_close(torch.tensor(found["coordinates"]), output.coordinates.nan_to_num(-1))
@@ -120,14 +120,14 @@ def test_without_the_package_auto_classes_give_the_same_answers(exported: Path, 
 
 
 def test_without_the_package_the_pipeline_gives_the_same_answers_also_when_saved_again(
-    exported: Path, picture: Path, without_package: Run
+    exported: Path, image: Path, without_package: Run
 ):
     from transformers import pipeline
 
     found = without_package(PIPELINE, exported)
     assert found["module"] == "transformers_modules"
     mine = pipeline("grounded-captioning", model=str(exported), trust_remote_code=True, device="cpu")
-    expected = mine(str(picture), max_new_tokens=8)
+    expected = mine(str(image), max_new_tokens=8)
     for answer in found["answers"]:
         assert answer[0]["generated_text"] == expected[0]["generated_text"]
         assert [w["point"] for w in answer[0]["words"]] == [pytest.approx(w["point"]) for w in expected[0]["words"]]

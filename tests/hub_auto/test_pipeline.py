@@ -28,7 +28,7 @@ def pipe(small_checkpoint: Path) -> GroundedCaptioningPipeline:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[Image.Image]:
+def images() -> list[Image.Image]:
     generator = np.random.default_rng(1)
     sizes = [(48, 64), (90, 50), (30, 30)]
     return [Image.fromarray(generator.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
@@ -43,8 +43,8 @@ def same(one: Any, other: Any) -> bool:
     return one == pytest.approx(other, abs=1e-2) if isinstance(one, float) else one == other
 
 
-def test_a_picture_gives_one_record_that_can_be_written_as_json(pipe, pictures):
-    (record,) = pipe(pictures[0])
+def test_an_image_gives_one_record_that_can_be_written_as_json(pipe, images):
+    (record,) = pipe(images[0])
     beside = {name: value for name, value in record.items() if name != "generated_text"}
     assert GroundedCaption.from_dict(beside).to_dict() == beside
     assert record["generated_text"] == record["text"] and record["image_size"] == [64, 48]
@@ -54,16 +54,16 @@ def test_a_picture_gives_one_record_that_can_be_written_as_json(pipe, pictures):
         assert set(word) == WORD_KEYS
         assert record["generated_text"][word["start"] : word["end"]] == word["text"]
         x, y = word["point"]
-        assert 0 <= x <= 64 and 0 <= y <= 48  # pixels of the original picture
+        assert 0 <= x <= 64 and 0 <= y <= 48  # pixels of the original image
         assert len(word["box"]) == 4
 
 
-def test_every_kind_of_picture_gives_the_same_answer(pipe, pictures, tmp_path):
-    picture = pictures[0]
-    path = tmp_path / "picture.png"
-    picture.save(path)
-    array = np.asarray(picture)
-    expected = pipe(picture)
+def test_every_kind_of_image_gives_the_same_answer(pipe, images, tmp_path):
+    image = images[0]
+    path = tmp_path / "image.png"
+    image.save(path)
+    array = np.asarray(image)
+    expected = pipe(image)
     kinds = [
         str(path),
         path,
@@ -76,15 +76,15 @@ def test_every_kind_of_picture_gives_the_same_answer(pipe, pictures, tmp_path):
         assert same(pipe(kind), expected)
 
 
-def test_a_batch_gives_what_single_pictures_give(pipe, pictures):
-    one_by_one = [pipe(picture) for picture in pictures]
-    assert same(pipe(pictures), one_by_one)
-    assert same(pipe(tuple(pictures), batch_size=2), one_by_one)
-    assert same(pipe(pictures, batch_size=8), one_by_one)
+def test_a_batch_gives_what_single_images_give(pipe, images):
+    one_by_one = [pipe(image) for image in images]
+    assert same(pipe(images), one_by_one)
+    assert same(pipe(tuple(images), batch_size=2), one_by_one)
+    assert same(pipe(images, batch_size=8), one_by_one)
 
 
-def test_a_batch_array_is_a_list_of_pictures(pipe, pictures):
-    array = np.stack([np.asarray(pictures[0]), np.asarray(pictures[0])[::-1]])
+def test_a_batch_array_is_a_list_of_images(pipe, images):
+    array = np.stack([np.asarray(images[0]), np.asarray(images[0])[::-1]])
     assert same(pipe(array), [pipe(array[0]), pipe(array[1])])
 
 
@@ -92,82 +92,82 @@ def test_an_empty_list_has_no_answers(pipe):
     assert pipe([]) == []
 
 
-def test_a_generator_is_read_no_further_than_answers_are_taken(pipe, pictures):
+def test_a_generator_is_read_no_further_than_answers_are_taken(pipe, images):
     read = []
 
     def endless() -> Iterator[Any]:
         while True:
             read.append(len(read))
-            yield pictures[len(read) % 2]
+            yield images[len(read) % 2]
 
     answers = iter(pipe(endless(), batch_size=2))
     first = next(answers)
     assert len(read) <= 4
-    assert same(first, pipe(pictures[1]))
-    assert same(next(answers), pipe(pictures[0]))
+    assert same(first, pipe(images[1]))
+    assert same(next(answers), pipe(images[0]))
 
 
 @pytest.mark.parametrize("kind", ["column", "rows", "stream of a column", "stream of rows"])
-def test_a_data_set_is_answered_row_by_row(pipe, pictures, kind):
+def test_a_data_set_is_answered_row_by_row(pipe, images, kind):
     from datasets import Dataset, Image as ImageFeature
 
-    data = Dataset.from_dict({"image": pictures}).cast_column("image", ImageFeature())
+    data = Dataset.from_dict({"image": images}).cast_column("image", ImageFeature())
     source = data if "rows" in kind else data["image"]
     if "stream" in kind:
         streamed = data.to_iterable_dataset()
         source = streamed if "rows" in kind else streamed["image"]
     answers = pipe(source, batch_size=2)
     assert not isinstance(answers, list)
-    assert same(list(answers), pipe(pictures))
+    assert same(list(answers), pipe(images))
     if "stream" not in kind:
-        assert len(answers) == len(pictures)
+        assert len(answers) == len(images)
 
 
-def test_pictures_read_by_other_processes_give_the_same_answers(pipe, pictures, tmp_path):
+def test_images_read_by_other_processes_give_the_same_answers(pipe, images, tmp_path):
     paths = []
-    for i, picture in enumerate(pictures):
+    for i, image in enumerate(images):
         paths.append(tmp_path / f"{i}.png")
-        picture.save(paths[-1])
+        image.save(paths[-1])
     assert same(pipe(paths, batch_size=2, num_workers=1), pipe(paths))
 
 
-def test_boxes_of_one_picture_give_a_record_each(pipe, pictures):
+def test_boxes_of_one_image_give_a_record_each(pipe, images):
     boxes = [[4, 6, 40, 30], [10, 10, 20, 40]]
-    records = pipe(pictures[0], boxes=boxes)
+    records = pipe(images[0], boxes=boxes)
     assert [record["prompt_box"] for record in records] == boxes
     assert {record["prompt"] for record in records} == {"an object of"}
-    assert same(pipe(pictures[0], boxes=boxes[0]), records[:1])
+    assert same(pipe(images[0], boxes=boxes[0]), records[:1])
 
 
-def test_points_are_in_the_record(pipe, pictures):
-    (record,) = pipe(pictures[0], points=[[12, 20]])
+def test_points_are_in_the_record(pipe, images):
+    (record,) = pipe(images[0], points=[[12, 20]])
     assert record["prompt_points"] == [[12, 20, 1]]
 
 
-def test_places_of_a_list_come_for_each_picture_or_in_its_record(pipe, pictures):
+def test_places_of_a_list_come_for_each_image_or_in_its_record(pipe, images):
     boxes = [[[4, 6, 40, 30]], None, [[1, 2, 20, 20], [3, 4, 9, 30]]]
-    expected = pipe(pictures, boxes=boxes, batch_size=3)
+    expected = pipe(images, boxes=boxes, batch_size=3)
     assert [len(records) for records in expected] == [1, 1, 2]
     assert [record.get("prompt_box") for records in expected for record in records] == [boxes[0][0], None, *boxes[2]]
-    records = [{"image": picture, "boxes": box} for picture, box in zip(pictures, boxes, strict=True)]
+    records = [{"image": image, "boxes": box} for image, box in zip(images, boxes, strict=True)]
     assert same(pipe(records, batch_size=2), expected)
 
 
-def test_a_prompt_goes_to_every_picture_or_each_has_its_own(pipe, pictures):
-    assert [r[0]["prompt"] for r in pipe(pictures[:2], prompt="a dog")] == ["a dog", "a dog"]
-    assert [r[0]["prompt"] for r in pipe(pictures[:2], prompt=["a dog", "two cats"], batch_size=2)] == [
+def test_a_prompt_goes_to_every_image_or_each_has_its_own(pipe, images):
+    assert [r[0]["prompt"] for r in pipe(images[:2], prompt="a dog")] == ["a dog", "a dog"]
+    assert [r[0]["prompt"] for r in pipe(images[:2], prompt=["a dog", "two cats"], batch_size=2)] == [
         "a dog",
         "two cats",
     ]
 
 
-def test_the_task_chooses_the_words(pipe, pictures):
-    assert pipe(pictures[0], task="trace")[0]["prompt"].lower() == "a long image caption:"
-    assert pipe(pictures[0])[0]["prompt"].lower() == "a photo of"
+def test_the_task_chooses_the_words(pipe, images):
+    assert pipe(images[0], task="trace")[0]["prompt"].lower() == "a long image caption:"
+    assert pipe(images[0])[0]["prompt"].lower() == "a photo of"
 
 
-def test_referring_gives_the_box_of_each_expression(pipe, pictures):
-    records = pipe(pictures[0], prompt=["a dog", "two red cats"], task="refer")
+def test_referring_gives_the_box_of_each_expression(pipe, images):
+    records = pipe(images[0], prompt=["a dog", "two red cats"], task="refer")
     assert [record["generated_text"] for record in records] == ["a dog", "two red cats"]
     for record in records:
         assert len(record["box"]) == 4
@@ -175,64 +175,64 @@ def test_referring_gives_the_box_of_each_expression(pipe, pictures):
         assert record["mask"] is None
 
 
-def test_segmenting_gives_a_mask_of_the_whole_picture(pipe, pictures):
-    (record,) = pipe(pictures[0], prompt="a dog", task="segment")
+def test_segmenting_gives_a_mask_of_the_whole_image(pipe, images):
+    (record,) = pipe(images[0], prompt="a dog", task="segment")
     assert decode_rle(record["mask"]).shape == (48, 64)
     assert isinstance(record["mask_score"], float)
     assert json.loads(json.dumps(record)) == record
 
 
-def test_describing_everything_gives_the_best_objects_first(pipe, pictures):
-    found = pipe(pictures[:2], task="dense", batch_size=2)
+def test_describing_everything_gives_the_best_objects_first(pipe, images):
+    found = pipe(images[:2], task="dense", batch_size=2)
     assert len(found) == 2
     for records in found:
         scores = [record["box_score"] for record in records]
         assert scores == sorted(scores, reverse=True)
         assert all(len(record["box"]) == 4 for record in records)
-    (fewer, _) = pipe(pictures[:2], task="dense", batch_size=2, max_results=1)
+    (fewer, _) = pipe(images[:2], task="dense", batch_size=2, max_results=1)
     assert same(fewer, found[0][:1])
-    assert pipe(pictures[0], task="dense", min_score=1.1) == []
+    assert pipe(images[0], task="dense", min_score=1.1) == []
 
 
-def test_generation_options_come_by_name_or_together_and_at_any_time(small_checkpoint, pipe, pictures):
+def test_generation_options_come_by_name_or_together_and_at_any_time(small_checkpoint, pipe, images):
     from transformers import pipeline
 
-    expected = pipe(pictures[0], max_new_tokens=3)
-    assert same(pipe(pictures[0], generate_kwargs={"max_new_tokens": 3}), expected)
+    expected = pipe(images[0], max_new_tokens=3)
+    assert same(pipe(images[0], generate_kwargs={"max_new_tokens": 3}), expected)
     short = pipeline(TASK, model=pipe.model, processor=pipe.processor, device="cpu", max_new_tokens=3)
-    assert same(short(pictures[0]), expected)
-    several = pipe(pictures[0], num_beams=3, num_return_sequences=2)
+    assert same(short(images[0]), expected)
+    several = pipe(images[0], num_beams=3, num_return_sequences=2)
     assert len(several) == 2
 
 
-def test_words_are_streamed_as_they_are_in_the_record(pipe, pictures):
-    streamed = list(pipe.stream(pictures[0]))
-    (record,) = pipe(pictures[0])
+def test_words_are_streamed_as_they_are_in_the_record(pipe, images):
+    streamed = list(pipe.stream(images[0]))
+    (record,) = pipe(images[0])
     assert [word["text"] for word in streamed] == [word["text"] for word in record["words"]]
     assert [word["point"] for word in streamed] == [pytest.approx(word["point"]) for word in record["words"]]
 
 
-def test_words_about_a_place_are_streamed_too(pipe, pictures):
-    streamed = list(pipe.stream(pictures[0], boxes=[[4, 6, 40, 30]]))
-    (record,) = pipe(pictures[0], boxes=[[4, 6, 40, 30]])
+def test_words_about_a_place_are_streamed_too(pipe, images):
+    streamed = list(pipe.stream(images[0], boxes=[[4, 6, 40, 30]]))
+    (record,) = pipe(images[0], boxes=[[4, 6, 40, 30]])
     assert [word["text"] for word in streamed] == [word["text"] for word in record["words"]]
 
 
 @pytest.mark.parametrize(
-    ("pictures_of", "options", "message"),
+    ("images_of", "options", "message"),
     [
-        (lambda pictures: pictures, {}, "streamed for one picture at a time"),
-        (lambda pictures: pictures[0], {"prompt": "a dog", "task": "refer"}, "'refer' come all at once"),
-        (lambda pictures: pictures[0], {"task": "dense"}, "'dense' come all at once"),
-        (lambda pictures: pictures[0], {"num_beams": 2}, "streamer"),
+        (lambda images: images, {}, "streamed for one image at a time"),
+        (lambda images: images[0], {"prompt": "a dog", "task": "refer"}, "'refer' come all at once"),
+        (lambda images: images[0], {"task": "dense"}, "'dense' come all at once"),
+        (lambda images: images[0], {"num_beams": 2}, "streamer"),
     ],
 )
-def test_what_is_not_written_word_by_word_is_not_streamed(pipe, pictures, pictures_of, options, message):
+def test_what_is_not_written_word_by_word_is_not_streamed(pipe, images, images_of, options, message):
     with pytest.raises(ValueError, match=message):
-        list(pipe.stream(pictures_of(pictures), **options))
+        list(pipe.stream(images_of(images), **options))
 
 
-def test_a_streamer_of_ones_own_is_given_the_tokens_of_a_call(pipe, pictures):
+def test_a_streamer_of_ones_own_is_given_the_tokens_of_a_call(pipe, images):
     from transformers.generation.streamers import BaseStreamer
 
     class Collector(BaseStreamer):
@@ -246,19 +246,19 @@ def test_a_streamer_of_ones_own_is_given_the_tokens_of_a_call(pipe, pictures):
             self.ended = True
 
     collector = Collector()
-    (record,) = pipe(pictures[0], streamer=collector)
+    (record,) = pipe(images[0], streamer=collector)
     assert collector.ended
     said = pipe.tokenizer or pipe.processor.tokenizer
     assert said.decode(torch.cat(collector.tokens), skip_special_tokens=True) == record["generated_text"]
 
 
-def test_a_picture_that_cannot_be_read_is_named_also_in_a_stream(pipe, pictures, tmp_path):
+def test_an_image_that_cannot_be_read_is_named_also_in_a_stream(pipe, images, tmp_path):
     from pixelllm_hf import ImageError
 
     missing = tmp_path / "missing.png"
     with pytest.raises((ImageError, OSError), match=r"missing\.png"):
-        pipe([pictures[0], missing])
-    answers = iter(pipe(iter([pictures[0], missing])))
+        pipe([images[0], missing])
+    answers = iter(pipe(iter([images[0], missing])))
     assert next(answers)
     with pytest.raises((ImageError, OSError), match=r"missing\.png"):
         next(answers)
@@ -275,24 +275,24 @@ def test_a_picture_that_cannot_be_read_is_named_also_in_a_stream(pipe, pictures,
         ({"task": "dense", "boxes": [[0, 0, 9, 9]]}, PromptError, "takes no boxes"),
     ],
 )
-def test_a_mistake_is_named(pipe, pictures, arguments, error, message):
+def test_a_mistake_is_named(pipe, images, arguments, error, message):
     with pytest.raises(error, match=message):
-        pipe(pictures[0], **arguments)
+        pipe(images[0], **arguments)
 
 
-def test_places_beside_a_stream_are_refused(pipe, pictures):
+def test_places_beside_a_stream_are_refused(pipe, images):
     with pytest.raises(PromptError, match="come with each of them"):
-        pipe(iter(pictures), boxes=[[0, 0, 9, 9]])
+        pipe(iter(images), boxes=[[0, 0, 9, 9]])
 
 
-def test_places_for_another_number_of_pictures_are_refused(pipe, pictures):
-    with pytest.raises(PromptError, match="there are 2 pictures and 1 entries"):
-        pipe(pictures[:2], boxes=[None])
+def test_places_for_another_number_of_images_are_refused(pipe, images):
+    with pytest.raises(PromptError, match="there are 2 images and 1 entries"):
+        pipe(images[:2], boxes=[None])
 
 
-def test_a_record_without_a_picture_is_refused(pipe):
-    with pytest.raises(PromptError, match="needs a picture under 'image'"):
-        pipe({"picture": "a.png"})
+def test_a_record_without_an_image_is_refused(pipe):
+    with pytest.raises(PromptError, match="needs an image under 'image'"):
+        pipe({"image": "a.png"})
 
 
 def test_without_a_model_the_embedded_one_answers():
@@ -306,22 +306,22 @@ def test_without_a_model_the_embedded_one_answers():
 
 
 @pytest.mark.parametrize("name", ["image-text-to-text", "image-to-text"])  # the second is a name of the first now
-def test_transformers_own_pipeline_gives_plain_captions(small_checkpoint, pipe, pictures, name, monkeypatch):
+def test_transformers_own_pipeline_gives_plain_captions(small_checkpoint, pipe, images, name, monkeypatch):
     from transformers import logging, pipeline
 
     # transformers passes its remark about the old name in a form that logging cannot print.
     monkeypatch.setattr(logging.get_logger("transformers.pipelines"), "warning", lambda *args, **kwargs: None)
     plain = pipeline(name, model=str(small_checkpoint), device="cpu", max_new_tokens=6)
-    (answer,) = plain(pictures[0], text="A photo of ", return_full_text=False)
-    assert answer["generated_text"] == pipe(pictures[0])[0]["generated_text"]
+    (answer,) = plain(images[0], text="A photo of ", return_full_text=False)
+    assert answer["generated_text"] == pipe(images[0])[0]["generated_text"]
 
 
-def test_transformers_own_pipeline_takes_several_pictures(small_checkpoint, pipe, pictures):
+def test_transformers_own_pipeline_takes_several_images(small_checkpoint, pipe, images):
     from transformers import pipeline
 
     plain = pipeline("image-text-to-text", model=str(small_checkpoint), device="cpu", max_new_tokens=6)
-    answers = plain(pictures[:2], text=["A photo of ", "an object of "], return_full_text=False)
-    expected = pipe(pictures[:2], prompt=["A photo of ", "an object of "])
+    answers = plain(images[:2], text=["A photo of ", "an object of "], return_full_text=False)
+    expected = pipe(images[:2], prompt=["A photo of ", "an object of "])
     assert [answer["generated_text"] for answer in answers] == [records[0]["generated_text"] for records in expected]
 
 
@@ -333,31 +333,31 @@ def plain(small_checkpoint: Path) -> Any:
     return pipeline("image-text-to-text", model=str(small_checkpoint), device="cpu", max_new_tokens=6)
 
 
-def test_transformers_pipeline_answers_a_chat_as_it_answers_image_and_text(plain, pipe, pictures):
-    chat = [{"role": "user", "content": [{"type": "image", "image": pictures[0]}, {"type": "text", "text": "a dog "}]}]
+def test_transformers_pipeline_answers_a_chat_as_it_answers_image_and_text(plain, pipe, images):
+    chat = [{"role": "user", "content": [{"type": "image", "image": images[0]}, {"type": "text", "text": "a dog "}]}]
     (answer,) = plain(text=chat)
     assert answer["generated_text"][-1]["role"] == "assistant"
-    (beside,) = plain(pictures[0], text="a dog ", return_full_text=False)
+    (beside,) = plain(images[0], text="a dog ", return_full_text=False)
     words = answer["generated_text"][-1]["content"]
-    assert words == beside["generated_text"] == pipe(pictures[0], prompt="a dog ")[0]["generated_text"]
+    assert words == beside["generated_text"] == pipe(images[0], prompt="a dog ")[0]["generated_text"]
 
 
-def test_transformers_pipeline_says_that_it_needs_a_text(plain, pictures, tmp_path):
-    pictures[0].save(tmp_path / "picture.png")
-    chat = [{"role": "user", "content": [{"type": "image", "image": pictures[0]}]}]
+def test_transformers_pipeline_says_that_it_needs_a_text(plain, images, tmp_path):
+    images[0].save(tmp_path / "image.png")
+    chat = [{"role": "user", "content": [{"type": "image", "image": images[0]}]}]
     for ask, what in (
-        (lambda: plain(pictures[0]), "text"),
+        (lambda: plain(images[0]), "text"),
         (lambda: plain(text=chat), "has no text"),
-        (lambda: plain(str(tmp_path / "picture.png")), "there is no image. Pass one with the text"),
+        (lambda: plain(str(tmp_path / "image.png")), "there is no image. Pass one with the text"),
     ):
         with pytest.raises(ValueError, match=what):
             ask()
 
 
-def test_open_files_are_single_images(pipe, pictures, tmp_path):
-    pictures[0].save(tmp_path / "picture.png")
-    with open(tmp_path / "picture.png", "rb") as stream:
+def test_open_files_are_single_images(pipe, images, tmp_path):
+    images[0].save(tmp_path / "image.png")
+    with open(tmp_path / "image.png", "rb") as stream:
         (record,) = pipe(stream)
         ((again,),) = pipe([stream])
         assert not stream.closed
-    assert record == again == pipe(pictures[0])[0]
+    assert record == again == pipe(images[0])[0]

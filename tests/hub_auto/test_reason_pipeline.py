@@ -22,20 +22,20 @@ import importlib.util, json, sys
 from transformers import AutoModel, AutoProcessor, pipeline
 
 assert importlib.util.find_spec("pixelllm_hf") is None, "the package can be imported"
-folder, picture, again = sys.argv[1:]
+folder, image, again = sys.argv[1:]
 load = lambda auto: auto.from_pretrained(folder, trust_remote_code=True)
 model, processor = load(AutoModel), load(AutoProcessor)
-inputs = processor(images=picture, text="what can be eaten?", return_tensors="pt")
+inputs = processor(images=image, text="what can be eaten?", return_tensors="pt")
 ((answer,),) = processor.post_process_reason(model.generate(**inputs, max_new_tokens=24), inputs)
 ask = pipeline("grounded-captioning", model=folder, trust_remote_code=True, device="cpu")
-(record,) = ask(picture, prompt="what can be eaten?", max_new_tokens=24)
+(record,) = ask(image, prompt="what can be eaten?", max_new_tokens=24)
 ask.save_pretrained(again)
 saved = pipeline("grounded-captioning", model=again, trust_remote_code=True, device="cpu")
 print(json.dumps({
     "classes": [type(part).__name__ for part in (model, processor)],
     "module": type(model).__module__.split(".")[0],
     "answer": answer.to_dict(), "record": record,
-    "again": saved(picture, prompt="what can be eaten?", max_new_tokens=24)[0],
+    "again": saved(image, prompt="what can be eaten?", max_new_tokens=24)[0],
 }))
 """
 

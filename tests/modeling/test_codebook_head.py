@@ -122,10 +122,10 @@ def test_an_answer_and_its_masks_do_not_depend_on_their_neighbours(model):
 def test_portions_of_prompts_give_the_same_targets(model):
     inputs = images(3)
     whole = model.generate(**inputs, max_new_tokens=11).targets
-    portions = model.generate(**inputs, max_new_tokens=11, prompts_at_once=2).targets
-    assert whole.keys() == portions.keys()
+    chunks = model.generate(**inputs, max_new_tokens=11, prompt_chunk_size=2).targets
+    assert whole.keys() == chunks.keys()
     for name in whole:
-        torch.testing.assert_close(whole[name], portions[name], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(whole[name], chunks[name], rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -205,7 +205,7 @@ def test_pixels_that_two_targets_of_an_answer_claim_weigh_as_the_config_says():
 
 
 def test_joined_targets_count_rows_on():
-    def portion(rows):
+    def chunk(rows):
         count = len(rows)
         return {
             "row_of_target": torch.tensor(rows, dtype=torch.long),
@@ -215,7 +215,7 @@ def test_joined_targets_count_rows_on():
             "incomplete": torch.zeros(2, dtype=torch.bool),
         }
 
-    joined = joined_targets([AnswerTargets(**portion([0, 1])), AnswerTargets(**portion([1]))])
+    joined = joined_targets([AnswerTargets(**chunk([0, 1])), AnswerTargets(**chunk([1]))])
     assert joined.row_of_target.tolist() == [0, 1, 3] and len(joined.incomplete) == 4
 
 

@@ -21,7 +21,7 @@ WAYS = {
     "beams": {"num_beams": 3, "num_return_sequences": 2},
     "beam sampling": {"num_beams": 3, "do_sample": True},
     "beams without cache": {"num_beams": 3, "use_cache": False},
-    "portions": {"prompts_at_once": 2},
+    "chunks": {"prompt_chunk_size": 2},
 }
 
 
@@ -113,8 +113,8 @@ def test_what_cannot_be_gone_on_from_is_refused(model, small_inputs):
         model.generate(**small_inputs, **again, decoder_input_ids=first.sequences[:, :3])
     with pytest.raises(ValueError, match="that of 3 sequences, but 6 are to be written"):
         model.generate(**small_inputs, **again, decoder_input_ids=first.sequences, num_beams=2)
-    with pytest.raises(ValueError, match="a cache belongs to one portion"):
-        model.generate(**small_inputs, **again, decoder_input_ids=first.sequences, prompts_at_once=2)
+    with pytest.raises(ValueError, match="a cache belongs to one chunk"):
+        model.generate(**small_inputs, **again, decoder_input_ids=first.sequences, prompt_chunk_size=2)
     with pytest.raises(ValueError, match="begin with BOS"):
         model.generate(**small_inputs, decoder_input_ids=torch.tensor([[0, 4], [4, 5], [0, 6]]))
     with pytest.raises(ValueError, match="decoder_input_ids must have one row per valid prompt.*3 prompts and 2 rows"):

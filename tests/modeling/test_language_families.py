@@ -65,7 +65,7 @@ def each_alone(inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]
 def test_an_answer_does_not_depend_on_its_neighbours(family, ways, small_inputs):
     model = made(family, prompt=ways)
     for beams in (1, 3):
-        together = model.generate(**small_inputs, num_beams=beams, max_new_tokens=5, prompts_at_once=2)
+        together = model.generate(**small_inputs, num_beams=beams, max_new_tokens=5, prompt_chunk_size=2)
         for row, alone in enumerate(each_alone(small_inputs)):
             output = model.generate(**alone, num_beams=beams, max_new_tokens=5)
             length = output.sequences.shape[1]

@@ -279,10 +279,10 @@ def test_one_pass_places_equal_a_teacher_forced_second_pass(prefix_model, small_
         out.sequences, states.repeat_interleave(copies, 0), mask.repeat_interleave(copies, 0)
     )
     places = prefix_model.point_head(second).coordinates
-    has_place = (out.sequences == EOS).cumsum(1) == 0
-    has_place[:, 0] = False
-    assert torch.equal(out.coordinates.isfinite().all(-1).all(-1), has_place)
-    torch.testing.assert_close(out.coordinates[has_place], places[has_place], atol=1e-4, rtol=0)
+    has_location = (out.sequences == EOS).cumsum(1) == 0
+    has_location[:, 0] = False
+    assert torch.equal(out.coordinates.isfinite().all(-1).all(-1), has_location)
+    torch.testing.assert_close(out.coordinates[has_location], places[has_location], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("mode", ["greedy", "beams", "reference beams"])

@@ -114,7 +114,7 @@ def test_decoder_inputs_beside_labels_give_the_same_loss_of_the_text(small_model
 
 def test_places_are_learnt_of_labels_that_the_decoder_consumes(small_model, small_inputs):
     points = torch.rand(*LABELS.shape, 2, 2)
-    points[LABELS == 1] = torch.nan  # EOS has no place
+    points[LABELS == 1] = torch.nan  # EOS has no location
     alone = small_model(**small_inputs, labels=LABELS, point_labels=points)
     both = small_model(**small_inputs, labels=LABELS, point_labels=points, decoder_input_ids=SHIFTED)
     torch.testing.assert_close(both.loss_parts["point"], alone.loss_parts["point"])

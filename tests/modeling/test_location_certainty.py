@@ -65,15 +65,15 @@ def test_calibration_changes_what_generate_says_and_not_what_is_learnt():
     config = PixelLLMPointHeadConfig(hidden_size=8, predict_scale=True, predict_visual=True)
     torch.manual_seed(0)
     plain = PointHead(config, 12)
-    states, has_place = torch.randn(2, 3, 12), torch.tensor([[False, True, True], [False, True, False]])
-    said, raw = plain.locate(states, has_place), plain(states)
+    states, has_location = torch.randn(2, 3, 12), torch.tensor([[False, True, True], [False, True, False]])
+    said, raw = plain.locate(states, has_location), plain(states)
     config.scale_factor, config.visual_temperature, config.visual_bias = 2.0, 4.0, -1.0
     calibrated = PointHead(config, 12)
     calibrated.load_state_dict(plain.state_dict())
     assert torch.equal(calibrated(states).coordinate_scales, raw.coordinate_scales)
-    located = calibrated.locate(states, has_place)
+    located = calibrated.locate(states, has_location)
     torch.testing.assert_close(located["coordinate_scales"], said["coordinate_scales"] * 2, equal_nan=True)
-    expected = torch.sigmoid(raw.visual_logits / 4 - 1).masked_fill(~has_place, torch.nan)
+    expected = torch.sigmoid(raw.visual_logits / 4 - 1).masked_fill(~has_location, torch.nan)
     torch.testing.assert_close(located["visual_probs"], expected, equal_nan=True)
 
 
@@ -151,7 +151,7 @@ def test_the_criterion_takes_the_tokens_of_rows_that_have_a_place(small_inputs):
     torch.testing.assert_close(parts["point"], expected)
     torch.testing.assert_close(parts["giou"], giou_loss(points, target, placed))
     known = VISUAL.clone()
-    known[2] = -100  # nothing of the third caption has a place: perhaps nobody looked
+    known[2] = -100  # nothing of the third caption has a location: perhaps nobody looked
     torch.testing.assert_close(parts["visual"], visual_loss(logits, known))
     total = parts["text"] + 0.1 * parts["point"] + 2 * parts["giou"] + 0.5 * parts["visual"]
     torch.testing.assert_close(output.loss, total)
@@ -168,7 +168,7 @@ def test_a_box_loss_needs_the_two_points_of_a_box():
 
 
 def test_training_learns_how_far_off_each_place_is():
-    """Places that are drawn anew each time cannot be learnt, but how far they lie apart can."""
+    """Locations that are drawn anew each time cannot be learnt, but how far they lie apart can."""
     torch.manual_seed(0)
     head = PointHead(PixelLLMPointHeadConfig(hidden_size=32, num_layers=2, predict_scale=True), 16)
     states, spread = torch.randn(3, 16), torch.tensor([0.3, 0.02, 0.1])[:, None, None]
@@ -200,13 +200,13 @@ def unsure_model() -> PixelLLMForGroundedGeneration:
 def check_certainty(model, output, inputs):
     """What `generate` says is what one pass over the finished answers says, calibrated; NaN where nothing is placed."""
     forced = model(**inputs, decoder_input_ids=output.sequences)
-    has_place = output.coordinates.isfinite().flatten(2).all(-1)
-    assert has_place.any() and not has_place[:, 0].any()
-    assert torch.equal(output.visual_probs.isfinite(), has_place)
-    assert torch.equal(output.coordinate_scales.isfinite().flatten(2).all(-1), has_place)
+    has_location = output.coordinates.isfinite().flatten(2).all(-1)
+    assert has_location.any() and not has_location[:, 0].any()
+    assert torch.equal(output.visual_probs.isfinite(), has_location)
+    assert torch.equal(output.coordinate_scales.isfinite().flatten(2).all(-1), has_location)
     scales, probs = forced.coordinate_scales * 1.5, torch.sigmoid(forced.visual_logits / 0.5)
-    torch.testing.assert_close(output.coordinate_scales[has_place], scales[has_place], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(output.visual_probs[has_place], probs[has_place], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(output.coordinate_scales[has_location], scales[has_location], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(output.visual_probs[has_location], probs[has_location], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"num_beams": 2, "early_stopping": True}])
@@ -222,7 +222,7 @@ def test_given_answers_say_how_sure_their_places_are(unsure_model, small_inputs)
 
 def test_portions_are_joined_with_their_certainty(unsure_model, small_inputs):
     whole = unsure_model.generate(**small_inputs, max_new_tokens=6)
-    parts = unsure_model.generate(**small_inputs, max_new_tokens=6, prompts_at_once=1)
+    parts = unsure_model.generate(**small_inputs, max_new_tokens=6, prompt_chunk_size=1)
     for name in CERTAINTY:
         torch.testing.assert_close(parts[name], whole[name], atol=1e-4, rtol=1e-4, equal_nan=True)
 

@@ -66,7 +66,7 @@ def test_adapted_box_tokens_equal_the_reference(golden, head):
 
 
 @pytest.mark.parametrize(("name", "several"), [("single", False), ("multi", True)])
-def test_masks_and_their_promised_overlap_equal_the_reference(golden, head, name, several):
+def test_masks_and_their_predicted_iou_equal_the_reference(golden, head, name, several):
     box_tokens, visual, states, of_row = rows(golden, "sparse_embedding", "visual_features", "text_feats")
     output = head(*image_side(golden), box_tokens, visual, states, of_row, multimask_output=several)
     torch.testing.assert_close(output.logits, golden.outputs[f"masks_{name}"].flatten(0, 1), atol=1e-5, rtol=1e-4)
@@ -114,14 +114,14 @@ def test_a_mask_does_not_depend_on_its_neighbours():
         torch.testing.assert_close(together.iou_predictions[row : row + 1], alone.iou_predictions)
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 2, 4, 100])
-def test_portions_of_rows_change_no_mask(rows_at_once):
+@pytest.mark.parametrize("chunk_size", [1, 2, 4, 100])
+def test_portions_of_rows_change_no_mask(chunk_size):
     decoder, inputs = random_decoder(), decoder_inputs([0, 2, 2, 1, 0])
-    whole = decoder(*inputs, multimask_output=True)  # with gradients there are no portions
+    whole = decoder(*inputs, multimask_output=True)  # with gradients there are no chunks
     with torch.no_grad():
-        portions = decoder(*inputs, multimask_output=True, rows_at_once=rows_at_once)
-    torch.testing.assert_close(portions.logits, whole.logits)
-    torch.testing.assert_close(portions.iou_predictions, whole.iou_predictions)
+        chunks = decoder(*inputs, multimask_output=True, chunk_size=chunk_size)
+    torch.testing.assert_close(chunks.logits, whole.logits)
+    torch.testing.assert_close(chunks.iou_predictions, whole.iou_predictions)
 
 
 def test_memory_does_not_grow_with_the_number_of_prompts():
@@ -134,7 +134,7 @@ def test_memory_does_not_grow_with_the_number_of_prompts():
 
     decoder.output_upscaling.register_forward_hook(watch)
     with torch.no_grad():
-        assert len(decoder(*inputs, rows_at_once=4).logits) == 12
+        assert len(decoder(*inputs, chunk_size=4).logits) == 12
     assert largest == 4
 
 
@@ -179,9 +179,9 @@ def test_a_map_of_another_width_is_an_error_that_names_the_config():
 
 def test_the_best_mask_is_the_one_that_promises_most():
     logits = torch.arange(3.0)[None, :, None, None].expand(2, 3, 4, 4)
-    best, promised = MaskHeadOutput(logits, torch.tensor([[0.1, 0.9, 0.5], [0.3, 0.1, 0.4]])).best()
+    best, iou = MaskHeadOutput(logits, torch.tensor([[0.1, 0.9, 0.5], [0.3, 0.1, 0.4]])).best()
     assert best[:, 0, 0].tolist() == [1.0, 2.0]
-    torch.testing.assert_close(promised, torch.tensor([0.9, 0.4]))
+    torch.testing.assert_close(iou, torch.tensor([0.9, 0.4]))
 
 
 @pytest.mark.parametrize("hparams", [{"num_outputs": 3}, {"gating": False}])

@@ -24,26 +24,26 @@ def rows_of(mask: list[list[int]], **others: torch.Tensor) -> PromptRows:
 def test_portions_hold_every_prompt_once_in_order_with_its_image_and_text(size):
     rows = rows_of([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]])
     seen = []
-    for portion in rows.portions(size):
-        assert 1 <= len(portion) <= size
-        assert torch.equal(portion.boxes[portion.prompt_mask][:, :1].long(), portion.input_ids)
-        for image, prompt in portion.prompt_mask.nonzero().tolist():
-            assert portion.image_features["sam"][image].item() == 10 + portion.image_features.fused[image].item()
-            assert portion.boxes[image, prompt, 0] // 3 == portion.image_features.fused[image].item()
-        seen += portion.input_ids[:, 0].tolist()
+    for chunk in rows.chunks(size):
+        assert 1 <= len(chunk) <= size
+        assert torch.equal(chunk.boxes[chunk.prompt_mask][:, :1].long(), chunk.input_ids)
+        for image, prompt in chunk.prompt_mask.nonzero().tolist():
+            assert chunk.image_features["sam"][image].item() == 10 + chunk.image_features.fused[image].item()
+            assert chunk.boxes[image, prompt, 0] // 3 == chunk.image_features.fused[image].item()
+        seen += chunk.input_ids[:, 0].tolist()
     assert seen == [0, 2, 6, 7, 8, 10]
 
 
 def test_a_portion_has_no_images_before_or_after_its_own():
-    portions = list(rows_of([[1, 1], [1, 1], [1, 1]]).portions(2))
-    assert [portion.image_features.fused.flatten().tolist() for portion in portions] == [[0.0], [1.0], [2.0]]
+    chunks = list(rows_of([[1, 1], [1, 1], [1, 1]]).chunks(2))
+    assert [chunk.image_features.fused.flatten().tolist() for chunk in chunks] == [[0.0], [1.0], [2.0]]
 
 
 def test_without_a_mask_every_prompt_counts_and_without_prompts_every_image():
     fused = torch.zeros(3, 1, 1, 1)
     assert len(PromptRows(image_features=VisionFeatures(fused=fused), boxes=torch.zeros(3, 2, 4))) == 6
     whole = PromptRows(image_features=VisionFeatures(fused=fused))
-    assert [len(portion) for portion in whole.portions(2)] == [2, 1]
+    assert [len(chunk) for chunk in whole.chunks(2)] == [2, 1]
 
 
 def test_rows_of_text_that_are_too_few_are_refused():

@@ -79,7 +79,7 @@ def test_models_have_neither_way_unless_asked(small_model):
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_a_caption_does_not_depend_on_its_neighbours(model, small_inputs, beams):
-    together = model.generate(**small_inputs, num_beams=beams, max_new_tokens=6, prompts_at_once=2)
+    together = model.generate(**small_inputs, num_beams=beams, max_new_tokens=6, prompt_chunk_size=2)
     for row, alone in enumerate(each_alone(small_inputs)):
         output = model.generate(**alone, num_beams=beams, max_new_tokens=6)
         length = output.sequences.shape[1]

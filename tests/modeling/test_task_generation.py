@@ -15,7 +15,7 @@ GIVEN = torch.tensor([[5, 6, 7, 1], [9, 8, 1, 0], [12, 1, 0, 0]])
 
 @pytest.fixture
 def model(small_model) -> PixelLLMForGroundedGeneration:
-    """Its masks listen to the text, and it finds several things in any picture."""
+    """Its masks listen to the text, and it finds several things in any image."""
     with torch.no_grad():
         small_model.mask_head.adapter.alpha.normal_()
         generator = small_model.proposal_head.proposal_generator
@@ -27,7 +27,7 @@ def model(small_model) -> PixelLLMForGroundedGeneration:
 
 @pytest.fixture
 def images(small_inputs) -> dict[str, torch.Tensor]:
-    """Two pictures and one row of text for each."""
+    """Two images and one row of text for each."""
     named = {name: small_inputs[name] for name in ("pixel_values", "pixel_mask")}
     return named | {name: small_inputs[name][:2] for name in ("input_ids", "attention_mask")}
 
@@ -118,11 +118,11 @@ def test_a_mask_is_that_of_the_last_words_box_and_the_states_of_a_second_pass(mo
     ended = out.boxes.isfinite().all(-1)
     sizes = torch.tensor([[64.0, 64, 64, 64], [64, 64, 64, 64], [64, 40, 64, 40]])
     boxes = out.boxes.nan_to_num(0.0) * sizes
-    masks, promised = model.predict_masks(
+    masks, iou_predictions = model.predict_masks(
         features, visual, second.decoder_states, boxes, torch.tensor([0, 0, 1])
     ).best()
     torch.testing.assert_close(out.masks[ended], masks[ended], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(out.mask_scores[ended], promised[ended], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(out.mask_scores[ended], iou_predictions[ended], atol=1e-4, rtol=1e-4)
     assert out.masks[~ended].isnan().all()
 
 
@@ -166,7 +166,7 @@ def test_every_returned_sequence_has_its_mask(model, small_inputs):
     torch.testing.assert_close(again.masks[0], out.masks[3], atol=1e-4, rtol=1e-4, equal_nan=True)
 
 
-# --- portions ---------------------------------------------------------------------------------------------------
+# --- chunks ---------------------------------------------------------------------------------------------------
 
 PORTIONED = {
     "captions": {"max_new_tokens": 5},
@@ -180,7 +180,7 @@ PORTIONED = {
 def test_portions_of_prompts_give_the_same_answers(model, small_inputs, way):
     whole = model.generate(**small_inputs, **PORTIONED[way])
     for size in (1, 2):
-        parts = model.generate(**small_inputs, **PORTIONED[way], prompts_at_once=size)
+        parts = model.generate(**small_inputs, **PORTIONED[way], prompt_chunk_size=size)
         assert torch.equal(parts.sequences, whole.sequences)
         names = [n for n in ("coordinates", "token_log_probs", "boxes", "masks", "mask_scores") if n in whole]
         assert_same(parts, whole, *names)
@@ -191,7 +191,7 @@ def test_portions_of_encoded_prompts_give_the_same_answers(model, small_inputs):
     prompt = {name: value for name, value in small_inputs.items() if name != "original_sizes"}
     states, mask = model.encode(**prompt)
     whole = model.generate(**small_inputs, max_new_tokens=5)
-    parts = model.generate(encoder_outputs=(states,), attention_mask=mask, max_new_tokens=5, prompts_at_once=2)
+    parts = model.generate(encoder_outputs=(states,), attention_mask=mask, max_new_tokens=5, prompt_chunk_size=2)
     assert torch.equal(parts.sequences, whole.sequences)
 
 
@@ -202,16 +202,16 @@ def test_no_more_prompts_are_encoded_at_once_than_allowed(model, small_inputs, m
     monkeypatch.setattr(
         model.language_model, "encode", lambda x, *rest, **o: sizes.append(len(x)) or encode(x, *rest, **o)
     )
-    model.generate(**small_inputs, max_new_tokens=3, prompts_at_once=2)
+    model.generate(**small_inputs, max_new_tokens=3, prompt_chunk_size=2)
     assert sizes == [2, 1]
 
 
 @torch.no_grad()
 def test_what_belongs_to_one_portion_cannot_be_asked_of_several(model, small_inputs):
-    with pytest.raises(ValueError, match="output_scores can follow one portion.*Raise prompts_at_once"):
-        model.generate(**small_inputs, max_new_tokens=3, prompts_at_once=2, output_scores=True)
-    with pytest.raises(ValueError, match="prompts_at_once must be at least 1"):
-        model.generate(**small_inputs, max_new_tokens=3, prompts_at_once=0)
+    with pytest.raises(ValueError, match="output_scores can follow one chunk.*Raise prompt_chunk_size"):
+        model.generate(**small_inputs, max_new_tokens=3, prompt_chunk_size=2, output_scores=True)
+    with pytest.raises(ValueError, match="prompt_chunk_size must be at least 1"):
+        model.generate(**small_inputs, max_new_tokens=3, prompt_chunk_size=0)
 
 
 # --- detections -------------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def test_detections_of_an_image_do_not_depend_on_its_neighbours(model, images):
 
 
 @torch.no_grad()
-def test_a_picture_without_objects_gives_an_empty_answer(model, images):
+def test_an_image_without_objects_gives_an_empty_answer(model, images):
     model.proposal_head.config.detection_score_threshold = 1.0
     out = model.generate(**images, detect_objects=True, output_masks=True, num_beams=2)
     assert out.sequences.shape == (0, 1) and out.coordinates.shape == (0, 1, 2, 2)
@@ -254,7 +254,7 @@ def test_a_picture_without_objects_gives_an_empty_answer(model, images):
 
 
 @torch.no_grad()
-def test_an_empty_picture_beside_a_full_one_takes_no_row(model, images):
+def test_an_empty_image_beside_a_full_one_takes_no_row(model, images):
     full = model.generate(**images, detect_objects=True, max_new_tokens=4)
     scores = full.detection_scores[:, 0]
     empty = int(scores.argmin())
@@ -296,7 +296,7 @@ def test_with_beams_the_best_pairs_of_box_and_caption_are_kept(model, images):
 @torch.no_grad()
 def test_detections_come_in_portions_too(model, images):
     whole = model.generate(**images, detect_objects=True, max_new_tokens=4)
-    parts = model.generate(**images, detect_objects=True, max_new_tokens=4, prompts_at_once=2)
+    parts = model.generate(**images, detect_objects=True, max_new_tokens=4, prompt_chunk_size=2)
     assert torch.equal(parts.sequences, whole.sequences)
     assert_same(parts, whole, "coordinates", "prompt_boxes", "detection_scores")
 

@@ -63,11 +63,11 @@ def test_one_pass_places_equal_a_teacher_forced_second_pass(small_model, small_i
 
     out = small_model.generate(**small_inputs, max_new_tokens=9, logits_processor=[nudge], **MODES[mode])
     places, log_probs = teacher_forced(small_model, small_inputs, out.sequences)
-    has_place = words_of(out.sequences)
-    assert has_place.any()
-    assert torch.equal(out.coordinates.isfinite().all(-1).all(-1), has_place)
-    torch.testing.assert_close(out.coordinates[has_place], places[has_place], atol=1e-4, rtol=0)
-    torch.testing.assert_close(out.token_log_probs[has_place], log_probs[has_place], atol=1e-4, rtol=0)
+    has_location = words_of(out.sequences)
+    assert has_location.any()
+    assert torch.equal(out.coordinates.isfinite().all(-1).all(-1), has_location)
+    torch.testing.assert_close(out.coordinates[has_location], places[has_location], atol=1e-4, rtol=0)
+    torch.testing.assert_close(out.token_log_probs[has_location], log_probs[has_location], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("mode", [{}, {"num_beams": 3}, {"use_cache": False}], ids=str)

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from pixelllm_hf.processing.grounded_results import GroundedCaption
-from pixelllm_hf.processing.prompt_places import PromptError
+from pixelllm_hf.processing.prompt_locations import PromptError
 
 SIZES_WH = [(128, 96), (50, 100), (64, 64)]
 
 
 @pytest.fixture
-def pictures():
+def images():
     return [Image.new("RGB", size, "white") for size in SIZES_WH]
 
 
@@ -65,8 +65,8 @@ def detection_answer(tokenizer, found, num_slots=3):
 
 
 @pytest.mark.parametrize("task", ["refer", "segment"])
-def test_expressions_are_asked_for_and_given_as_the_answer(processor, pictures, task):
-    inputs = processor(pictures[:2], text=[["a red ball", "a dog"], "it"], task=task)
+def test_expressions_are_asked_for_and_given_as_the_answer(processor, images, task):
+    inputs = processor(images[:2], text=[["a red ball", "a dog"], "it"], task=task)
     assert texts(processor, inputs["input_ids"]) == ["where is a red ball", "where is a dog", "where is it"]
     assert texts(processor, inputs["query_ids"]) == ["a red ball", "a dog", "it"]
     for row in inputs["query_ids"].tolist():
@@ -74,31 +74,31 @@ def test_expressions_are_asked_for_and_given_as_the_answer(processor, pictures, 
         assert 0 not in row[:end] and not any(row[end + 1 :]), "EOS, then padding on the right"
     assert inputs["query_ids"].dtype == torch.int64
     assert inputs["prompt_mask"].tolist() == [[True, True], [True, False]]
-    assert inputs["prompt_boxes"][0].tolist() == [[0, 0, 64, 48]] * 2, "each is about the whole picture"
+    assert inputs["prompt_boxes"][0].tolist() == [[0, 0, 64, 48]] * 2, "each is about the whole image"
 
 
-def test_only_segmentation_wants_masks_and_the_wish_can_move_to_a_device(processor, pictures):
-    inputs = processor(pictures[0], text="a dog", task="segment")
+def test_only_segmentation_wants_masks_and_the_wish_can_move_to_a_device(processor, images):
+    inputs = processor(images[0], text="a dog", task="segment")
     assert inputs["output_masks"].dtype == torch.bool and inputs["output_masks"].shape == ()
     assert {name: value.to("cpu") for name, value in inputs.items()}["output_masks"]
-    assert isinstance(processor(pictures[0], text="a", task="segment", return_tensors="np")["output_masks"], np.ndarray)
+    assert isinstance(processor(images[0], text="a", task="segment", return_tensors="np")["output_masks"], np.ndarray)
     for task in ("refer", "caption"):
-        assert "output_masks" not in processor(pictures[0], text="a dog", task=task)
-    assert "query_ids" not in processor(pictures[0], text="a dog", task="caption")
+        assert "output_masks" not in processor(images[0], text="a dog", task=task)
+    assert "query_ids" not in processor(images[0], text="a dog", task="caption")
 
 
-def test_blanks_around_an_expression_change_nothing(processor, pictures):
-    plain, blank = (processor(pictures[0], text=text, task="refer") for text in ("a dog", "  a dog \n"))
+def test_blanks_around_an_expression_change_nothing(processor, images):
+    plain, blank = (processor(images[0], text=text, task="refer") for text in ("a dog", "  a dog \n"))
     for name in ("input_ids", "query_ids"):
         assert torch.equal(plain[name], blank[name])
 
 
-def test_finding_objects_needs_one_text_an_image_and_no_place(processor, pictures):
-    inputs = processor(pictures, task="dense")
+def test_finding_objects_needs_one_text_an_image_and_no_place(processor, images):
+    inputs = processor(images, task="dense")
     assert texts(processor, inputs["input_ids"]) == ["an object of"] * 3
     assert inputs["detect_objects"].dtype == torch.bool and inputs["detect_objects"].item() is True
     assert not {"prompt_boxes", "prompt_mask", "prompt_points", "query_ids"} & set(inputs)
-    assert texts(processor, processor(pictures[:2], text=["a dog", None], task="dense")["input_ids"])[0] == "a dog"
+    assert texts(processor, processor(images[:2], text=["a dog", None], task="dense")["input_ids"])[0] == "a dog"
 
 
 @pytest.mark.parametrize(
@@ -117,36 +117,36 @@ def test_finding_objects_needs_one_text_an_image_and_no_place(processor, picture
         (dict(task="region", boxes=[[5, 5, 5, 9]]), "x1 <= x0"),
     ],
 )
-def test_what_cannot_be_asked_is_refused_by_name(processor, pictures, call, message):
+def test_what_cannot_be_asked_is_refused_by_name(processor, images, call, message):
     with pytest.raises(PromptError, match=message):
-        processor(pictures[0], **call)
+        processor(images[0], **call)
 
 
-def test_texts_and_images_of_different_numbers_are_refused(processor, pictures):
+def test_texts_and_images_of_different_numbers_are_refused(processor, images):
     with pytest.raises(PromptError, match="2 images and 3 lists"):
-        processor(pictures[:2], text=["a", "dog", "it"], task="refer")
+        processor(images[:2], text=["a", "dog", "it"], task="refer")
     with pytest.raises(PromptError, match="2 images and 1 lists"):
-        processor(pictures[:2], text=[["a", "dog"]], task="segment")
+        processor(images[:2], text=[["a", "dog"]], task="segment")
 
 
 # --- out ---
 
 
-def test_the_box_of_an_expression_comes_back_in_pixels_of_its_picture(processor, pictures):
-    inputs = processor(pictures[:2], text=[["a dog", "it"], "a ball"], task="refer")
+def test_the_box_of_an_expression_comes_back_in_pixels_of_its_image(processor, images):
+    inputs = processor(images[:2], text=[["a dog", "it"], "a ball"], task="refer")
     boxes = [[0.25, 0.5, 0.75, 1.5], [0.0, 0.0, 0.5, 0.5], [float("nan")] * 4]
     (dog, it), (ball,) = processor.post_process_refer(query_answer(inputs, boxes), inputs)
     assert dog.text == "a dog" and dog.prompt == "where is a dog" and it.prompt_index == 1
-    assert dog.box == (32, 48, 96, 96), "within the picture"
+    assert dog.box == (32, 48, 96, 96), "within the image"
     assert it.box == (0, 0, 64, 48) and it.prompt_box is None
     assert dog.score == pytest.approx(0.25) and dog.box_score is None and dog.words[1].box == dog.box
     assert ball.box is None and ball.location is None
 
 
-def test_a_mask_covers_the_same_part_of_the_picture_as_of_the_canvas(processor, pictures):
-    inputs = processor(pictures[:2], text=["a dog", "it"], task="segment")
+def test_a_mask_covers_the_same_part_of_the_image_as_of_the_canvas(processor, images):
+    inputs = processor(images[:2], text=["a dog", "it"], task="segment")
     logits = np.full((2, 16, 16), -1.0)
-    logits[0, :6, :8] = 1  # 128 x 96 fills 16 x 12 of the 16 cells: the left top quarter of the picture
+    logits[0, :6, :8] = 1  # 128 x 96 fills 16 x 12 of the 16 cells: the left top quarter of the image
     logits[1, :, 8:] = 1  # the padding beside 50 x 100
     out = query_answer(inputs, [[0, 0, 0.5, 0.5]] * 2, logits)
     (dog,), (it,) = processor.post_process_segment(out, inputs)
@@ -158,8 +158,8 @@ def test_a_mask_covers_the_same_part_of_the_picture_as_of_the_canvas(processor, 
     assert processor.post_process_segment(as_arrays, inputs) == [[dog], [it]]
 
 
-def test_answers_without_what_was_asked_for_say_how_to_get_it(processor, pictures):
-    inputs = processor(pictures[0], text="a dog", task="segment")
+def test_answers_without_what_was_asked_for_say_how_to_get_it(processor, images):
+    inputs = processor(images[0], text="a dog", task="segment")
     out = query_answer(inputs, [[0.0, 0, 1, 1]])
     with pytest.raises(ValueError, match="task='segment'"):
         processor.post_process_segment(out, inputs)
@@ -167,8 +167,8 @@ def test_answers_without_what_was_asked_for_say_how_to_get_it(processor, picture
         processor.post_process_refer({"sequences": out["sequences"]}, inputs)
 
 
-def test_found_objects_come_best_first_with_their_boxes(processor, pictures):
-    inputs = processor(pictures, task="dense")
+def test_found_objects_come_best_first_with_their_boxes(processor, images):
+    inputs = processor(images, task="dense")
     found = [
         [([0, 0, 32, 24], 0.5, "a dog"), ([8, 8, 16, 16], 0.9, "it")],
         [],
@@ -183,8 +183,8 @@ def test_found_objects_come_best_first_with_their_boxes(processor, pictures):
     assert len(third[0].words) == 2 and third[0].words[1].point == (32, 32)
 
 
-def test_found_objects_can_be_limited(processor, pictures):
-    inputs = processor(pictures[2], task="dense")
+def test_found_objects_can_be_limited(processor, images):
+    inputs = processor(images[2], task="dense")
     out = detection_answer(processor.tokenizer, [[([0, 0, 9, 9], score, "it") for score in (0.2, 0.8, 0.5)]])
     scores = lambda **limits: [  # noqa: E731
         round(r.box_score, 3) for r in processor.post_process_dense(out, inputs, **limits)[0]
@@ -194,8 +194,8 @@ def test_found_objects_can_be_limited(processor, pictures):
     assert scores(min_score=0.5) == [0.8, 0.5] and scores(min_score=0.9, max_results=1) == []
 
 
-def test_pictures_without_objects_give_empty_lists(processor, pictures):
-    inputs = processor(pictures, task="dense")
+def test_images_without_objects_give_empty_lists(processor, images):
+    inputs = processor(images, task="dense")
     out = detection_answer(processor.tokenizer, [[], [], []])
     assert out["sequences"].shape == (0, 1)
     assert processor.post_process_dense(out, inputs) == [[], [], []]
@@ -203,8 +203,8 @@ def test_pictures_without_objects_give_empty_lists(processor, pictures):
     assert processor.post_process_grounded_generation(out, inputs) == [[], [], []]
 
 
-def test_several_answers_to_each_found_object_follow_each_other(processor, pictures):
-    inputs = processor(pictures[:2], task="dense")
+def test_several_answers_to_each_found_object_follow_each_other(processor, images):
+    inputs = processor(images[:2], task="dense")
     one = detection_answer(processor.tokenizer, [[([0, 0, 9, 9], 0.5, "a")], [([0, 0, 9, 9], 0.5, "it")]])
     two = {**one, "sequences": one["sequences"].repeat_interleave(2, 0)}
     two["coordinates"] = one["coordinates"].repeat_interleave(2, 0)
@@ -212,16 +212,16 @@ def test_several_answers_to_each_found_object_follow_each_other(processor, pictu
     assert [[r.text for r in row] for row in results] == [["a", "a"], ["it", "it"]]
 
 
-def test_what_was_found_must_come_with_the_answer(processor, pictures):
-    inputs = processor(pictures[0], task="dense")
+def test_what_was_found_must_come_with_the_answer(processor, images):
+    inputs = processor(images[0], task="dense")
     with pytest.raises(ValueError, match="prompt_boxes and prompt_mask"):
         processor.post_process_dense({"sequences": torch.zeros(1, 3, dtype=torch.int64)}, inputs)
     with pytest.raises(ValueError, match="cannot be streamed"):
         processor.prompt_sources(inputs, 4)
 
 
-def test_captions_of_places_are_about_those_places(processor, pictures):
-    inputs = processor(pictures[0], boxes=[[0, 0, 64, 48], None], task="region")
+def test_captions_of_places_are_about_those_places(processor, images):
+    inputs = processor(images[0], boxes=[[0, 0, 64, 48], None], task="region")
     out = {"sequences": torch.tensor([[0, 5, 1], [0, 6, 1]])}
     box, whole = processor.post_process_region(out, inputs)[0]
     assert box.location == (0, 0, 64, 48) and box.box is None and whole.location is None
@@ -253,10 +253,10 @@ def test_a_mask_of_another_size_is_refused():
 
 
 def test_an_object_is_drawn_as_an_object_and_a_caption_as_a_caption(tmp_path: Path):
-    picture = Image.new("RGB", (64, 48), "white")
+    image = Image.new("RGB", (64, 48), "white")
     caption = GroundedCaption("it", (), (64, 48))
     thing = GroundedCaption("it", (), (64, 48), box=(5.0, 5.0, 40.0, 40.0))
-    assert caption.draw(picture) != thing.draw(picture)
-    assert thing.draw(picture, boxes=False, labels=False) != thing.draw(picture)
+    assert caption.draw(image) != thing.draw(image)
+    assert thing.draw(image, boxes=False, labels=False) != thing.draw(image)
     with pytest.raises(ValueError, match="64 x 48 pixels, but this one is 48 x 64"):
         thing.draw(Image.new("RGB", (48, 64)))

@@ -31,7 +31,7 @@ def test_points_survive_the_round_trip(size_wh, canvas):
 
 
 @pytest.mark.parametrize("size_wh", SIZES_WH)
-def test_the_picture_fills_the_canvas_up_to_rounding_and_never_leaves_it(size_wh):
+def test_the_image_fills_the_canvas_up_to_rounding_and_never_leaves_it(size_wh):
     resized = fitted_size(size_wh, 384)
     assert min(resized) >= 1 and max(resized) <= 384
     if min(size_wh) * 384 >= max(size_wh) * 100:  # no slivers, whose shorter side is rounded by much
@@ -87,6 +87,6 @@ def test_other_shapes_than_points_and_boxes_are_refused(bad):
         CanvasTransform.fit((20, 10), canvas=64).to_canvas(bad)
 
 
-def test_a_picture_without_pixels_is_refused():
+def test_an_image_without_pixels_is_refused():
     with pytest.raises(ValueError, match="at least one pixel"):
         fitted_size((0, 10), 384)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from pixelllm_hf.processing.processing_pixelllm import PixelLLMProcessor
-from pixelllm_hf.processing.prompt_places import PromptError
+from pixelllm_hf.processing.prompt_locations import PromptError
 
 IMAGE = Image.new("RGB", (64, 48), "red")
 

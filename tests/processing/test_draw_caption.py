@@ -39,7 +39,7 @@ def test_every_colour_is_legible_on_the_panel_and_under_dark_letters(position):
 
 
 @pytest.mark.parametrize("size_wh", [(64, 48), (960, 640), (3000, 2000), (1, 999), (999, 1), (1, 1)])
-def test_pictures_of_any_size_come_out_readable(size_wh):
+def test_images_of_any_size_come_out_readable(size_wh):
     drawn = draw_caption(Image.new("RGB", size_wh, "white"), TEXT, placed_words(size_wh), prompt_box=(0, 0, *size_wh))
     assert drawn.mode == "RGB" and 500 <= drawn.width <= 1600 and drawn.height <= 2200
 
@@ -51,7 +51,7 @@ def test_the_last_word_is_marked_in_its_colour_at_its_place_on_any_background(ba
     assert drawn.getpixel((round(0.8 * 960), round(0.7 * 640))) == trace_colours(5)[-1]
 
 
-def test_the_caption_stands_below_the_picture():
+def test_the_caption_stands_below_the_image():
     image = Image.new("RGB", (960, 640), "white")
     drawn = np.asarray(draw_caption(image, TEXT, placed_words(image.size)))
     panel = drawn[640:].reshape(-1, 3)
@@ -87,7 +87,7 @@ def test_words_without_a_place_appear_in_the_caption_alone():
     assert not np.array_equal(np.asarray(drawn)[660:690], np.asarray(empty)[660:690])
 
 
-def test_the_picture_of_the_caller_stays_as_it_was():
+def test_the_image_of_the_caller_stays_as_it_was():
     image = Image.new("RGB", (960, 640), "white")
     draw_caption(image, TEXT, placed_words(image.size))
     assert image.getcolors() == [(960 * 640, (255, 255, 255))]

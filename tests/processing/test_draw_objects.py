@@ -55,29 +55,29 @@ def test_a_box_has_its_colour_and_a_dark_edge_on_any_background(background):
 
 
 def test_a_mask_is_tinted_within_and_the_rest_is_darker():
-    picture = Image.new("RGB", SIZE, (200, 200, 200))
-    bare = np.asarray(draw_objects(picture, [thing("it", (200.0, 200.0, 600.0, 500.0))])).astype(int)
-    drawn = np.asarray(draw_objects(picture, [thing("it", None, (200, 200, 600, 500))])).astype(int)
+    image = Image.new("RGB", SIZE, (200, 200, 200))
+    bare = np.asarray(draw_objects(image, [thing("it", (200.0, 200.0, 600.0, 500.0))])).astype(int)
+    drawn = np.asarray(draw_objects(image, [thing("it", None, (200, 200, 600, 500))])).astype(int)
     assert drawn[350, 400][2] < bare[350, 400][2] - 40, "orange has no blue"
     assert (drawn[100, 100] < bare[100, 100] - 20).all()
-    plain = np.asarray(draw_objects(picture, [thing("it", None, (200, 200, 600, 500))], masks=False))
+    plain = np.asarray(draw_objects(image, [thing("it", None, (200, 200, 600, 500))], masks=False))
     assert (plain[350, 400] == plain[100, 100]).all()
 
 
 def test_small_objects_lie_over_large_ones():
-    picture = Image.new("RGB", SIZE)
+    image = Image.new("RGB", SIZE)
     small, large = thing("a", None, (300, 300, 400, 400)), thing("b", None, (100, 100, 900, 600))
     small = GroundedCaption("a", (), SIZE, box=(300.0, 300.0, 400.0, 400.0), mask=small.mask)
     large = GroundedCaption("b", (), SIZE, box=(100.0, 100.0, 900.0, 600.0), mask=large.mask)
     for objects in ([small, large], [large, small]):
-        drawn = np.asarray(draw_objects(picture, objects, boxes=False, labels=False))
+        drawn = np.asarray(draw_objects(image, objects, boxes=False, labels=False))
         first, second = drawn[350, 350].astype(int), drawn[500, 500].astype(int)
         colour = np.array(object_colour(objects.index(small)))
         assert np.abs(first - colour).sum() < np.abs(second - colour).sum()
 
 
 @pytest.mark.parametrize("size_wh", [(64, 48), (3000, 2000), (1, 999), (999, 1), (1, 1)])
-def test_pictures_of_any_size_come_out_readable(size_wh):
+def test_images_of_any_size_come_out_readable(size_wh):
     mask = np.ones(size_wh[::-1], bool)
     objects = [
         GroundedCaption(f"thing {i}", (), size_wh, box=(0.0, 0.0, *map(float, size_wh)), mask=mask) for i in range(3)
@@ -92,24 +92,24 @@ def test_a_hundred_objects_in_one_place_can_be_drawn():
     assert drawn.width == 960 and drawn.height > 2000
 
 
-def test_pictures_without_objects_say_so():
-    picture = Image.new("RGB", SIZE, "white")
-    nothing = draw_results(picture, [])
+def test_images_without_objects_say_so():
+    image = Image.new("RGB", SIZE, "white")
+    nothing = draw_results(image, [])
     assert nothing.height > 640 and len(np.unique(np.asarray(nothing)[640:].reshape(-1, 3), axis=0)) > 2
     assert (np.asarray(nothing)[:640] == np.asarray(nothing)[0, 0]).all()
 
 
 def test_objects_without_a_place_or_with_an_empty_mask_are_only_listed():
-    picture = Image.new("RGB", SIZE, "white")
+    image = Image.new("RGB", SIZE, "white")
     for objects in ([thing("it")], [thing("it", None, (5, 5, 5, 5))]):
-        drawn = np.asarray(draw_objects(picture, objects))
+        drawn = np.asarray(draw_objects(image, objects))
         assert (drawn[:640] == drawn[0, 0]).all() and drawn[660:].max() > 200
 
 
-def test_the_picture_of_the_caller_stays_as_it_was():
-    picture = Image.new("RGB", SIZE, "white")
-    draw_objects(picture, [thing("it", (5.0, 5.0, 50.0, 50.0), (5, 5, 50, 50))])
-    assert picture.getcolors() == [(960 * 640, (255, 255, 255))]
+def test_the_image_of_the_caller_stays_as_it_was():
+    image = Image.new("RGB", SIZE, "white")
+    draw_objects(image, [thing("it", (5.0, 5.0, 50.0, 50.0), (5, 5, 50, 50))])
+    assert image.getcolors() == [(960 * 640, (255, 255, 255))]
 
 
 def test_the_answer_stands_below_with_its_phrases_in_the_colours_of_their_masks():

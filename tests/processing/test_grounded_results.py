@@ -41,7 +41,7 @@ def test_results_cannot_be_changed():
         CAPTION.text = "other"  # type: ignore[misc]
 
 
-def test_drawing_needs_the_picture_of_the_caption(tmp_path):
+def test_drawing_needs_the_image_of_the_caption(tmp_path):
     Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
     assert CAPTION.draw(tmp_path / "a.png").size == CAPTION.draw(Image.new("RGB", (64, 48))).size
     with pytest.raises(ValueError, match="64 x 48 pixels, but this one is 48 x 64"):

@@ -14,8 +14,8 @@ SENTENCES = ["a dog chases a red ball.", "it is a"]
 
 @pytest.fixture
 def inputs(processor):
-    pictures = [Image.fromarray(np.zeros((h, w, 3), dtype=np.uint8)) for w, h in ((128, 96), (50, 100))]
-    return processor(pictures)
+    images = [Image.fromarray(np.zeros((h, w, 3), dtype=np.uint8)) for w, h in ((128, 96), (50, 100))]
+    return processor(images)
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def answer(processor):
 
 
 def generate_like(answer, cut=False):
-    """Feeds a streamer in the order of `generate`: a token's place comes before the next token."""
+    """Feeds a streamer in the order of `generate`: a token's location comes before the next token."""
 
     def generate(streamer, **inputs):
         sequences, coordinates = answer

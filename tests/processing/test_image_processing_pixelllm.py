@@ -31,7 +31,7 @@ def test_the_official_recipe_is_reproduced_to_the_last_bit():
 
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("size_wh", [(1, 1), (1, 999), (999, 1), (64, 64), (63, 65), (200, 31)])
-def test_the_picture_lies_top_left_and_the_rest_is_zero(size_wh, antialias):
+def test_the_image_lies_top_left_and_the_rest_is_zero(size_wh, antialias):
     image = Image.new("RGB", size_wh, (10, 20, 30))
     out = PixelLLMImageProcessor(size={"height": 64, "width": 64}, antialias=antialias)(image, return_tensors="pt")
     pixels, mask = out["pixel_values"][0], out["pixel_mask"][0]
@@ -65,15 +65,15 @@ def test_large_jpegs_are_decoded_small_and_look_the_same():
     assert np.abs(fast["pixel_values"] - full["pixel_values"]).mean() < 1.5
 
 
-def test_a_picture_does_not_depend_on_its_neighbours():
+def test_an_image_does_not_depend_on_its_neighbours():
     image_processor = PixelLLMImageProcessor(size={"height": 64, "width": 64})
-    pictures = [noise((80, 30), 1), noise((20, 90), 2), noise((64, 64), 3)]
-    together = image_processor(pictures, return_tensors="pt")
-    for i, picture in enumerate(pictures):
-        alone = image_processor(picture, return_tensors="pt")
+    images = [noise((80, 30), 1), noise((20, 90), 2), noise((64, 64), 3)]
+    together = image_processor(images, return_tensors="pt")
+    for i, image in enumerate(images):
+        alone = image_processor(image, return_tensors="pt")
         for name in alone:
             assert torch.equal(together[name][i], alone[name][0])
-    batch = np.stack([np.asarray(pictures[2])] * 2)
+    batch = np.stack([np.asarray(images[2])] * 2)
     assert image_processor(batch, return_tensors="pt")["pixel_values"].shape[0] == 2
 
 

@@ -22,7 +22,7 @@ from pixelllm_hf.processing.image_reading import (
 
 
 @pytest.fixture
-def picture():
+def image():
     """32 x 20, left half red, right half blue, upper half brighter."""
     pixels = np.zeros((20, 32, 3), dtype=np.uint8)
     pixels[:, :16, 0] = 120
@@ -41,38 +41,38 @@ def close(image, other, tolerance=4):
     return np.abs(np.asarray(image, dtype=int) - np.asarray(other, dtype=int)).max() <= tolerance
 
 
-def test_files_bytes_arrays_and_tensors_of_one_picture_are_equal(picture, tmp_path):
-    file = tmp_path / "picture.png"
-    picture.save(file)
-    pixels = np.asarray(picture)
+def test_files_bytes_arrays_and_tensors_of_one_image_are_equal(image, tmp_path):
+    file = tmp_path / "image.png"
+    image.save(file)
+    pixels = np.asarray(image)
     sources = [
-        picture, file, str(file), file.read_bytes(), pixels, pixels.transpose(2, 0, 1), pixels / 255.0,
+        image, file, str(file), file.read_bytes(), pixels, pixels.transpose(2, 0, 1), pixels / 255.0,
         pixels.astype(np.float32), pixels.astype(np.uint16) * 257, pixels.astype(np.int64),
         torch.from_numpy(pixels.copy()), torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255, pixels[None],
     ]  # fmt: skip
     for source in sources:
-        image = read_image(source)
-        assert image.pixels.mode == "RGB" and image.size_wh == (32, 20)
-        np.testing.assert_array_equal(np.asarray(image.pixels), pixels)
+        read = read_image(source)
+        assert read.pixels.mode == "RGB" and read.size_wh == (32, 20)
+        np.testing.assert_array_equal(np.asarray(read.pixels), pixels)
 
 
 @pytest.mark.parametrize(
     "mode", ["1", "L", "P", "RGB", "YCbCr", "CMYK", "HSV", "LA", "PA", "RGBA", "RGBX", "I", "F", "I;16"]
 )
-def test_every_colour_mode_becomes_rgb_of_the_same_look(picture, mode):
+def test_every_colour_mode_becomes_rgb_of_the_same_look(image, mode):
     if mode == "I;16":
-        image = Image.fromarray(np.asarray(picture.convert("L"), dtype=np.uint16) * 257)
-        assert image.mode == mode
+        source = Image.fromarray(np.asarray(image.convert("L"), dtype=np.uint16) * 257)
+        assert source.mode == mode
     elif mode in ("P", "PA"):
-        image = picture.convert("P", palette=Image.Palette.ADAPTIVE).convert(mode)
+        source = image.convert("P", palette=Image.Palette.ADAPTIVE).convert(mode)
     else:
-        image = picture.convert(mode)
-    read = read_image(image).pixels
-    assert read.mode == "RGB" and read.size == picture.size
+        source = image.convert(mode)
+    read = read_image(source).pixels
+    assert read.mode == "RGB" and read.size == image.size
     if mode == "1":
         return
     grey = mode in ("L", "LA", "I", "F", "I;16")
-    assert close(read, picture.convert("L").convert("RGB") if grey else picture, tolerance=6)
+    assert close(read, image.convert("L").convert("RGB") if grey else image, tolerance=6)
 
 
 def test_transparency_shows_white(tmp_path):
@@ -97,7 +97,7 @@ def test_sixteen_bits_keep_their_tones():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("enough", [None, 100])
-def test_pictures_stand_upright_whatever_their_orientation_tag(orientation, enough):
+def test_images_stand_upright_whatever_their_orientation_tag(orientation, enough):
     corner = Image.new("RGB", (640, 320), "white")
     corner.paste((0, 0, 0), (0, 0, 320, 80))  # upper left, twice as wide as high
     turned = {
@@ -117,17 +117,17 @@ def test_pictures_stand_upright_whatever_their_orientation_tag(orientation, enou
     assert close(small, expected, tolerance=9)
 
 
-def test_the_picture_of_the_caller_stays_as_it_was(picture):
+def test_the_image_of_the_caller_stays_as_it_was(image):
     exif = Image.Exif()
     exif[0x0112] = 6
-    image = Image.open(io.BytesIO(saved(picture, "PNG", exif=exif)))
-    assert read_image(image).pixels.size == (20, 32)
-    assert image.size == (32, 20) and image.getexif()[0x0112] == 6
+    source = Image.open(io.BytesIO(saved(image, "PNG", exif=exif)))
+    assert read_image(source).pixels.size == (20, 32)
+    assert source.size == (32, 20) and source.getexif()[0x0112] == 6
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_damaged_exif_does_not_cost_the_picture(picture):
-    data = saved(picture, "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
+def test_damaged_exif_does_not_cost_the_image(image):
+    data = saved(image, "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
     assert read_image(data).size_wh == (32, 20)
 
 
@@ -141,7 +141,7 @@ def test_truncated_files_are_refused_by_name(format, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0"])
-def test_what_is_no_picture_is_refused_by_name(content, tmp_path):
+def test_what_is_no_image_is_refused_by_name(content, tmp_path):
     file = tmp_path / "letter.jpg"
     file.write_bytes(content)
     with pytest.raises(UnreadableImageError, match="letter.jpg"):
@@ -163,14 +163,14 @@ def test_urls_are_never_opened(url):
         read_image(url)
 
 
-def test_pictures_above_the_limit_are_refused_before_they_are_decoded(picture, tmp_path):
+def test_images_above_the_limit_are_refused_before_they_are_decoded(image, tmp_path):
     file = tmp_path / "large.png"
-    picture.save(file)
+    image.save(file)
     with pytest.raises(ImageTooLargeError, match=r"large.png is 32 x 20.*max_image_pixels"):
         read_image(file, max_pixels=639)
     assert read_image(file, max_pixels=640).size_wh == (32, 20)
     with pytest.raises(ImageTooLargeError):
-        read_image(picture, max_pixels=639)
+        read_image(image, max_pixels=639)
 
 
 def test_decompression_bombs_are_refused(tmp_path):
@@ -196,7 +196,7 @@ def test_decompression_bombs_are_refused(tmp_path):
         np.full((4, 4), "x"),
     ],
 )
-def test_arrays_that_are_no_pictures_are_refused(array):
+def test_arrays_that_are_no_images_are_refused(array):
     with pytest.raises(UnreadableImageError):
         read_image(array)
 
@@ -227,37 +227,37 @@ class Endless(io.RawIOBase):
         lambda file: gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(file.read_bytes()))),
     ],
 )
-def test_open_files_are_read_from_their_beginning_and_stay_as_they_were(open_it, picture, tmp_path):
-    file = tmp_path / "picture.png"
-    picture.save(file)
+def test_open_files_are_read_from_their_beginning_and_stay_as_they_were(open_it, image, tmp_path):
+    file = tmp_path / "image.png"
+    image.save(file)
     with open_it(file) as stream:
         for position in (0, 7, 40):
             stream.seek(position)
-            np.testing.assert_array_equal(np.asarray(read_image(stream).pixels), np.asarray(picture))
+            np.testing.assert_array_equal(np.asarray(read_image(stream).pixels), np.asarray(image))
             assert stream.tell() == position and not stream.closed
 
 
-def test_streams_that_cannot_seek_are_read_from_where_they_stand(picture):
+def test_streams_that_cannot_seek_are_read_from_where_they_stand(image):
     reading, writing = os.pipe()
     with open(writing, "wb") as stream:
-        stream.write(b"header" + saved(picture, "PNG"))
+        stream.write(b"header" + saved(image, "PNG"))
     with open(reading, "rb") as stream:
         assert stream.read(6) == b"header"
         assert read_image(stream).size_wh == (32, 20)
         assert not stream.closed
 
 
-def test_open_files_that_give_no_image_are_refused_by_name(picture, tmp_path):
-    file = tmp_path / "picture.png"
-    picture.save(file)
+def test_open_files_that_give_no_image_are_refused_by_name(image, tmp_path):
+    file = tmp_path / "image.png"
+    image.save(file)
     with (
         open(file, encoding="latin-1") as text,
-        pytest.raises(UnreadableImageError, match="picture.png must give bytes"),
+        pytest.raises(UnreadableImageError, match="image.png must give bytes"),
     ):
         read_image(text)
-    with open(file) as text, pytest.raises(UnreadableImageError, match="picture.png.*mode 'rb'"):
+    with open(file) as text, pytest.raises(UnreadableImageError, match="image.png.*mode 'rb'"):
         read_image(text)
-    with pytest.raises(UnreadableImageError, match="picture.png cannot be read"):
+    with pytest.raises(UnreadableImageError, match="image.png cannot be read"):
         read_image(text)  # closed
     with pytest.raises(UnreadableImageError, match="image 2 is not an image"):
         read_image(io.BytesIO(b"hello"), name="image 2")
@@ -292,23 +292,23 @@ def test_a_pipe_or_a_device_is_answered_at_once(tmp_path):
         ("a\0b.jpg", "null"),
         ("", "does not exist"),
         ("gr\udcffn.jpg", r"gr\\xffn.jpg"),
-        ("picture.jpg/inside.jpg", "cannot be read|does not exist"),
+        ("image.jpg/inside.jpg", "cannot be read|does not exist"),
     ],
 )
 def test_paths_that_no_file_can_have_are_refused(path, what, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "picture.jpg").write_bytes(b"")
+    (tmp_path / "image.jpg").write_bytes(b"")
     with pytest.raises(UnreadableImageError, match=what) as refusal:
         read_image(path)
     assert len(str(refusal.value)) < 500
     str(refusal.value).encode()  # can be printed
 
 
-def test_a_file_name_that_is_not_utf8_is_read(picture, tmp_path):
+def test_a_file_name_that_is_not_utf8_is_read(image, tmp_path):
     file = os.fsencode(tmp_path) + b"/gr\xffn.png"
     try:
         with open(file, "wb") as stream:
-            stream.write(saved(picture, "PNG"))
+            stream.write(saved(image, "PNG"))
     except OSError:
         pytest.skip("this file system wants names in UTF-8")
     assert read_image(os.fsdecode(file)).size_wh == (32, 20)
@@ -342,15 +342,15 @@ def test_no_image_starts_a_program(suffix, tmp_path, started):
     assert not started()
 
 
-def test_every_suffix_that_is_called_readable_is_read(picture, tmp_path):
+def test_every_suffix_that_is_called_readable_is_read(image, tmp_path):
     formats = Image.registered_extensions()
     names = readable_suffixes()
     assert {".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp"} <= names
     assert names.isdisjoint({".eps", ".ps", ".wmf", ".pdf", ".mpg"})
     for suffix in sorted(names):
         if formats[suffix] in Image.SAVE:
-            file = tmp_path / f"picture{suffix}"
-            picture.save(file, formats[suffix])
+            file = tmp_path / f"image{suffix}"
+            image.save(file, formats[suffix])
             assert read_image(file).size_wh == (32, 20), suffix
 
 
@@ -368,9 +368,9 @@ def test_a_small_file_cannot_ask_for_many_rows_of_a_wide_image():
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
-def test_tensors_of_half_precision_are_images(picture, kind):
-    values = torch.from_numpy(np.asarray(picture) // 16 * 16).permute(2, 0, 1)
+def test_tensors_of_half_precision_are_images(image, kind):
+    values = torch.from_numpy(np.asarray(image) // 16 * 16).permute(2, 0, 1)
     read = read_image(values.to(kind)).pixels
-    np.testing.assert_array_equal(np.asarray(read), np.asarray(picture) // 16 * 16)
+    np.testing.assert_array_equal(np.asarray(read), np.asarray(image) // 16 * 16)
     with pytest.raises(UnreadableImageError, match="tensor"):
         read_image(values.to("meta"))

@@ -25,7 +25,7 @@ def resized_like_opencv(values: np.ndarray, size_hw: tuple[int, int]) -> np.ndar
     ("resized_hw", "image_hw"),
     [((256, 384), (427, 640)), ((384, 384), (1000, 1000)), ((384, 100), (77, 20)), ((32, 384), (5, 64))],
 )
-def test_masks_of_a_picture_that_ends_with_a_cell_follow_the_rule_of_the_reference(resized_hw, image_hw):
+def test_masks_of_an_image_that_ends_with_a_cell_follow_the_rule_of_the_reference(resized_hw, image_hw):
     logits = torch.randn(3, 96, 96, generator=torch.Generator().manual_seed(3))
     masks = masks_on_image(logits, canvas_size=384, resized_size_hw=resized_hw, image_size_hw=image_hw)
     assert masks.shape == (3, *image_hw) and masks.dtype == torch.bool
@@ -47,7 +47,7 @@ def test_an_edge_stays_where_it_is_however_much_of_the_last_cell_is_filled(resiz
 
 def test_what_lies_in_the_padding_does_not_reach_the_image():
     logits = torch.full((1, 96, 96), 5.0)
-    logits[:, 64:] = -5.0  # rows 64 and below are padding of a 256 x 384 picture
+    logits[:, 64:] = -5.0  # rows 64 and below are padding of a 256 x 384 image
     masks = masks_on_image(logits, canvas_size=384, resized_size_hw=(256, 384), image_size_hw=(512, 768))
     assert masks.all()
 
@@ -57,12 +57,12 @@ def test_a_mask_of_exactly_zero_is_outside():
     assert not masks.any()
 
 
-def test_a_picture_thinner_than_a_cell_still_gets_its_mask():
+def test_an_image_thinner_than_a_cell_still_gets_its_mask():
     masks = masks_on_image(torch.ones(2, 96, 96), canvas_size=384, resized_size_hw=(1, 384), image_size_hw=(1, 999))
     assert masks.shape == (2, 1, 999) and masks.all()
 
 
-def test_many_masks_of_a_large_picture_are_stretched_in_portions(monkeypatch):
+def test_many_masks_of_a_large_image_are_stretched_in_portions(monkeypatch):
     logits = torch.randn(5, 8, 8, generator=torch.Generator().manual_seed(4))
     sizes = dict(canvas_size=32, resized_size_hw=(32, 24), image_size_hw=(40, 30))
     whole = masks_on_image(logits, **sizes)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pixelllm_hf import PixelLLMProcessor, PromptError
 
-PICTURE = Image.radial_gradient("L").convert("RGB").resize((300, 200))
+IMAGE = Image.radial_gradient("L").convert("RGB").resize((300, 200))
 
 
 @pytest.fixture(scope="module")
@@ -27,23 +27,23 @@ def assert_same(one: Any, other: Any) -> None:
 
 
 def test_settings_mean_the_same_flat_and_in_groups(processor: PixelLLMProcessor):
-    flat = processor(PICTURE, text="a dog", antialias=False, padding="max_length", max_length=30)
+    flat = processor(IMAGE, text="a dog", antialias=False, padding="max_length", max_length=30)
     grouped = processor(
-        PICTURE,
+        IMAGE,
         text="a dog",
         text_kwargs={"padding": "max_length", "max_length": 30},
         images_kwargs={"antialias": False},
         common_kwargs={"return_tensors": "pt"},
     )
     assert_same(flat, grouped)
-    plain = processor(PICTURE, text="a dog")
+    plain = processor(IMAGE, text="a dog")
     assert not torch.equal(plain["pixel_values"], flat["pixel_values"])
     assert flat["input_ids"].shape == (1, 30)
 
 
 def test_a_setting_given_twice_is_refused(processor: PixelLLMProcessor):
     with pytest.raises(ValueError, match="antialias was passed two times"):
-        processor(PICTURE, antialias=True, images_kwargs={"antialias": False})
+        processor(IMAGE, antialias=True, images_kwargs={"antialias": False})
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_setting_given_twice_is_refused(processor: PixelLLMProcessor):
 )
 def test_a_setting_that_nothing_reads_is_refused(processor: PixelLLMProcessor, settings: dict, named: str):
     with pytest.raises(TypeError, match=f"takes no {named}"):
-        processor(PICTURE, **settings)
+        processor(IMAGE, **settings)
 
 
 @pytest.mark.parametrize(
@@ -68,35 +68,35 @@ def test_a_setting_that_nothing_reads_is_refused(processor: PixelLLMProcessor, s
         {"do_center_crop": True, "crop_size": {"height": 32, "width": 32}},
     ],
 )
-def test_pictures_the_model_was_not_made_for_are_refused(processor: PixelLLMProcessor, settings: dict):
-    with pytest.raises(ValueError, match=f"{next(iter(settings))} cannot be had: the model takes whole pictures"):
-        processor(PICTURE, **settings)
+def test_images_the_model_was_not_made_for_are_refused(processor: PixelLLMProcessor, settings: dict):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))} cannot be had: the model takes whole images"):
+        processor(IMAGE, **settings)
 
 
 def test_rows_of_one_length_differ_in_padding_alone(processor: PixelLLMProcessor):
-    plain = processor(PICTURE, text=["a dog"])
-    long = processor(PICTURE, text=["a dog"], padding="max_length", max_length=40)
+    plain = processor(IMAGE, text=["a dog"])
+    long = processor(IMAGE, text=["a dog"], padding="max_length", max_length=40)
     real = long["attention_mask"].bool()
     assert torch.equal(long["input_ids"][real], plain["input_ids"][0])
     assert (long["input_ids"][~real] == processor.tokenizer.pad_token_id).all()
-    assert processor(PICTURE, padding="max_length")["input_ids"].shape == (1, processor.max_prompt_tokens)
+    assert processor(IMAGE, padding="max_length")["input_ids"].shape == (1, processor.max_prompt_tokens)
 
 
 def test_a_prompt_that_is_too_long_is_refused_or_cut_before_its_end_of_sentence(processor: PixelLLMProcessor):
     text = "a dog and two red cats " * 3
     for settings in ({}, {"truncation": False}):
         with pytest.raises(PromptError, match=r"may have 9 tokens \(max_length\)"):
-            processor(PICTURE, text=text, padding="max_length", max_length=9, **settings)
-    whole = processor(PICTURE, text=text)["input_ids"][0]
-    cut = processor(PICTURE, text=text, truncation=True, max_length=9)["input_ids"][0]
+            processor(IMAGE, text=text, padding="max_length", max_length=9, **settings)
+    whole = processor(IMAGE, text=text)["input_ids"][0]
+    cut = processor(IMAGE, text=text, truncation=True, max_length=9)["input_ids"][0]
     assert cut.tolist() == [*whole[:8].tolist(), processor.tokenizer.eos_token_id]
-    assert len(processor(PICTURE, text=text * 30, truncation=True)["input_ids"][0]) == processor.max_prompt_tokens
+    assert len(processor(IMAGE, text=text * 30, truncation=True)["input_ids"][0]) == processor.max_prompt_tokens
 
 
 def test_without_a_kind_of_tensor_arrays_come(processor: PixelLLMProcessor):
     for kind in (None, "np"):
-        assert all(isinstance(value, np.ndarray) for value in processor(PICTURE, return_tensors=kind).values())
-    assert all(isinstance(value, torch.Tensor) for value in processor(PICTURE).values())
+        assert all(isinstance(value, np.ndarray) for value in processor(IMAGE, return_tensors=kind).values())
+    assert all(isinstance(value, torch.Tensor) for value in processor(IMAGE).values())
     assert isinstance(processor(text="a dog", text_kwargs={"return_tensors": "np"})["input_ids"], np.ndarray)
 
 
@@ -105,5 +105,5 @@ def test_settings_of_the_tokenizer_are_those_of_its_prompts(processor: PixelLLMP
 
     tokenizer = AutoTokenizer.from_pretrained(small_checkpoint, padding="max_length", max_length=21)
     other = PixelLLMProcessor(processor.image_processor, tokenizer)
-    assert other(PICTURE)["input_ids"].shape == (1, 21)
-    assert other(PICTURE, padding="longest")["input_ids"].shape[1] < 21
+    assert other(IMAGE)["input_ids"].shape == (1, 21)
+    assert other(IMAGE, padding="longest")["input_ids"].shape[1] < 21

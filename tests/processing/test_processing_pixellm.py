@@ -10,7 +10,7 @@ from PIL import Image
 
 from pixelllm_hf import PixelLLMImageProcessor, PixelLMForReasoningSegmentation, PixelLMProcessor, add_pixellm_tokens
 from pixelllm_hf.processing.grounded_targets import PartialAnswerWarning
-from pixelllm_hf.processing.prompt_places import PromptError
+from pixelllm_hf.processing.prompt_locations import PromptError
 
 QUESTION = "what can be eaten?"
 

@@ -48,8 +48,8 @@ CAPTION = GroundedCaption(
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    folder = tmp_path / "pictures"
+def images(tmp_path):
+    folder = tmp_path / "images"
     folder.mkdir()
     for name in ("7.png", "9.png"):
         Image.new("RGB", SIZE).save(folder / name)
@@ -101,8 +101,8 @@ def test_pycocotools_scores_the_results_as_perfect(annotation_file, tmp_path):
 
 
 @pytest.mark.parametrize("polygons", [False, True])
-def test_our_reader_of_instances_reads_the_annotations_back(annotation_file, pictures, polygons):
-    first, second = read_coco_instances(annotation_file(polygons=polygons), pictures)
+def test_our_reader_of_instances_reads_the_annotations_back(annotation_file, images, polygons):
+    first, second = read_coco_instances(annotation_file(polygons=polygons), images)
     assert (first["width"], first["height"]) == SIZE
     for row, result in zip(first["objects"], (DOG, TWO_PARTS), strict=True):
         assert tuple(row["box"]) == result.box
@@ -111,15 +111,15 @@ def test_our_reader_of_instances_reads_the_annotations_back(annotation_file, pic
     assert tuple(second["objects"][0]["box"]) == BALL.prompt_box
 
 
-def test_captions_of_whole_pictures_are_captions_to_coco(pictures, tmp_path):
+def test_captions_of_whole_images_are_captions_to_coco(images, tmp_path):
     assert CAPTION.to_coco(9) == {"image_id": 9, "caption": CAPTION.text}
     record = coco_annotations([[CAPTION], [CAPTION, CAPTION]], [7, 9], ["7.png", "9.png"])
     (tmp_path / "captions.json").write_text(json.dumps(record))
-    rows = read_coco_captions(tmp_path / "captions.json", pictures)
+    rows = read_coco_captions(tmp_path / "captions.json", images)
     assert [[p["target"] for p in row["prompts"]] for row in rows] == [[CAPTION.text], [CAPTION.text] * 2]
 
 
-def test_pictures_without_results_keep_their_place_in_the_annotations():
+def test_images_without_results_keep_their_place_in_the_annotations():
     record = coco_annotations([[], [DOG]], [1, 2], ["a.png", "b.png"], [(10, 20), SIZE])
     assert record["images"][0] == {"id": 1, "file_name": "a.png", "width": 10, "height": 20}
     assert [a["image_id"] for a in record["annotations"]] == [2]
@@ -172,15 +172,15 @@ def test_labelme_has_rectangles_for_boxes_and_points_for_points():
     assert shape["shape_type"] == "point" and shape["points"] == [[3, 4]]
 
 
-def test_our_reader_of_narratives_gets_the_words_places_back(pictures, tmp_path):
+def test_our_reader_of_narratives_gets_the_words_places_back(images, tmp_path):
     lines = narrative_records([[CAPTION], [DOG, CAPTION]], [7, 9])
     assert [(line["image_id"], line["annotator_id"]) for line in lines] == [("7", 0), ("9", 1)], "DOG has no words"
     (tmp_path / "out.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    row = read_localized_narratives(tmp_path / "out.jsonl", pictures)[0]
+    row = read_localized_narratives(tmp_path / "out.jsonl", images)[0]
     (prompt,) = row["prompts"]
     assert prompt["target"] == CAPTION.text
     utterances = prompt["utterances"]
-    assert [u["text"] for u in utterances] == ["A red", "ball it", "seems"], "words without a place go with others"
+    assert [u["text"] for u in utterances] == ["A red", "ball it", "seems"], "words without a location go with others"
     for utterance, word in zip(utterances, (CAPTION.words[i] for i in (1, 2, 4)), strict=True):
         assert utterance["box"] == pytest.approx(word.box, abs=1e-4)
         assert utterance["center"] == pytest.approx(word.point, abs=1e-4)

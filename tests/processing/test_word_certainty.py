@@ -1,4 +1,4 @@
-"""How sure a word's place is, in the user's pixels; words without one are kept, and left out of what shows places."""
+"""How sure a word's location is, in the user's pixels; words without one are kept, and left out of drawings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CAPTION = GroundedCaption(
 
 
 def answer(tokenizer, *texts):
-    """A made-up answer of a model that says how sure its places are."""
+    """A made-up answer of a model that says how sure its locations are."""
     rows = [[0, *tokenizer(text, add_special_tokens=False).input_ids, 1] for text in texts]
     longest = max(map(len, rows))
     sequences = torch.tensor([row + [0] * (longest - len(row)) for row in rows])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pixelllm_hf.processing.prompt_places import PromptError
+from pixelllm_hf.processing.prompt_locations import PromptError
 from pixelllm_hf.processing.word_spans import SpanReader
 from pixelllm_hf.processing.writable_text import (
     UnwritableTextWarning,
@@ -70,14 +70,14 @@ def test_invisible_characters_are_left_out_without_a_word(tokenizer):
 
 
 def refer(processor, expressions):
-    """Results of an answer in which every token has a place and every row a box."""
+    """Results of an answer in which every token has a location and every row a box."""
     inputs = processor(IMAGE, expressions, task="refer")
     queries = inputs["query_ids"]
     sequences = torch.cat([queries.new_zeros(len(queries), 1), queries], dim=1)
-    has_place = (sequences > 1)[..., None, None]
-    coordinates = torch.full((*sequences.shape, 2, 2), 0.5).masked_fill(~has_place, torch.nan)
+    has_location = (sequences > 1)[..., None, None]
+    coordinates = torch.full((*sequences.shape, 2, 2), 0.5).masked_fill(~has_location, torch.nan)
     boxes = torch.tensor([[0.25, 0.25, 0.75, 0.75]]).repeat(len(queries), 1)
-    boxes[~has_place.flatten(1).any(1)] = torch.nan  # as `generate` does
+    boxes[~has_location.flatten(1).any(1)] = torch.nan  # as `generate` does
     out = {"sequences": sequences, "coordinates": coordinates, "boxes": boxes, "box_scores": torch.ones(len(queries))}
     out |= {"masks": torch.ones(len(queries), 16, 16), "mask_scores": torch.ones(len(queries))}
     return processor.post_process_segment(out, inputs)[0]

@@ -13,7 +13,7 @@ from pixelllm_hf.cli import main
 from pixelllm_hf.inference import Captioner, ModelError, Request
 from pixelllm_hf.publishing import publish_model
 
-PICTURE = Image.radial_gradient("L").convert("RGB").resize((60, 40))
+IMAGE = Image.radial_gradient("L").convert("RGB").resize((60, 40))
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def load(name: Any, **options: Any) -> Captioner:
 
 
 def said(captioner: Captioner) -> list[Any]:
-    return [result.to_dict() for result in captioner([PICTURE], Request("caption"))[0]]
+    return [result.to_dict() for result in captioner([IMAGE], Request("caption"))[0]]
 
 
 def test_a_model_of_the_hub_answers_as_its_folder_does(commit: str, checkpoint: Path, hub: Any):
@@ -80,7 +80,7 @@ def test_a_model_that_is_not_there_is_said_to_be(commit: str, name: str, options
 
 
 def test_the_command_takes_a_model_and_its_revision(commit: str, hub: Any, tmp_path: Path, capsys):
-    PICTURE.save(tmp_path / "a.png")
+    IMAGE.save(tmp_path / "a.png")
     arguments = ["caption", str(tmp_path / "a.png"), "--device", "cpu", "--max-new-tokens", "5", "--model", "org/small"]
     assert main([*arguments, "--revision", commit]) == 0
     assert "a.png" in capsys.readouterr().out

@@ -101,7 +101,7 @@ def test_every_part_has_its_licence_on_the_card(text: str | None):
     body = card(text, license="cc-by-4.0").text
     section = body[body.index("## Licences") :]
     assert "Weights, configuration, tokenizer and this text: `cc-by-4.0`" in section
-    assert "Code (`*.py`)" in section and "Example pictures" in section and "Training data" in section
+    assert "Code (`*.py`)" in section and "Example images" in section and "Training data" in section
     assert body.count("## Licences") == 1
 
 
@@ -142,7 +142,7 @@ def test_a_card_says_whose_model_it_is_and_how_it_is_asked(family: Family):
 @pytest.mark.parametrize("name", ["small_checkpoint", "small_pixellm"])
 def test_the_use_on_a_card_works(name: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch, capsys):
     folder = request.getfixturevalue(name)
-    Image.effect_noise((60, 40), 80).convert("RGB").save(tmp_path / "picture.jpg")
+    Image.effect_noise((60, 40), 80).convert("RGB").save(tmp_path / "image.jpg")
     monkeypatch.chdir(tmp_path)
     code = usage(str(folder), family_of_folder(folder)).split("```python")[1].split("```")[0]
     exec(compile(code, "card", "exec"), {})

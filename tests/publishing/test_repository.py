@@ -24,7 +24,7 @@ from pixelllm_hf.publishing import (
     push_model,
 )
 
-PICTURE = Image.radial_gradient("L").convert("RGB").resize((60, 40))
+IMAGE = Image.radial_gradient("L").convert("RGB").resize((60, 40))
 TOKEN = "hf_" + "aB3" * 12
 
 
@@ -35,7 +35,7 @@ def publish(folder: Path, repo_id: str = "org/small", **options: Any):
 def answers(source: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
     processor = PixelLLMProcessor.from_pretrained(source, **options)
     model = PixelLLMForGroundedGeneration.from_pretrained(source, **options).eval()
-    output = model.generate(**processor(images=PICTURE, return_tensors="pt"), max_new_tokens=5)
+    output = model.generate(**processor(images=IMAGE, return_tensors="pt"), max_new_tokens=5)
     return output.sequences, output.coordinates
 
 
@@ -271,8 +271,8 @@ def test_a_rehearsal_needs_no_connection(checkpoint: Path, hub: Any, monkeypatch
     assert hub.requests == []
 
 
-def test_the_card_shows_what_the_model_says_of_pictures(checkpoint: Path, hub: Any, tmp_path: Path):
-    PICTURE.save(tmp_path / "gradient.png")
+def test_the_card_shows_what_the_model_says_of_images(checkpoint: Path, hub: Any, tmp_path: Path):
+    IMAGE.save(tmp_path / "gradient.png")
     publish(checkpoint, examples=[tmp_path / "gradient.png"])
     files = hub.files("org/small")
     assert files["examples/gradient.png"].startswith(b"\x89PNG")
@@ -281,10 +281,10 @@ def test_the_card_shows_what_the_model_says_of_pictures(checkpoint: Path, hub: A
         publish(checkpoint, examples=[tmp_path / "none.png"])
 
 
-def test_without_pictures_of_ones_own_composed_scenes_are_shown(checkpoint: Path, hub: Any):
+def test_without_images_of_ones_own_composed_scenes_are_shown(checkpoint: Path, hub: Any):
     publish(checkpoint, examples=None)
-    pictures = {name for name in hub.files("org/small") if name.startswith("examples/")}
-    assert pictures == {"examples/scene_12.png", "examples/scene_13.png"}
+    images = {name for name in hub.files("org/small") if name.startswith("examples/")}
+    assert images == {"examples/scene_12.png", "examples/scene_13.png"}
 
 
 def test_the_embedded_model_can_be_published_as_it_is(hub: Any):

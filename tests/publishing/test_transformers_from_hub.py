@@ -11,7 +11,7 @@ from PIL import Image
 import pixelllm_hf
 from pixelllm_hf.publishing import publish_model
 
-PICTURE = Image.radial_gradient("L").convert("RGB").resize((60, 40))
+IMAGE = Image.radial_gradient("L").convert("RGB").resize((60, 40))
 AUTO_CLASSES = {
     "AutoConfig": "PixelLLMConfig",
     "AutoModel": "PixelLLMForGroundedGeneration",
@@ -48,7 +48,7 @@ def test_the_pipeline_takes_a_name_of_the_hub(commit: str, checkpoint: Path, opt
         for name in (checkpoint, "org/small")
     )
     assert type(theirs) is pixelllm_hf.GroundedCaptioningPipeline
-    assert theirs(PICTURE) == mine(PICTURE)
+    assert theirs(IMAGE) == mine(IMAGE)
 
 
 def test_a_pipeline_that_was_pushed_can_be_loaded_by_its_name(checkpoint: Path, hub: Any):
@@ -60,4 +60,4 @@ def test_a_pipeline_that_was_pushed_can_be_loaded_by_its_name(checkpoint: Path, 
         hub.files("org/pushed")
     )
     theirs = pipeline("grounded-captioning", model="org/pushed", device="cpu", max_new_tokens=5)
-    assert theirs(PICTURE) == mine(PICTURE)
+    assert theirs(IMAGE) == mine(IMAGE)

@@ -15,13 +15,13 @@ from PIL import Image
 from pixelllm_hf import PixelLLMForGroundedGeneration, PixelLLMProcessor
 from pixelllm_hf.publishing import publish_model
 
-PICTURE = Image.radial_gradient("L").convert("RGB").resize((60, 40))
+IMAGE = Image.radial_gradient("L").convert("RGB").resize((60, 40))
 BOXES = [[4.0, 6.0, 40.0, 30.0]]
 LOAD = """
 import importlib.util, json, sys
 
 assert importlib.util.find_spec("pixelllm_hf") is None, "the package can be imported"
-source, options, picture, again = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3], sys.argv[4]
+source, options, image, again = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3], sys.argv[4]
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
@@ -30,7 +30,7 @@ def load(auto):
 """
 ANSWER = """
 model, processor = load(AutoModel), load(AutoProcessor)
-inputs = processor(images=picture, boxes=[[4.0, 6.0, 40.0, 30.0]])
+inputs = processor(images=image, boxes=[[4.0, 6.0, 40.0, 30.0]])
 output = model.generate(**inputs, max_new_tokens=8)
 model.save_pretrained(again)
 processor.save_pretrained(again)
@@ -47,8 +47,8 @@ from transformers import pipeline
 places = pipeline("grounded-captioning", model=source, trust_remote_code=True, device="cpu", **options)
 plain = pipeline("image-text-to-text", model=source, trust_remote_code=True, device="cpu", **options)
 print(json.dumps({
-    "places": places(picture, max_new_tokens=8)[0]["generated_text"],
-    "plain": plain(picture, text="a photo of", return_full_text=False, max_new_tokens=8)[0]["generated_text"],
+    "places": places(image, max_new_tokens=8)[0]["generated_text"],
+    "plain": plain(image, text="a photo of", return_full_text=False, max_new_tokens=8)[0]["generated_text"],
 }))
 """
 Run = Callable[..., Any]
@@ -57,7 +57,7 @@ Run = Callable[..., Any]
 @pytest.fixture
 def elsewhere(python_without_package: Path, hub: Any, tmp_path: Path) -> Run:
     """`elsewhere(code, source, **options of loading)`: what the code prints there, or the end of its error."""
-    PICTURE.save(tmp_path / "picture.png")
+    IMAGE.save(tmp_path / "image.png")
 
     def run(code: str, source: Any, *, token: str | None = None, offline: bool = False, **options: Any) -> Any:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
@@ -66,7 +66,7 @@ def elsewhere(python_without_package: Path, hub: Any, tmp_path: Path) -> Run:
             "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": str(int(offline)), **({"HF_TOKEN": token} if token else {}),
         }  # fmt: skip
-        arguments = [str(source), json.dumps(options), str(tmp_path / "picture.png"), str(tmp_path / "again")]
+        arguments = [str(source), json.dumps(options), str(tmp_path / "image.png"), str(tmp_path / "again")]
         command = [str(python_without_package), "-I", "-c", LOAD + code, *arguments]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
         return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else done.stderr[-2000:]
@@ -77,7 +77,7 @@ def elsewhere(python_without_package: Path, hub: Any, tmp_path: Path) -> Run:
 def answers_of_the_package(source: Any) -> dict[str, Any]:
     processor = PixelLLMProcessor.from_pretrained(source)
     model = PixelLLMForGroundedGeneration.from_pretrained(source)
-    inputs = processor(images=PICTURE, boxes=BOXES)
+    inputs = processor(images=IMAGE, boxes=BOXES)
     output = model.generate(**inputs, max_new_tokens=8)
     words = processor.post_process_grounded_generation(output, inputs)[0][0].words
     return {
@@ -121,7 +121,7 @@ def test_the_pipelines_answer_as_the_package_does(checkpoint: Path, hub: Any, el
     publish_model(checkpoint, "org/small", examples=[])
     found = elsewhere(PIPELINES, "org/small")
     assert isinstance(found, dict), found
-    expected = pipeline("grounded-captioning", model=str(checkpoint), device="cpu")(PICTURE, max_new_tokens=8)
+    expected = pipeline("grounded-captioning", model=str(checkpoint), device="cpu")(IMAGE, max_new_tokens=8)
     assert found == {"places": expected[0]["generated_text"], "plain": expected[0]["generated_text"]}
 
 

@@ -1,4 +1,4 @@
-"""A picture and answers about it that no model gave."""
+"""An image and answers about it that no model gave."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pixelllm_hf.processing.grounded_targets import GroundedTarget
 
 SIZE = (900, 600)
 # What is where: name, box. The dog lies within the meadow.
-PLACES = {
+LOCATION_FIELDS = {
     "dog": (120, 300, 330, 480),
     "ball": (420, 420, 500, 500),
     "tree": (640, 90, 840, 460),
@@ -22,14 +22,14 @@ PLACES = {
 }
 
 
-def made_up_picture(size: tuple[int, int] = SIZE) -> Image.Image:
-    picture = Image.new("RGB", SIZE, (158, 205, 240))
-    draw = ImageDraw.Draw(picture)
-    draw.rectangle(PLACES["meadow"], fill=(120, 178, 92))
-    draw.ellipse(PLACES["tree"], fill=(45, 110, 60))
-    draw.rounded_rectangle(PLACES["dog"], 60, fill=(139, 90, 50))
-    draw.ellipse(PLACES["ball"], fill=(200, 40, 40))
-    return picture.resize(size)
+def made_up_image(size: tuple[int, int] = SIZE) -> Image.Image:
+    image = Image.new("RGB", SIZE, (158, 205, 240))
+    draw = ImageDraw.Draw(image)
+    draw.rectangle(LOCATION_FIELDS["meadow"], fill=(120, 178, 92))
+    draw.ellipse(LOCATION_FIELDS["tree"], fill=(45, 110, 60))
+    draw.rounded_rectangle(LOCATION_FIELDS["dog"], 60, fill=(139, 90, 50))
+    draw.ellipse(LOCATION_FIELDS["ball"], fill=(200, 40, 40))
+    return image.resize(size)
 
 
 def made_up_word(text: str, start: int, box: tuple[float, ...] | None, score: float | None = 0.9) -> GroundedWord:
@@ -38,17 +38,17 @@ def made_up_word(text: str, start: int, box: tuple[float, ...] | None, score: fl
 
 
 def made_up_caption(text: str = "A dog with a ball, near a tree.", **fields: Any) -> GroundedCaption:
-    """Its nouns have places; "A", "with" and the like have none."""
+    """Its nouns have locations; "A", "with" and the like have none."""
     words, start = [], 0
     for chunk in text.split(" "):
         name = chunk.strip(",.")
-        words.append(made_up_word(name, start, PLACES.get(name)))
+        words.append(made_up_word(name, start, LOCATION_FIELDS.get(name)))
         start += len(chunk) + 1
     return GroundedCaption(text, tuple(words), SIZE, score=0.8, **fields)
 
 
 def made_up_object(name: str, *, mask: bool = False) -> GroundedCaption:
-    box = tuple(float(value) for value in PLACES[name])
+    box = tuple(float(value) for value in LOCATION_FIELDS[name])
     pixels = None
     if mask:
         rows, columns = np.mgrid[: SIZE[1], : SIZE[0]]

@@ -38,23 +38,23 @@ def demo(small_checkpoint: Path) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def uploads() -> Path:
     """The folder that the demo serves."""
-    from pixelllm_hf.space.own_folder import own_folder, served_folder
+    from pixelllm_hf.space.temp_storage import served_folder, temp_storage
 
-    return served_folder(own_folder())
+    return served_folder(temp_storage())
 
 
-def picture_bytes(size: tuple[int, int] = (60, 40), form: str = "PNG") -> bytes:
+def image_bytes(size: tuple[int, int] = (60, 40), form: str = "PNG") -> bytes:
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, form)
     return buffer.getvalue()
 
 
-def upload(url: str, content: bytes, name: str = "picture.png") -> httpx.Response:
+def upload(url: str, content: bytes, name: str = "image.png") -> httpx.Response:
     return httpx.post(f"{url}gradio_api/upload", files={"files": (name, content)}, timeout=120)
 
 
-def uploaded(url: str, content: bytes, name: str = "picture.png") -> dict[str, Any]:
+def uploaded(url: str, content: bytes, name: str = "image.png") -> dict[str, Any]:
     """Gradio's record of the uploaded file."""
     return {"path": upload(url, content, name).raise_for_status().json()[0], "meta": META}
 

@@ -13,15 +13,15 @@ from PIL import Image
 
 from pixelllm_hf import GroundedCaption
 from pixelllm_hf.inference import Request, TooSlowError
-from pixelllm_hf.space.example_pictures import ExamplePictures
+from pixelllm_hf.space.example_images import ExampleImages
 from pixelllm_hf.space.limits import Limits
 from pixelllm_hf.space.service import Service
 
-from .made_up import growing, made_up_answer, made_up_caption, made_up_object, made_up_picture
+from .made_up import growing, made_up_answer, made_up_caption, made_up_image, made_up_object
 
 gr = pytest.importorskip("gradio", reason="needs gradio: pip install pixelllm-hf[demo]")
 
-NO_PLACE = [None] * 6
+NO_LOCATION = [None] * 6
 CAPTION = made_up_caption()
 
 
@@ -58,24 +58,24 @@ def events(captioner: MadeUpCaptioner, tmp_path: Path) -> Any:
     from pixelllm_hf.space.page_events import PageEvents
 
     uploads = tmp_path / "uploads"
-    (tmp_path / "pictures").mkdir()
-    made_up_picture().save(tmp_path / "pictures" / "meadow.png")
-    examples = ExamplePictures.collect(tmp_path / "pictures", uploads / "offered")
+    (tmp_path / "images").mkdir()
+    made_up_image().save(tmp_path / "images" / "meadow.png")
+    examples = ExampleImages.collect(tmp_path / "images", uploads / "offered")
     service = Service({"tiny": captioner, "org/big": captioner}, Limits())  # type: ignore[dict-item]
     return PageEvents(service, examples, uploads)
 
 
 def upload(events: Any, name: str = "mine.png") -> dict[str, str]:
-    """Gradio's record of a picture that a visitor has sent."""
+    """Gradio's record of an image that a visitor has sent."""
     file = events.uploads / name
-    made_up_picture().rotate(180).save(file)
+    made_up_image().rotate(180).save(file)
     return {"path": str(file)}
 
 
 def visitor() -> Any:
-    from pixelllm_hf.space.page_events import Visitor
+    from pixelllm_hf.space.page_events import Session
 
-    return Visitor()
+    return Session()
 
 
 def example(events: Any) -> dict[str, str]:
@@ -84,15 +84,15 @@ def example(events: Any) -> dict[str, str]:
 
 def answers(
     events: Any,
-    picture: Any,
+    image: Any,
     task: str,
     phrase: str = "",
-    place: Sequence[Any] = NO_PLACE,
+    place: Sequence[Any] = NO_LOCATION,
     beams: int = 1,
     model: str = "",
 ) -> list[tuple[Any, ...]]:
     """All that the page is told, one after the other."""
-    return list(events.answer(picture, task, phrase, *place, beams, model, visitor()))
+    return list(events.answer(image, task, phrase, *place, beams, model, visitor()))
 
 
 def opened(events: Any, query: str) -> tuple[Any, ...]:
@@ -118,7 +118,7 @@ def test_an_answer_that_breaks_off_is_told_to_be_over_before_the_error_is(events
     captioner.fails_after = 3
     told = []
     with pytest.raises(gr.Error, match="took too long"):
-        for step in events.answer(upload(events), "caption", "", *NO_PLACE, 1, "", visitor()):
+        for step in events.answer(upload(events), "caption", "", *NO_LOCATION, 1, "", visitor()):
             told.append(step)
     (before, *_), (after, rows, note, answered) = told[-2:]
     assert before["writing"] and not after["writing"]
@@ -129,14 +129,14 @@ def test_an_answer_that_breaks_off_is_told_to_be_over_before_the_error_is(events
 def test_an_answer_that_fails_before_its_first_word_changes_nothing(events, captioner):
     captioner.fails_after = 0
     with pytest.raises(gr.Error, match="took too long"):
-        next(events.answer(upload(events), "caption", "", *NO_PLACE, 1, "", visitor()))
+        next(events.answer(upload(events), "caption", "", *NO_LOCATION, 1, "", visitor()))
 
 
-@pytest.mark.parametrize("change", ["picture", "place", "cleared"])
+@pytest.mark.parametrize("change", ["image", "place", "cleared"])
 def test_an_answer_ends_when_its_visitor_looks_elsewhere(events, change):
     who, mine = visitor(), upload(events)
     events.show(mine, who)
-    told = events.answer(mine, "caption", "", *NO_PLACE, 1, "", who)
+    told = events.answer(mine, "caption", "", *NO_LOCATION, 1, "", who)
     assert next(told)[0]["writing"]
     if change == "place":
         events.drawn(who, SimpleNamespace(_data={"point": [5, 6]}))
@@ -145,15 +145,15 @@ def test_an_answer_ends_when_its_visitor_looks_elsewhere(events, change):
     else:
         *_, answered, rows, note, view = events.show(None if change == "cleared" else example(events), who)
         assert list(told) == [(view, rows, note, answered)], "a word that was on its way does not stay on the page"
-    if change == "picture":
-        *_, (_, _, _, answered) = events.answer(example(events), "caption", "", *NO_PLACE, 1, "", who)
+    if change == "image":
+        *_, (_, _, _, answered) = events.answer(example(events), "caption", "", *NO_LOCATION, 1, "", who)
         assert answered is not None, "a question about the new one is answered"
 
 
-def test_a_question_that_waited_while_another_picture_came_is_not_answered(events):
+def test_a_question_that_waited_while_another_image_came_is_not_answered(events):
     who, mine = visitor(), upload(events)
     *_, answered, rows, note, view = events.show(example(events), who)
-    assert list(events.answer(mine, "caption", "", *NO_PLACE, 1, "", who)) == [(view, rows, note, answered)]
+    assert list(events.answer(mine, "caption", "", *NO_LOCATION, 1, "", who)) == [(view, rows, note, answered)]
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_an_objects_score_is_about_the_object_and_never_about_the_phrase(task, b
     made = made_up_object("ball", mask=task == "segment")
     thing = replace(made, targets=(replace(made.targets[0], box_score=box_score),), score=0.001)
     assert shown_score(thing, task) == expected
-    (answer,) = build_view(made_up_picture(), [thing], task=task)["answers"]
+    (answer,) = build_view(made_up_image(), [thing], task=task)["answers"]
     assert answer["score"] == expected
     scores = {word["score"] for word in answer["words"]}
     assert scores == ({0.9} if task == "dense" else {None}), "the words of a phrase are the visitor's"
@@ -189,13 +189,13 @@ def test_an_objects_score_is_about_the_object_and_never_about_the_phrase(task, b
 @pytest.mark.parametrize(
     ("task", "phrase", "place", "beams", "model"),
     [
-        ("caption", "", NO_PLACE, 1, "tiny"),
-        ("trace", "", NO_PLACE, 4, "org/big"),
+        ("caption", "", NO_LOCATION, 1, "tiny"),
+        ("trace", "", NO_LOCATION, 4, "org/big"),
         ("region", "", [10.5, 20.0, 300.0, 400.0, None, None], 2, "tiny"),
         ("region", "", [None] * 4 + [33.3, 44.0], 1, "tiny"),
-        ("refer", "the ball & <b>bone</b>", NO_PLACE, 1, "org/big"),
-        ("segment", "der Ball, rot", NO_PLACE, 1, "tiny"),
-        ("dense", "", NO_PLACE, 3, "tiny"),
+        ("refer", "the ball & <b>bone</b>", NO_LOCATION, 1, "org/big"),
+        ("segment", "der Ball, rot", NO_LOCATION, 1, "tiny"),
+        ("dense", "", NO_LOCATION, 3, "tiny"),
     ],
 )
 def test_a_link_sets_everything_as_it_was_and_asks_again(events, task, phrase, place, beams, model):
@@ -206,7 +206,7 @@ def test_a_link_sets_everything_as_it_was_and_asks_again(events, task, phrase, p
     assert (chosen["value"], prompt, rest[:6], rest[6], rest[7]) == (task, phrase, place, beams, model)
     assert ask_now, "a change of it asks"
     assert (view, rows, note, kept) == (None, [], "", None), "the answer that the page opens with is not about this"
-    assert Image.open(file).convert("RGB").tobytes() == made_up_picture().tobytes()
+    assert Image.open(file).convert("RGB").tobytes() == made_up_image().tobytes()
 
 
 def test_no_link_is_made_to_an_image_of_a_visitor_and_nothing_of_it_is_kept(events, tmp_path):
@@ -232,7 +232,7 @@ def test_an_address_without_a_link_changes_nothing(events):
 
 
 def test_the_page_opens_with_the_example_that_the_model_is_surest_of(events, captioner):
-    made_up_picture((90, 60)).save(events.uploads / "offered" / "small.png")
+    made_up_image((90, 60)).save(events.uploads / "offered" / "small.png")
     events.examples.files["small"] = events.uploads / "offered" / "small.png"
     captioner.surest_width = 90
     opening = events.opening()
@@ -258,13 +258,13 @@ def test_without_examples_the_page_opens_empty(events):
     [("region", "", "Draw a box"), ("refer", "", "Write what to find"), ("segment", "", "Write what to find")],
 )
 def test_an_image_that_is_chosen_waits_for_what_the_task_needs(events, task, phrase, hint):
-    ((view, rows, note, answered),) = events.answer_new(example(events), task, phrase, *NO_PLACE, 1, "", visitor())
+    ((view, rows, note, answered),) = events.answer_new(example(events), task, phrase, *NO_LOCATION, 1, "", visitor())
     assert (view, rows, answered) == (gr.skip(), [], None) and hint in note
 
 
 @pytest.mark.parametrize(("task", "phrase"), [("caption", ""), ("trace", ""), ("dense", ""), ("refer", "the ball")])
 def test_an_image_that_is_chosen_is_asked_about(events, task, phrase):
-    *_, (view, _, _, answered) = events.answer_new(example(events), task, phrase, *NO_PLACE, 1, "", visitor())
+    *_, (view, _, _, answered) = events.answer_new(example(events), task, phrase, *NO_LOCATION, 1, "", visitor())
     assert view["answers"] and answered.request.task == task
 
 
@@ -274,8 +274,8 @@ def test_an_image_that_is_refused_leaves_the_page_without_any(events, monkeypatc
     file = events.uploads / "notes.png"
     file.write_text("words")
     kept, *_, view = events.show({"path": str(file)}, visitor())
-    assert (kept, view) == (None, None) and "not a picture" in told[0]
-    assert list(events.answer_new(None, "caption", "", *NO_PLACE, 1, "", visitor())) == []
+    assert (kept, view) == (None, None) and "not an image" in told[0]
+    assert list(events.answer_new(None, "caption", "", *NO_LOCATION, 1, "", visitor())) == []
 
 
 def test_a_question_is_answered_with_phrases_that_have_masks(events):
@@ -283,7 +283,7 @@ def test_a_question_is_answered_with_phrases_that_have_masks(events):
 
     assert ("Ask", "reason") in task_choices({}) and "reason" in words_tasks()
     *_, (view, rows, note, answered) = events.answer(
-        upload(events), "reason", "what can bark?", *NO_PLACE, 1, "tiny", visitor()
+        upload(events), "reason", "what can bark?", *NO_LOCATION, 1, "tiny", visitor()
     )
     (answer,) = view["answers"]
     assert [word["text"] for word in answer["words"] if word["mask"]] == ["The dog", "the ball"]
@@ -294,10 +294,10 @@ def test_a_question_is_answered_with_phrases_that_have_masks(events):
 
 
 def test_a_question_that_is_empty_is_asked_for(events):
-    (_, _, hint, _) = list(events.answer_new(upload(events), "reason", "", *NO_PLACE, 1, "tiny", visitor()))[-1]
+    (_, _, hint, _) = list(events.answer_new(upload(events), "reason", "", *NO_LOCATION, 1, "tiny", visitor()))[-1]
     assert hint == "Write a question."
     with pytest.raises(gr.Error, match="write a question"):
-        list(events.answer(upload(events), "reason", "", *NO_PLACE, 1, "tiny", visitor()))
+        list(events.answer(upload(events), "reason", "", *NO_LOCATION, 1, "tiny", visitor()))
 
 
 def test_a_page_whose_model_can_only_be_asked_opens_unasked(events, captioner, monkeypatch):

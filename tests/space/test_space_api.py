@@ -13,7 +13,7 @@ import pytest
 from pixelllm_hf import GroundedCaption
 from pixelllm_hf.processing.tasks import TASK_SPECS
 
-from .running_demo import LIMITS, META, SCENE, ask, picture_bytes, upload, uploaded
+from .running_demo import LIMITS, META, SCENE, ask, image_bytes, upload, uploaded
 from .test_space_limits import bomb
 
 TASKS = {f"/{task}" for task in TASK_SPECS}
@@ -60,14 +60,14 @@ def test_results_have_types(client):
 def test_every_task_answers_with_records_of_grounded_captions(client):
     from gradio_client import handle_file
 
-    picture, model = handle_file(str(SCENE)), "checkpoint"
+    image, model = handle_file(str(SCENE)), "checkpoint"
     answers = {
-        "caption": client.predict(picture, api_name="/caption"),
-        "trace": client.predict(picture, beams=2, api_name="/trace"),
-        "refer": client.predict(picture, ["the duck", "the lemon"], api_name="/refer"),
-        "segment": client.predict(picture, ["a dog"], model=model, api_name="/segment"),
-        "region": client.predict(picture, boxes=[[10, 10, 90, 90]], points=[[50, 50]], api_name="/region"),
-        "dense": client.predict(picture, max_results=2, model=model, api_name="/dense"),
+        "caption": client.predict(image, api_name="/caption"),
+        "trace": client.predict(image, beams=2, api_name="/trace"),
+        "refer": client.predict(image, ["the duck", "the lemon"], api_name="/refer"),
+        "segment": client.predict(image, ["a dog"], model=model, api_name="/segment"),
+        "region": client.predict(image, boxes=[[10, 10, 90, 90]], points=[[50, 50]], api_name="/region"),
+        "dense": client.predict(image, max_results=2, model=model, api_name="/dense"),
     }
     captions = {task: [GroundedCaption.from_dict(record) for record in records] for task, records in answers.items()}
     assert {task: len(results) for task, results in captions.items() if task != "dense"} == {
@@ -112,16 +112,16 @@ def test_script_in_an_expression_is_text_like_any_other(demo, scene):
     assert "".join(word["text"] for word in answers[0]["words"]) == expression.replace(" ", "")
 
 
-@pytest.mark.parametrize("name", ["picture.png", "picture.html", "../../../etc/cron.d/x.png", "a\u202egnp.exe"])
+@pytest.mark.parametrize("name", ["image.png", "image.html", "../../../etc/cron.d/x.png", "a\u202egnp.exe"])
 @pytest.mark.parametrize(
     ("content", "rule"),
     [
-        (b"GIF89a<script>alert(1)</script>", "not a picture|broken|truncated|empty"),
+        (b"GIF89a<script>alert(1)</script>", "not an image|broken|truncated|empty"),
         (bomb(30_000), "2 million pixels"),
-        (picture_bytes((300, 300))[:5000], "truncated or damaged"),
+        (image_bytes((300, 300))[:5000], "truncated or damaged"),
     ],
 )
-def test_a_file_that_is_no_usable_picture_is_refused_whatever_its_name(demo, uploads, name, content, rule):
+def test_a_file_that_is_no_usable_image_is_refused_whatever_its_name(demo, uploads, name, content, rule):
     record = uploaded(demo.url, content, name)
     assert Path(record["path"]).resolve().is_relative_to(uploads)
     succeeded, message = ask(demo.url, "caption", record, 1, "")
@@ -155,7 +155,7 @@ SECRETS = ["/etc/passwd", str(ROOT / "setup.py"), "/proc/self/environ", "setup.p
 
 @pytest.mark.parametrize("path", SECRETS)
 @pytest.mark.parametrize("meta", [{"meta": META}, {}, {"meta": META, "url": "http://127.0.0.1/x.png"}])
-def test_no_file_but_an_uploaded_one_can_be_named_as_a_picture(demo, path, meta):
+def test_no_file_but_an_uploaded_one_can_be_named_as_an_image(demo, path, meta):
     succeeded, message = ask(demo.url, "caption", {"path": path, **meta}, 1, "")
     assert not succeeded
     assert message is None or "not here" in message, "gradio says nothing, we say this"
@@ -221,14 +221,14 @@ def test_the_tools_are_the_tasks_and_say_what_they_do(demo):
     listed = tools(demo, lambda session: session.list_tools()).tools
     assert {f"/{tool.name}" for tool in listed} == TASKS
     region = next(tool for tool in listed if tool.name == "region")
-    assert region.description.startswith("Describe places in a picture")
+    assert region.description.startswith("Describe places in an image")
     assert "pixels" in region.inputSchema["properties"]["boxes"]["description"]
-    assert region.inputSchema["required"] == ["picture"]
+    assert region.inputSchema["required"] == ["image"]
 
 
 def test_a_tool_answers_in_json(demo):
     data_uri = "data:image/jpeg;base64," + base64.b64encode(SCENE.read_bytes()).decode()
-    arguments = {"picture": data_uri, "expressions": ["the duck"]}
+    arguments = {"image": data_uri, "expressions": ["the duck"]}
     result = tools(demo, lambda session: session.call_tool("refer", arguments))
     assert not result.isError
     answers = json.loads(result.content[0].text)
@@ -236,13 +236,13 @@ def test_a_tool_answers_in_json(demo):
 
 
 def test_a_tool_takes_the_address_of_an_uploaded_file(demo, scene):
-    arguments = {"picture": f"{demo.url}gradio_api/file={scene['path']}"}
+    arguments = {"image": f"{demo.url}gradio_api/file={scene['path']}"}
     result = tools(demo, lambda session: session.call_tool("caption", arguments))
     assert json.loads(result.content[0].text)[0]["words"]
 
 
-@pytest.mark.parametrize("picture", ["http://127.0.0.1:9/x.png", "/etc/passwd", "file:///etc/passwd"])
-def test_a_tool_reads_no_other_address_and_no_path(demo, picture):
-    result = tools(demo, lambda session: session.call_tool("caption", {"picture": picture}))
+@pytest.mark.parametrize("image", ["http://127.0.0.1:9/x.png", "/etc/passwd", "file:///etc/passwd"])
+def test_a_tool_reads_no_other_address_and_no_path(demo, image):
+    result = tools(demo, lambda session: session.call_tool("caption", {"image": image}))
     assert result.isError
     assert "root:" not in result.content[0].text

@@ -23,11 +23,11 @@ def test_what_gradio_has_renamed_is_named_with_both_versions():
 
 
 def test_a_page_is_not_made_where_its_inputs_could_not_be_sealed(monkeypatch: pytest.MonkeyPatch):
-    from pixelllm_hf.space.sealed_blocks import SealedBlocks
+    from pixelllm_hf.space.local_files_only import LocalFilesOnlyBlocks
 
     monkeypatch.delattr(gr.Blocks, "preprocess_data")
     with pytest.raises(UnknownGradioError, match="preprocess_data"):
-        SealedBlocks()
+        LocalFilesOnlyBlocks()
 
 
 def test_the_command_says_so_and_serves_nothing(monkeypatch: pytest.MonkeyPatch, capsys):

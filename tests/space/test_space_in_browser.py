@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from .browser import Visit, screenshot, show_unanswered
-from .running_demo import LIMITS, SCENE, picture_bytes
+from .running_demo import LIMITS, SCENE, image_bytes
 
 SCENE_SIZE = (300, 216)
 READY = ".lv[data-state='ready']"
@@ -20,7 +20,7 @@ SHOWS = "size => document.querySelector('.lv-overlay').getAttribute('viewBox') =
 
 @pytest.fixture
 def open_scene(demo: Any, visit: Callable[..., Visit]) -> Callable[..., Any]:
-    """open_scene(query, **context options) -> the page with the example picture and no answer yet."""
+    """open_scene(query, **context options) -> the page with the example image and no answer yet."""
 
     def go(query: str = "", **options: Any) -> Any:
         page = visit(f"{demo.url}{query}", settled="#ask", **options).page
@@ -53,8 +53,8 @@ def on_screen(page: Any, x: float, y: float) -> tuple[float, float]:
     return frame["x"] + x * frame["width"] / SCENE_SIZE[0], frame["y"] + y * frame["height"] / SCENE_SIZE[1]
 
 
-def places_of(page: Any) -> list[list[float]]:
-    """The points of the words, in the picture's pixels, as they are drawn."""
+def locations_of(page: Any) -> list[list[float]]:
+    """The points of the words, in the image's pixels, as they are drawn."""
     return page.eval_on_selector_all(".lv-places [data-x]", "dots => dots.map(dot => [+dot.dataset.x, +dot.dataset.y])")
 
 
@@ -77,7 +77,7 @@ def test_choosing_an_image_starts_the_answer(demo, visit, tmp_path, way):
         size = [480, 320]
     else:
         Image.open(SCENE).crop((0, 0, 200, 216)).save(tmp_path / "mine.png")
-        page.locator("#picture input[type=file]").first.set_input_files(tmp_path / "mine.png")
+        page.locator("#image input[type=file]").first.set_input_files(tmp_path / "mine.png")
         size = [200, 216]
     page.wait_for_function(SHOWS, arg=size)
     page.wait_for_selector(f"{READY} .lv-word")
@@ -100,8 +100,8 @@ def test_the_caption_streams_in_and_every_word_lights_up_as_it_is_written(open_s
     page = open_scene()
     page.evaluate("""() => {
         window.seen = { lengths: [], lit: [], glows: 0 };
-        const picture = document.querySelector('.lv-picture');
-        new MutationObserver(() => { window.seen.reloaded = true; }).observe(picture, { attributeFilter: ['src'] });
+        const image = document.querySelector('.lv-image');
+        new MutationObserver(() => { window.seen.reloaded = true; }).observe(image, { attributeFilter: ['src'] });
         new MutationObserver(() => {
             if (document.querySelector('.lv').dataset.state !== 'writing') return;
             const text = document.querySelector('.lv-text');
@@ -119,7 +119,7 @@ def test_the_caption_streams_in_and_every_word_lights_up_as_it_is_written(open_s
     seen = page.evaluate("() => window.seen")
     assert len(seen["lengths"]) >= 3 and seen["lengths"] == sorted(seen["lengths"]), "the text grows word by word"
     assert seen["lit"] == sorted(seen["lit"], key=int) and len(seen["lit"]) >= 3
-    assert seen["glows"] == len(seen["lit"]), "a lit word's place glows on the picture"
+    assert seen["glows"] == len(seen["lit"]), "a lit word's location glows on the image"
     assert "reloaded" not in seen
     assert page.locator(".lv-word.lv-lit").count() == 0, "afterwards all is calm"
 
@@ -128,7 +128,7 @@ def test_words_and_places_of_a_real_caption_light_up_each_other(open_scene):
     page = open_scene()
     ask(page, "Describe", "words in")
     words = page.locator(".lv-word")
-    places = places_of(page)
+    places = locations_of(page)
     assert words.count() == len(places) >= 3
     for number in (0, words.count() - 1):
         words.nth(number).hover()
@@ -136,7 +136,7 @@ def test_words_and_places_of_a_real_caption_light_up_each_other(open_scene):
     page.mouse.move(*on_screen(page, *places[-1]))
     page.wait_for_selector(".lv-word.lv-lit")
     lit = page.locator(".lv-word.lv-lit, .lv-word.lv-near").evaluate_all("nodes => nodes.map(n => +n.dataset.number)")
-    assert len(places) in lit, "the word whose place is pointed at, and those whose place is there too"
+    assert len(places) in lit, "the word whose location is pointed at, and those whose place is there too"
     screenshot(page, "space-caption")
 
 
@@ -206,7 +206,7 @@ def oversized() -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("notes.png", b"these are words", "not a picture in a known format"),
+        ("notes.png", b"these are words", "not an image in a known format"),
         ("large.png", oversized(), "exceeds|too large|maximum"),
         ("wide.png", blank((2000, 1001)), "million pixels"),
     ],
@@ -218,8 +218,8 @@ def test_a_file_that_cannot_be_taken_is_refused_and_the_next_one_is_shown(
     page = one.page
     bad, good = tmp_path / name, tmp_path / "good.png"
     bad.write_bytes(content)
-    good.write_bytes(picture_bytes((200, 120)))
-    page.locator("#picture input[type=file]").first.set_input_files(bad)
+    good.write_bytes(image_bytes((200, 120)))
+    page.locator("#image input[type=file]").first.set_input_files(bad)
     page.wait_for_function(
         "rule => new RegExp(rule, 'i').test([...document.querySelectorAll('.toast-body')].map(n => n.innerText))",
         arg=message,
@@ -227,7 +227,7 @@ def test_a_file_that_cannot_be_taken_is_refused_and_the_next_one_is_shown(
     screenshot(page, f"space-refused-{bad.stem}")
     page.reload()
     page.wait_for_selector("#ask")
-    page.locator("#picture input[type=file]").first.set_input_files(good)
+    page.locator("#image input[type=file]").first.set_input_files(good)
     page.wait_for_function(SHOWS, arg=[200, 120])
     one.errors = [text for text in one.errors if "status of 413" not in text]  # the browser reports the refusal itself
 
@@ -250,10 +250,10 @@ def test_the_page_fits_phones_and_desks_in_both_themes(open_scene, theme, width)
     screenshot(page, f"space-{width}-{theme}")
 
 
-def test_the_picture_is_made_for_the_page_and_not_the_visitors_file(demo, visit, tmp_path):
+def test_the_image_is_made_for_the_page_and_not_the_visitors_file(demo, visit, tmp_path):
     file = tmp_path / "mine.png"
-    Image.open(io.BytesIO(picture_bytes((200, 120)))).save(file)
+    Image.open(io.BytesIO(image_bytes((200, 120)))).save(file)
     page = visit(demo.url, settled="#ask").page
-    page.locator("#picture input[type=file]").first.set_input_files(file)
+    page.locator("#image input[type=file]").first.set_input_files(file)
     page.wait_for_function(SHOWS, arg=[200, 120])
-    assert page.locator(".lv-picture").get_attribute("src").startswith("data:image/jpeg;base64,")
+    assert page.locator(".lv-image").get_attribute("src").startswith("data:image/jpeg;base64,")

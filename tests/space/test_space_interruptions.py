@@ -1,4 +1,4 @@
-"""What comes in between while an answer is written: errors, other pictures, visitors who leave, others who wait."""
+"""What comes in between while an answer is written: errors, other images, visitors who leave, others who wait."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pixelllm_hf.inference import TooSlowError
 from pixelllm_hf.space.service import Service
 
 from .browser import Visit, screenshot, show_unanswered
-from .made_up import growing, made_up_caption, made_up_picture
+from .made_up import growing, made_up_caption, made_up_image
 from .running_demo import SCENE, ask, uploaded
 
 READY = ".lv[data-state='ready']"
@@ -31,15 +31,15 @@ class SlowService:
         self.begun = 0
         self.broken_off = threading.Event()
 
-    def stream(self, picture: Any, request: Any, **options: Any) -> Iterator[list[Any]]:
+    def stream(self, image: Any, request: Any, **options: Any) -> Iterator[list[Any]]:
         self.begun += 1
         try:
             for number, part in enumerate(growing(CAPTION)):
                 if number == self.fails_after:
                     raise TooSlowError("the answer took longer than a test allows and was stopped.")
                 assert self.next_word.acquire(timeout=300)
-                yield [replace(part, image_size=picture.size)]
-            yield [replace(CAPTION, image_size=picture.size)]
+                yield [replace(part, image_size=image.size)]
+            yield [replace(CAPTION, image_size=image.size)]
         except GeneratorExit:
             self.broken_off.set()
             raise
@@ -54,14 +54,14 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowService]:
 
 
 @pytest.fixture
-def open_picture(demo: Any, visit: Callable[..., Visit], tmp_path: Path) -> Callable[[], Any]:
-    """A new visitor's page with the made-up picture on it."""
+def open_image(demo: Any, visit: Callable[..., Visit], tmp_path: Path) -> Callable[[], Any]:
+    """A new visitor's page with the made-up image on it."""
     file = tmp_path / "mine.png"
-    made_up_picture().save(file)
+    made_up_image().save(file)
 
     def go() -> Any:
         page = visit(demo.url, settled="#ask").page
-        upload = page.locator("#picture input[type=file]").first
+        upload = page.locator("#image input[type=file]").first
         show_unanswered(page, lambda: upload.set_input_files(file))
         return page
 
@@ -88,9 +88,9 @@ def answer_on(page: Any) -> str:
     return " ".join(page.locator(".lv-text").all_inner_texts())
 
 
-def test_a_caption_that_breaks_off_keeps_its_words_and_is_no_longer_being_written(open_picture, slow):
+def test_a_caption_that_breaks_off_keeps_its_words_and_is_no_longer_being_written(open_image, slow):
     slow.fails_after = 3
-    page = open_picture()
+    page = open_image()
     ask_and_see(page, slow, 2)
     slow.next_word.release()
     page.wait_for_selector(".toast-body:has-text('longer than a test allows')")
@@ -107,22 +107,22 @@ def test_a_caption_that_breaks_off_keeps_its_words_and_is_no_longer_being_writte
     page.wait_for_selector("#status:has-text('words in')")
 
 
-def test_another_picture_takes_the_place_of_what_is_being_written(open_picture, slow):
-    page = open_picture()
-    mine = page.locator(".lv-picture").get_attribute("src")
+def test_another_image_takes_the_place_of_what_is_being_written(open_image, slow):
+    page = open_image()
+    mine = page.locator(".lv-image").get_attribute("src")
     ask_and_see(page, slow, 2)
     page.get_by_role("button", name="scene").click()
-    page.wait_for_function("mine => document.querySelector('.lv-picture').getAttribute('src') !== mine", arg=mine)
-    scene = page.locator(".lv-picture").get_attribute("src")
-    assert is_broken_off(slow), "nobody writes on about the picture that has gone"
+    page.wait_for_function("mine => document.querySelector('.lv-image').getAttribute('src') !== mine", arg=mine)
+    scene = page.locator(".lv-image").get_attribute("src")
+    assert is_broken_off(slow), "nobody writes on about the image that has gone"
     slow.next_word.release(1000)  # choosing the other one has asked about it
     page.wait_for_selector("#status:has-text('words in')")
-    assert page.locator(".lv-picture").get_attribute("src") == scene
+    assert page.locator(".lv-image").get_attribute("src") == scene
     assert answer_on(page).startswith("A dog")
 
 
-def test_a_box_drawn_while_another_answer_is_written_is_asked_about_at_once(open_picture, slow):
-    page = open_picture()
+def test_a_box_drawn_while_another_answer_is_written_is_asked_about_at_once(open_image, slow):
+    page = open_image()
     ask_and_see(page, slow, 2)
     page.click("[data-tool=point]")
     page.locator(".lv-overlay").click()
@@ -135,7 +135,7 @@ def test_a_box_drawn_while_another_answer_is_written_is_asked_about_at_once(open
     assert slow.begun == 2
 
 
-def test_a_visitor_who_leaves_in_the_middle_leaves_the_model_free(demo, open_picture, monkeypatch):
+def test_a_visitor_who_leaves_in_the_middle_leaves_the_model_free(demo, open_image, monkeypatch):
     real, closed, next_word = Service.stream, threading.Event(), threading.Semaphore(0)
 
     def slowly(self: Service, *args: Any, **options: Any) -> Iterator[Any]:
@@ -148,7 +148,7 @@ def test_a_visitor_who_leaves_in_the_middle_leaves_the_model_free(demo, open_pic
             raise
 
     monkeypatch.setattr(Service, "stream", slowly)
-    page = open_picture()
+    page = open_image()
     page.click("#ask")
     page.wait_for_selector(".lv-writing .lv-text")
     page.context.close()
@@ -161,8 +161,8 @@ def test_a_visitor_who_leaves_in_the_middle_leaves_the_model_free(demo, open_pic
     assert succeeded and answers[0]["words"]
 
 
-def test_who_has_to_wait_is_told_how_many_are_before(open_picture, slow):
-    first, second = open_picture(), open_picture()
+def test_who_has_to_wait_is_told_how_many_are_before(open_image, slow):
+    first, second = open_image(), open_image()
     ask_and_see(first, slow, 1)
     second.click("#ask")
     second.wait_for_function("() => /queue: *1 *\\/ *1/.test(document.querySelector('#status').innerText)")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pixelllm_hf.processing.image_reading import UnreadableImageError
-from pixelllm_hf.space.limits import Limits, checked_request, checked_whole, read_picture, uploaded_file
+from pixelllm_hf.space.limits import Limits, checked_request, checked_whole, read_upload, uploaded_file
 from pixelllm_hf.space.refusals import RefusedError
 
 LIMITS = Limits(upload_bytes=1 << 20, pixels=1_000_000, prompts=3, letters=20, objects=7)
@@ -37,18 +37,18 @@ def written(tmp_path: Path, content: bytes) -> Path:
 @pytest.mark.parametrize("side", [2_000, 20_000, 2_000_000_000])
 def test_a_decompression_bomb_is_refused_by_its_header(tmp_path, side):
     with pytest.raises(RefusedError, match="1 million pixels"):
-        read_picture(written(tmp_path, bomb(side)), LIMITS)
+        read_upload(written(tmp_path, bomb(side)), LIMITS)
 
 
 def test_a_file_larger_than_the_limit_is_refused(tmp_path):
     with pytest.raises(RefusedError, match="1 MB"):
-        read_picture(written(tmp_path, b"\x89PNG\r\n\x1a\n" + b"\0" * (1 << 20)), LIMITS)
+        read_upload(written(tmp_path, b"\x89PNG\r\n\x1a\n" + b"\0" * (1 << 20)), LIMITS)
 
 
-def test_what_is_not_a_picture_is_refused(tmp_path):
+def test_what_is_not_an_image_is_refused(tmp_path):
     for content in (b"", b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"PK\x03\x04" + b"\0" * 99):
-        with pytest.raises(RefusedError, match="not a picture in a known format"):
-            read_picture(written(tmp_path, content), LIMITS)
+        with pytest.raises(RefusedError, match="not an image in a known format"):
+            read_upload(written(tmp_path, content), LIMITS)
 
 
 def test_formats_for_which_pillow_starts_other_programs_are_not_even_looked_at(tmp_path, monkeypatch):
@@ -57,25 +57,25 @@ def test_formats_for_which_pillow_starts_other_programs_are_not_even_looked_at(t
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
     Image.open(io.BytesIO(postscript))  # Pillow knows it
     with pytest.raises(RefusedError, match="known format"):
-        read_picture(written(tmp_path, postscript), LIMITS)
+        read_upload(written(tmp_path, postscript), LIMITS)
     assert not started
 
 
-def test_a_cut_picture_is_refused_without_the_name_of_a_file_of_ours(tmp_path):
+def test_a_cut_image_is_refused_without_the_name_of_a_file_of_ours(tmp_path):
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (99, 99, 3), dtype=np.uint8)).save(buffer, "PNG")
-    with pytest.raises(UnreadableImageError, match="the picture is truncated") as caught:
-        read_picture(written(tmp_path, buffer.getvalue()[:9000]), LIMITS)
+    with pytest.raises(UnreadableImageError, match="the image is truncated") as caught:
+        read_upload(written(tmp_path, buffer.getvalue()[:9000]), LIMITS)
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_a_good_picture_comes_upright_and_in_colour(tmp_path):
+def test_a_good_image_comes_upright_and_in_colour(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     buffer = io.BytesIO()
     Image.new("L", (30, 20), 99).save(buffer, "JPEG", exif=exif)
-    picture = read_picture(written(tmp_path, buffer.getvalue()), LIMITS)
-    assert (picture.mode, picture.size) == ("RGB", (20, 30))
+    image = read_upload(written(tmp_path, buffer.getvalue()), LIMITS)
+    assert (image.mode, image.size) == ("RGB", (20, 30))
 
 
 def test_only_files_in_the_folder_of_uploads_are_read(tmp_path):
@@ -90,7 +90,7 @@ def test_only_files_in_the_folder_of_uploads_are_read(tmp_path):
         with pytest.raises(RefusedError, match="not here"):
             uploaded_file({"path": str(path)}, folder)
     for payload in (None, "path", {}, {"path": None}, {"path": ["x"]}, {"url": "data:image/png;base64,AAAA"}):
-        with pytest.raises(RefusedError, match="a picture is needed"):
+        with pytest.raises(RefusedError, match="an image is needed"):
             uploaded_file(payload, folder)
 
 

@@ -51,7 +51,7 @@ def memory_mb() -> float:
 
 
 def test_in_a_crowd_everybody_is_answered_or_told_that_the_queue_is_full(narrow_demo, load_test):
-    visits = load_test.Crowd(narrow_demo.url, SCENE.read_bytes()).visit(CLIENTS, requests=REQUESTS)
+    visits = load_test.LoadTest(narrow_demo.url, SCENE.read_bytes()).visit(CLIENTS, requests=REQUESTS)
     counts = Counter(visit.outcome for visit in visits)
     assert counts[load_test.LOST] == 0, [visit.why for visit in visits if visit.outcome == load_test.LOST]
     assert counts[load_test.ANSWERED] == CLIENTS * REQUESTS
@@ -64,26 +64,29 @@ def test_in_a_crowd_everybody_is_answered_or_told_that_the_queue_is_full(narrow_
 def test_a_second_crowd_needs_hardly_more_memory_than_the_first(narrow_demo, uploads, load_test):
     if not Path("/proc/self/status").exists():
         pytest.skip("needs /proc to look at the memory")
-    crowd = load_test.Crowd(narrow_demo.url, SCENE.read_bytes())
+    crowd = load_test.LoadTest(narrow_demo.url, SCENE.read_bytes())
     crowd.visit(CLIENTS, requests=1)
     gc.collect()
     before = memory_mb()
     crowd.visit(CLIENTS, requests=2)
     gc.collect()
     assert memory_mb() - before < 64
-    assert len(list(uploads.glob("*/picture.jpg"))) == 1, "the same picture is kept once"
+    assert len(list(uploads.glob("*/image.jpg"))) == 1, "the same image is kept once"
 
 
 def test_overtaking_is_noticed(load_test):
-    kept = [load_test.Visit(load_test.ANSWERED, joined=t, queued=t + 0.5, started=10.0 + t) for t in range(5)]
+    kept = [load_test.RequestRecord(load_test.ANSWERED, joined=t, queued=t + 0.5, started=10.0 + t) for t in range(5)]
     assert load_test.overtaken(kept) == 0
-    assert load_test.overtaken([*kept, load_test.Visit(load_test.ANSWERED, joined=0.1, queued=1.5, started=99.0)]) == 3
+    assert (
+        load_test.overtaken([*kept, load_test.RequestRecord(load_test.ANSWERED, joined=0.1, queued=1.5, started=99.0)])
+        == 3
+    )
 
 
 def test_a_request_that_is_not_answered_counts_as_lost(narrow_demo, load_test):
-    visits = load_test.Crowd(narrow_demo.url, b"not a picture").visit(2, requests=1)
+    visits = load_test.LoadTest(narrow_demo.url, b"not an image").visit(2, requests=1)
     assert [visit.outcome for visit in visits] == [load_test.LOST, load_test.LOST]
-    assert all("not a picture" in visit.why for visit in visits)
+    assert all("not an image" in visit.why for visit in visits)
 
 
 def test_the_load_test_starts_a_demo_of_its_own_and_reports(small_checkpoint: Path):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from .browser import Visit, show_unanswered
-from .running_demo import picture_bytes
+from .running_demo import image_bytes
 
 SIDES = ("left", "top", "right", "bottom")
 READY = ".lv[data-state='ready']"
@@ -18,7 +18,7 @@ READY = ".lv[data-state='ready']"
 
 @pytest.fixture
 def open_page(demo: Any, visit: Callable[..., Visit]) -> Callable[..., Any]:
-    """Opens the demo; with `example` it shows this picture, and nothing is asked about it yet."""
+    """Opens the demo; with `example` it shows this image, and nothing is asked about it yet."""
 
     def go(query: str = "", *, example: str = "", **options: Any) -> Any:
         page = visit(f"{demo.url}{query}", settled="#ask", **options).page
@@ -64,11 +64,11 @@ def test_a_box_can_be_given_by_keyboard_alone(open_page):
     answered(page, "words in")
 
 
-def test_an_uploaded_picture_is_asked_for_a_phrase(open_page, tmp_path):
+def test_an_uploaded_image_is_asked_for_a_phrase(open_page, tmp_path):
     page = open_page()
     file = tmp_path / "mine.png"
-    file.write_bytes(picture_bytes((200, 120)))
-    show_unanswered(page, lambda: page.locator("#picture input[type=file]").first.set_input_files(file))
+    file.write_bytes(image_bytes((200, 120)))
+    show_unanswered(page, lambda: page.locator("#image input[type=file]").first.set_input_files(file))
     page.wait_for_selector("#phrase", state="hidden")
     choose(page, "Find")
     page.fill("#phrase textarea", "the <b>duck</b>")
@@ -82,7 +82,7 @@ def test_mistakes_are_told_and_leave_the_page_usable(open_page):
     page.get_by_role("button", name="Remove Image").click()
     page.wait_for_selector(".lv[data-state='empty']")
     page.click("#ask")
-    page.wait_for_selector("text=a picture is needed")
+    page.wait_for_selector("text=an image is needed")
     show_unanswered(page, page.get_by_role("button", name="scene").click)
     choose(page, "Find")
     page.click("#ask")

@@ -12,9 +12,9 @@ from PIL import Image
 from pixelllm_hf.processing.grounded_targets import GroundedTarget
 from pixelllm_hf.processing.mask_codec import polygons_to_mask
 from pixelllm_hf.space.outlines import mask_outlines, simplify_ring
-from pixelllm_hf.space.view import MOST_ANSWERS, PICTURE_BYTES, PICTURE_SIDE, ShownPicture, build_view
+from pixelllm_hf.space.view import IMAGE_BYTES, IMAGE_SIDE, MOST_ANSWERS, ShownImage, build_view
 
-from .made_up import SIZE, made_up_answer, made_up_caption, made_up_object, made_up_picture, made_up_word
+from .made_up import SIZE, made_up_answer, made_up_caption, made_up_image, made_up_object, made_up_word
 
 
 def shown_pixels(url: str) -> Image.Image:
@@ -33,7 +33,7 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def test_a_view_is_json_and_names_places_in_pixels_of_the_original():
-    view = build_view(made_up_picture(), [made_up_caption(), made_up_object("ball", mask=True)], task="dense")
+    view = build_view(made_up_image(), [made_up_caption(), made_up_object("ball", mask=True)], task="dense")
     assert json.loads(json.dumps(view, allow_nan=False)) == view
     assert view["size"] == list(SIZE) and view["task"] == "dense" and view["writing"] is False
     dog = view["answers"][0]["words"][1]
@@ -53,7 +53,7 @@ def test_what_is_not_finite_is_left_out():
     caption = replace(
         made_up_caption(), words=(word,), score=float("inf"), prompt_points=((nan, 1.0, 1), (5.0, 6.0, 0))
     )
-    answer = build_view(made_up_picture(), [caption], task="caption")["answers"][0]
+    answer = build_view(made_up_image(), [caption], task="caption")["answers"][0]
     json.dumps(answer, allow_nan=False)
     assert answer["score"] is None
     assert answer["words"][0]["box"] is answer["words"][0]["point"] is answer["words"][0]["score"] is None
@@ -61,55 +61,55 @@ def test_what_is_not_finite_is_left_out():
 
 
 @pytest.mark.parametrize("size_wh", [(3000, 2000), (1, 4000), (4000, 1), (1280, 1280), (7, 5)])
-def test_the_shown_picture_is_of_bounded_size_and_the_same_shape(size_wh):
+def test_the_shown_image_is_of_bounded_size_and_the_same_shape(size_wh):
     noise = np.random.default_rng(0).integers(0, 256, (size_wh[1], size_wh[0], 3), dtype=np.uint8)
-    shown = ShownPicture.of(Image.fromarray(noise))
+    shown = ShownImage.of(Image.fromarray(noise))
     assert shown.size == size_wh
-    assert len(shown.url) <= PICTURE_BYTES * 4 / 3 + 100
+    assert len(shown.url) <= IMAGE_BYTES * 4 / 3 + 100
     width, height = shown_pixels(shown.url).size
-    assert max(width, height) <= PICTURE_SIDE
+    assert max(width, height) <= IMAGE_SIDE
     scale = max(width, height) / max(size_wh)
     assert abs(width - size_wh[0] * scale) <= 1 and abs(height - size_wh[1] * scale) <= 1
 
 
-def test_only_pixels_of_a_picture_are_shown():
+def test_only_pixels_of_an_image_are_shown():
     exif = Image.Exif()
     exif[0x010E] = "taken at home"
     stored = io.BytesIO()
-    made_up_picture((90, 60)).save(stored, format="JPEG", exif=exif, comment=b"a secret")
-    picture = Image.open(io.BytesIO(stored.getvalue()))
-    assert picture.getexif() and b"a secret" in stored.getvalue()
-    shown = ShownPicture.of(picture)
+    made_up_image((90, 60)).save(stored, format="JPEG", exif=exif, comment=b"a secret")
+    image = Image.open(io.BytesIO(stored.getvalue()))
+    assert image.getexif() and b"a secret" in stored.getvalue()
+    shown = ShownImage.of(image)
     content = base64.b64decode(shown.url.partition(",")[2])
     assert b"a secret" not in content and b"taken at home" not in content
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P", "L", "1", "I;16", "CMYK", "F"])
-def test_pictures_of_all_modes_are_shown(mode):
-    picture = made_up_picture((60, 40))
-    picture = picture.convert("P").convert("PA") if mode == "PA" else Image.new(mode, (60, 40))
-    assert shown_pixels(ShownPicture.of(picture).url).size == (60, 40)
+def test_images_of_all_modes_are_shown(mode):
+    image = made_up_image((60, 40))
+    image = image.convert("P").convert("PA") if mode == "PA" else Image.new(mode, (60, 40))
+    assert shown_pixels(ShownImage.of(image).url).size == (60, 40)
 
 
 def test_what_is_transparent_is_shown_white():
-    shown = shown_pixels(ShownPicture.of(Image.new("RGBA", (20, 20), (255, 0, 0, 0))).url)
+    shown = shown_pixels(ShownImage.of(Image.new("RGBA", (20, 20), (255, 0, 0, 0))).url)
     assert min(shown.getpixel((10, 10))) > 250
 
 
-def test_the_same_picture_has_the_same_address_so_that_the_page_keeps_it():
-    assert ShownPicture.of(made_up_picture()).url == ShownPicture.of(made_up_picture()).url
+def test_the_same_image_has_the_same_address_so_that_the_page_keeps_it():
+    assert ShownImage.of(made_up_image()).url == ShownImage.of(made_up_image()).url
 
 
-def test_an_answer_to_another_picture_is_refused():
+def test_an_answer_to_another_image_is_refused():
     with pytest.raises(ValueError, match="900 x 600 pixels, but this one is 90 x 60"):
-        build_view(made_up_picture((90, 60)), [made_up_caption()], task="caption")
+        build_view(made_up_image((90, 60)), [made_up_caption()], task="caption")
 
 
 def test_long_answers_are_cut_and_left_out_ones_are_counted():
     text = "dog " * 3000
     words = tuple(made_up_word("dog", 4 * i, (1, 2, 3, 4)) for i in range(3000))
     view = build_view(
-        made_up_picture(), [replace(made_up_caption(), text=text, words=words)] * (MOST_ANSWERS + 7), task="dense"
+        made_up_image(), [replace(made_up_caption(), text=text, words=words)] * (MOST_ANSWERS + 7), task="dense"
     )
     assert view["left_out"] == 7 and len(view["answers"]) == MOST_ANSWERS
     answer = view["answers"][0]
@@ -142,7 +142,7 @@ def test_holes_are_filled_and_an_empty_mask_has_no_outline():
     assert mask_outlines(np.zeros((50, 60), bool)) == []
 
 
-def test_a_thin_or_tiny_mask_in_a_large_picture_keeps_an_outline():
+def test_a_thin_or_tiny_mask_in_a_large_image_keeps_an_outline():
     for rows, columns in [(slice(1000, 1001), slice(0, 4000)), (slice(5, 6), slice(7, 8))]:
         mask = np.zeros((3000, 4000), bool)
         mask[rows, columns] = True
@@ -182,7 +182,7 @@ def test_several_targets_of_an_answer_are_its_words_whatever_the_task():
             GroundedTarget(11, 17, (420.0, 420.0, 500.0, 500.0)),
         ),
     )
-    (answer,) = build_view(made_up_picture(), [both], task="refer")["answers"]
+    (answer,) = build_view(made_up_image(), [both], task="refer")["answers"]
     dog, ball = answer["words"]
     assert (dog["text"], dog["box"], dog["score"]) == ("A dog", [120.0, 300.0, 330.0, 480.0], 0.75)
     assert overlap(polygons_to_mask(dog["mask"], SIZE[::-1]), disc(*SIZE, 225, 390, 80)) > 0.95
@@ -193,7 +193,7 @@ def test_several_targets_of_an_answer_are_its_words_whatever_the_task():
 def test_words_that_probably_have_no_place_come_without_one():
     words = made_up_caption().words
     unsure = tuple(replace(w, visual=0.2 if w.text == "dog" else 0.9, spread=(1.0, 2.0, 3.0, 4.0)) for w in words)
-    (answer,) = build_view(made_up_picture(), [replace(made_up_caption(), words=unsure)], task="caption")["answers"]
+    (answer,) = build_view(made_up_image(), [replace(made_up_caption(), words=unsure)], task="caption")["answers"]
     dog = next(word for word in answer["words"] if word["text"] == "dog")
     ball = next(word for word in answer["words"] if word["text"] == "ball")
     assert dog["point"] is dog["box"] is None and dog["visual"] == 0.2
@@ -201,7 +201,7 @@ def test_words_that_probably_have_no_place_come_without_one():
 
 
 def test_phrases_that_point_are_words_with_masks():
-    (answer,) = build_view(made_up_picture(), [made_up_answer()], task="reason")["answers"]
+    (answer,) = build_view(made_up_image(), [made_up_answer()], task="reason")["answers"]
     assert answer["mask"] is None and answer["box"] is None
     dog, ball, tree = answer["words"]
     assert [word["text"] for word in (dog, ball, tree)] == ["The dog", "the ball", "the tree"]
@@ -214,6 +214,6 @@ def test_phrases_that_point_are_words_with_masks():
 def test_of_targets_with_one_phrase_the_first_has_it():
     answer = made_up_answer()
     twice = replace(answer, targets=(answer.targets[0], replace(answer.targets[1], start=0, end=7)))
-    first, second = build_view(made_up_picture(), [twice], task="reason")["answers"][0]["words"]
+    first, second = build_view(made_up_image(), [twice], task="reason")["answers"][0]["words"]
     assert (first["text"], first["start"], first["end"]) == ("The dog", 0, 7)
     assert (second["text"], second["start"], second["end"]) == ("", 7, 7) and second["mask"]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from .browser import Visit, screenshot
-from .made_up import PLACES, SIZE, made_up_answer, made_up_caption, made_up_object, made_up_picture, made_up_word
+from .made_up import LOCATION_FIELDS, SIZE, made_up_answer, made_up_caption, made_up_image, made_up_object, made_up_word
 
 pytest.importorskip("gradio", reason="needs gradio: pip install pixelllm-hf[demo]")
 
@@ -19,27 +19,32 @@ SCRIPT = '<img src=x onerror="window.harmed=1"><script>window.harmed=1</script>`
 def views() -> dict[str, Any]:
     from pixelllm_hf.space.view import build_view
 
-    picture = made_up_picture()
+    image = made_up_image()
     region = made_up_caption("a dog", prompt_box=(100.0, 290.0, 350.0, 490.0))
     hostile = replace(
         made_up_caption(SCRIPT, prompt=SCRIPT),
-        words=(made_up_word(SCRIPT.split(" ")[0], 0, PLACES["dog"]), made_up_word(SCRIPT, 0, PLACES["ball"])),
+        words=(
+            made_up_word(SCRIPT.split(" ")[0], 0, LOCATION_FIELDS["dog"]),
+            made_up_word(SCRIPT, 0, LOCATION_FIELDS["ball"]),
+        ),
     )
-    boxed = replace(hostile, box=PLACES["dog"])  # type: ignore[call-arg]
-    emoji = replace(made_up_caption("😀🐕 a dog"), words=(made_up_word("dog", 5, PLACES["dog"]),))
+    boxed = replace(hostile, box=LOCATION_FIELDS["dog"])  # type: ignore[call-arg]
+    emoji = replace(made_up_caption("😀🐕 a dog"), words=(made_up_word("dog", 5, LOCATION_FIELDS["dog"]),))
     narrow = replace(
         made_up_caption("post"), words=(made_up_word("post", 0, (0, 100, 12, 300)),), image_size=(12, 1200)
     )
     return {
-        "caption": build_view(picture, [made_up_caption()], task="caption"),
-        "objects": build_view(picture, [made_up_object(name, mask=name != "meadow") for name in PLACES], task="dense"),
-        "region": build_view(picture, [region], task="region"),
-        "hostile": build_view(picture, [hostile, boxed], task="refer"),
-        "emoji": build_view(picture, [emoji], task="caption"),
+        "caption": build_view(image, [made_up_caption()], task="caption"),
+        "objects": build_view(
+            image, [made_up_object(name, mask=name != "meadow") for name in LOCATION_FIELDS], task="dense"
+        ),
+        "region": build_view(image, [region], task="region"),
+        "hostile": build_view(image, [hostile, boxed], task="refer"),
+        "emoji": build_view(image, [emoji], task="caption"),
         "narrow": build_view(Image.new("RGB", (12, 1200), "white"), [narrow], task="caption"),
-        "many": build_view(picture, [made_up_object(name) for name in PLACES] * 20, task="dense"),
-        "reason": build_view(picture, [made_up_answer()], task="reason"),
-        "none": build_view(picture, [], task="dense"),
+        "many": build_view(image, [made_up_object(name) for name in LOCATION_FIELDS] * 20, task="dense"),
+        "reason": build_view(image, [made_up_answer()], task="reason"),
+        "none": build_view(image, [], task="dense"),
         "nothing": None,
     }
 
@@ -89,13 +94,13 @@ def wait_for_lit(page: Any, text: str) -> None:
 
 
 def on_screen(page: Any, x: float, y: float, size: tuple[int, int] = SIZE) -> tuple[float, float]:
-    """Where a point of the picture is on the screen, for a picture without a letterbox."""
+    """Where a point of the image is on the screen, for an image without a letterbox."""
     frame = page.locator(".lv-frame").bounding_box()
     return frame["x"] + x * frame["width"] / size[0], frame["y"] + y * frame["height"] / size[1]
 
 
 def pixel_on_screen(page: Any) -> float:
-    """How many of the picture's pixels one of the screen's is."""
+    """How many of the image's pixels one of the screen's is."""
     return SIZE[0] / page.locator(".lv-frame").bounding_box()["width"]
 
 
@@ -132,14 +137,14 @@ def test_the_glow_covers_the_thing_on_the_screen(open_page):
     glow = page.locator(".lv-glow rect.lv-mask")
     glow.wait_for(state="attached")
     seen = glow.bounding_box()
-    left, top = on_screen(page, *PLACES["dog"][:2])
-    right, bottom = on_screen(page, *PLACES["dog"][2:])
+    left, top = on_screen(page, *LOCATION_FIELDS["dog"][:2])
+    right, bottom = on_screen(page, *LOCATION_FIELDS["dog"][2:])
     found = [seen["x"], seen["y"], seen["x"] + seen["width"], seen["y"] + seen["height"]]
     assert found == pytest.approx([left, top, right, bottom], abs=1)
 
 
 @pytest.mark.parametrize(("place", "text"), [((225, 390), "dog"), ((460, 455), "ball"), ((830, 100), "tree")])
-def test_pointing_at_the_picture_lights_up_the_word(open_page, place, text):
+def test_pointing_at_the_image_lights_up_the_word(open_page, place, text):
     page = open_page("caption")
     page.mouse.move(*on_screen(page, *place))
     wait_for_lit(page, text)
@@ -186,7 +191,7 @@ def test_words_after_an_emoji_are_cut_at_their_letters(open_page):
 # --- objects ---
 
 
-def test_objects_in_the_list_and_in_the_picture_light_up_each_other(open_page):
+def test_objects_in_the_list_and_in_the_image_light_up_each_other(open_page):
     page = open_page("objects")
     assert page.locator(".lv-object").count() == 4
     assert page.locator(".lv-objects .lv-mask").count() == 3
@@ -218,7 +223,7 @@ def test_a_page_without_objects_says_so(open_page):
     page.click("#show-none")
     page.wait_for_selector(".lv-note:has-text('Nothing was found.')")
     page.click("#show-nothing")
-    page.wait_for_selector(".lv-placeholder:has-text('No picture yet.')")
+    page.wait_for_selector(".lv-placeholder:has-text('No image yet.')")
     assert page.locator(".lv-frame").is_hidden()
 
 
@@ -239,7 +244,7 @@ def test_a_box_dragged_with_the_mouse_comes_in_pixels_of_the_original(open_page,
     assert box == pytest.approx([110, 290, 340, 500], abs=pixel_on_screen(page))
 
 
-def test_a_drag_that_leaves_the_picture_ends_at_its_border(open_page):
+def test_a_drag_that_leaves_the_image_ends_at_its_border(open_page):
     page = open_page("caption")
     page.click("[data-tool=box]")
     page.mouse.move(*on_screen(page, 450, 300))
@@ -286,12 +291,12 @@ def test_keys_draw_a_box(open_page):
     assert submitted(page)["box"] == pytest.approx([x - step, y - step, x + step, y + step])
 
 
-def test_beside_a_narrow_picture_there_is_nothing_to_point_at(open_page):
+def test_beside_a_narrow_image_there_is_nothing_to_point_at(open_page):
     page = open_page("narrow")
     frame = page.locator(".lv-frame").bounding_box()
-    assert page.locator(".lv-picture").bounding_box() == frame
-    assert page.locator(".lv-picture").evaluate("node => getComputedStyle(node).objectFit") == "contain"
-    shown_width = frame["height"] * 12 / 1200  # the picture is in the middle of the frame
+    assert page.locator(".lv-image").bounding_box() == frame
+    assert page.locator(".lv-image").evaluate("node => getComputedStyle(node).objectFit") == "contain"
+    shown_width = frame["height"] * 12 / 1200  # the image is in the middle of the frame
     assert shown_width < frame["width"] / 2
     page.click("[data-tool=point]")
     page.mouse.click(frame["x"] + 3, frame["y"] + frame["height"] / 2)
@@ -317,9 +322,9 @@ def test_words_stream_in_and_light_up_without_anything_being_made_anew(open_page
     page.wait_for_selector(".lv-note:has-text('Looking')")
     page.evaluate("""() => {
         window.lost = 0;
-        const picture = document.querySelector('.lv-picture');
-        picture.kept = true;
-        new MutationObserver(() => { window.reloaded = true; }).observe(picture, { attributeFilter: ['src'] });
+        const image = document.querySelector('.lv-image');
+        image.kept = true;
+        new MutationObserver(() => { window.reloaded = true; }).observe(image, { attributeFilter: ['src'] });
         new MutationObserver(records => { for (const record of records) window.lost += record.removedNodes.length; })
             .observe(document.querySelector('.lv-answers'), { childList: true, subtree: true });
     }""")
@@ -338,7 +343,7 @@ def test_words_stream_in_and_light_up_without_anything_being_made_anew(open_page
     assert page.locator(".lv-writing").count() == 0
     words = page.eval_on_selector_all(".lv-word", "nodes => nodes.map(node => node.textContent)")
     assert words == ["dog", "ball", "tree"]
-    assert page.evaluate("() => document.querySelector('.lv-picture').kept")
+    assert page.evaluate("() => document.querySelector('.lv-image').kept")
     assert not page.evaluate("() => window.reloaded")
     assert page.evaluate("() => window.lost") == 0
     page.wait_for_function("text => document.querySelector('.lv-live').textContent === text", arg=caption.text)

@@ -10,10 +10,10 @@ from typing import Any
 
 import gradio as gr
 
-from pixelllm_hf.space.view import ShownPicture, build_view
+from pixelllm_hf.space.view import ShownImage, build_view
 from pixelllm_hf.space.viewer import LinkedViewer
 
-from .made_up import growing, made_up_caption, made_up_picture
+from .made_up import growing, made_up_caption, made_up_image
 
 
 @dataclass
@@ -28,20 +28,20 @@ class ViewerPage:
         """-> the launched blocks; sets `url`, where they are."""
 
         def stream() -> Iterator[dict[str, Any]]:
-            picture = ShownPicture.of(made_up_picture())
-            yield build_view(picture, [], task="caption", writing=True)
+            image = ShownImage.of(made_up_image())
+            yield build_view(image, [], task="caption", writing=True)
             caption = made_up_caption()
             for part in growing(caption):
                 assert self.next_word.acquire(timeout=300)
-                yield build_view(picture, [part], task="caption", writing=True)
+                yield build_view(image, [part], task="caption", writing=True)
             assert self.next_word.acquire(timeout=300)
-            yield build_view(picture, [caption], task="caption")
+            yield build_view(image, [caption], task="caption")
 
         def heard(event: gr.EventData) -> str:
             return json.dumps(event._data)
 
         with gr.Blocks() as page:
-            viewer = LinkedViewer(placeholder="No picture yet.", elem_id="viewer")
+            viewer = LinkedViewer(placeholder="No image yet.", elem_id="viewer")
             submitted = gr.Textbox(elem_id="submitted", label="Submitted")
             viewer.submit(heard, outputs=submitted, show_progress="hidden", api_visibility="private")
             with gr.Row():

@@ -22,7 +22,7 @@ COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 220), 
 def write_squares(
     folder: Path, *, count: int = 12, seed: int = 0, size_wh: tuple[int, int] = (80, 64)
 ) -> SimpleNamespace:
-    """`count` pictures with two coloured squares each: images/, instances.json, narratives.jsonl, refs.json,
+    """`count` images with two coloured squares each: images/, instances.json, narratives.jsonl, refs.json,
     region_descriptions.json, image_data.json."""
     generator = np.random.default_rng(seed)
     width, height = size_wh
@@ -31,14 +31,14 @@ def write_squares(
     (folder / "images").mkdir(parents=True)
     names = list(COLOURS)
     for image_id in range(1, count + 1):
-        picture = np.full((height, width, 3), 128, np.uint8)
-        picture += generator.integers(0, 20, picture.shape, dtype=np.uint8)
+        image = np.full((height, width, 3), 128, np.uint8)
+        image += generator.integers(0, 20, image.shape, dtype=np.uint8)
         chosen = generator.choice(len(names), 2, replace=False)
         boxes = []
         for half, colour in enumerate(chosen):
             x = int(generator.integers(half * width // 2, half * width // 2 + 12))
             y, side = int(generator.integers(4, 24)), int(generator.integers(16, 26))
-            picture[y : y + side, x : x + side] = COLOURS[names[colour]]
+            image[y : y + side, x : x + side] = COLOURS[names[colour]]
             boxes.append((x, y, side, side))
             annotation_id = len(annotations) + 1
             polygon = [x, y, x + side, y, x + side, y + side, x, y + side]
@@ -64,7 +64,7 @@ def write_squares(
                 }
             )
         file_name = f"{image_id:012d}.png"
-        Image.fromarray(picture).save(folder / "images" / file_name)
+        Image.fromarray(image).save(folder / "images" / file_name)
         images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
         image_data.append({"image_id": image_id, "width": width, "height": height, "url": f"images/{file_name}"})
         words: list[str] = []
@@ -171,10 +171,10 @@ def train_a_part(
 
     def train(objective: str, **auxiliary: Any) -> tuple[str, set[str]]:
         from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
+        from pixelllm_hf.training.build_model import build_model, load_processor
         from pixelllm_hf.training.export import save_folder
-        from pixelllm_hf.training.initial_model import initial_model, load_processor
 
-        begin = initial_model("for_tests")
+        begin = build_model("for_tests")
         save_folder(begin, tmp_path / "begin", processor=load_processor(str(tokenizer_folder), image_size=64))
         whole = {"objective": objective, "model": {"init": str(tmp_path / "begin")}, **squares_recipe}
         whole |= {"optimizer": {"learning_rate": 1e-2}, "auxiliary": squares_recipe["auxiliary"] | auxiliary}

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from pixelllm_hf.training.build_model import build_model
 from pixelllm_hf.training.config import ConfigError, load_config
 from pixelllm_hf.training.dry_run import describe, meta_model
-from pixelllm_hf.training.initial_model import initial_model
 from pixelllm_hf.training.memory_estimate import Sizes, activation_bytes, state_bytes
 from pixelllm_hf.training.parameter_groups import freeze
 from pixelllm_hf.training.recipe import TrainConfig
@@ -43,7 +43,7 @@ def recipe(squares: SimpleNamespace, tmp_path: Path) -> TrainConfig:
 
 
 def test_it_counts_what_trains_and_what_does_not(recipe: TrainConfig):
-    model = initial_model("for_tests")
+    model = build_model("for_tests")
     freeze(model, recipe.model.freeze)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)

@@ -16,9 +16,9 @@ from PIL import Image
 from pixelllm_hf.data.parquet_shards import prepare_format
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
+from pixelllm_hf.training.build_model import load_processor
 from pixelllm_hf.training.config import ConfigError
 from pixelllm_hf.training.feature_cache import CachedFeatureBatches, FeatureMaker, FeaturePart
-from pixelllm_hf.training.initial_model import load_processor
 from pixelllm_hf.training.parameter_groups import freeze
 from pixelllm_hf.training.sources import DataConfig, SourceConfig, grounded_batches
 

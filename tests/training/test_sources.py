@@ -15,8 +15,8 @@ from PIL import Image
 
 from pixelllm_hf.data.parquet_shards import prepare_format
 from pixelllm_hf.data.prepared_folder import read_prepared
+from pixelllm_hf.training.build_model import load_processor
 from pixelllm_hf.training.config import ConfigError
-from pixelllm_hf.training.initial_model import load_processor
 from pixelllm_hf.training.sources import DataConfig, SourceConfig, SourceRows, grounded_batches
 
 

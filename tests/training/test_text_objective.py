@@ -11,8 +11,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from pixelllm_hf.training.build_model import load_processor
 from pixelllm_hf.training.config import ConfigError, from_dict
-from pixelllm_hf.training.initial_model import load_processor
 from pixelllm_hf.training.recipe import TrainConfig
 from pixelllm_hf.training.sources import DataConfig, SourceConfig
 from pixelllm_hf.training.text_batches import TextBatches, recipe_texts

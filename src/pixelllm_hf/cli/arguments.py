@@ -7,14 +7,14 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from pixelllm_hf.inference import EMBEDDED, Box, ModelError, Points, check_device_name
+from pixelllm_hf.inference import EMBEDDED, BoxXYXY, ModelError, Points, check_device_name
 
 from .records import FORMATS
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-def parse_box(text: str) -> Box:
+def parse_box(text: str) -> BoxXYXY:
     """Four numbers with commas, in pixels of the original image.
 
     >>> parse_box("10,20,200,180")
@@ -121,7 +121,7 @@ def add_writing_arguments(parser: argparse.ArgumentParser, *, has_words: bool) -
         parser.add_argument("--prompt", help="what to say to the model instead of the task's own words")
 
 
-def add_place_arguments(parser: argparse.ArgumentParser, default: str) -> None:
+def add_location_arguments(parser: argparse.ArgumentParser, default: str) -> None:
     """--box and --point, any number of times."""
     parser.add_argument(
         "--box",

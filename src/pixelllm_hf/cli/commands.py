@@ -19,9 +19,9 @@ from .arguments import (
     EXPRESSION,
     QUESTION,
     Words,
+    add_location_arguments,
     add_model_arguments,
     add_object_arguments,
-    add_place_arguments,
     add_words_arguments,
     add_writing_arguments,
 )
@@ -59,8 +59,8 @@ def add_task_arguments(spec: TaskSpec, parser: argparse.ArgumentParser) -> None:
         add_words_arguments(parser, EXPRESSION if spec.text_is_answer else QUESTION)
     elif spec.finds_objects:
         add_object_arguments(parser)
-    elif spec.places is not None:
-        add_place_arguments(parser, default="" if spec.places == spec.name else " (default: the whole image)")
+    elif spec.region_task is not None:
+        add_location_arguments(parser, default="" if spec.region_task == spec.name else " (default: the whole image)")
 
 
 def ask(spec: TaskSpec, args: argparse.Namespace) -> int:
@@ -73,11 +73,11 @@ def _request(spec: TaskSpec, args: argparse.Namespace) -> Request:
         return Request(spec.name, expressions=_words(args, EXPRESSION if spec.text_is_answer else QUESTION))
     if spec.finds_objects:
         return Request(spec.name, text=args.prompt, max_results=args.max_results, min_score=args.min_score)
-    if spec.places is None:
+    if spec.region_task is None:
         return Request(spec.name, text=args.prompt)
     if args.boxes or args.points:
-        return Request(spec.places, boxes=tuple(args.boxes), points=tuple(args.points), text=args.prompt)
-    if spec.places == spec.name:
+        return Request(spec.region_task, boxes=tuple(args.boxes), points=tuple(args.points), text=args.prompt)
+    if spec.region_task == spec.name:
         raise UsageError(
             f"{spec.name} needs a location: --box x0,y0,x1,y1 or --point x,y. The whole image: pixelllm caption."
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from .arguments import add_device_argument, positive
 from .errors import OK, UsageError
 
-HELP = "serve a page on which pictures are described"
+HELP = "serve a page on which images are described"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-queue", type=positive, default=MAX_QUEUE, help=f"requests that may wait (default: {MAX_QUEUE})"
     )
-    parser.add_argument("--examples", type=Path, metavar="DIR", help="pictures to offer (default: the demo's)")
+    parser.add_argument("--examples", type=Path, metavar="DIR", help="images to offer (default: the demo's)")
     add_device_argument(parser)
 
 
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from pixelllm_hf.space.launching import default_models, end_in_order, start_demo
 
     if args.examples is not None and not args.examples.is_dir():
-        raise UsageError(f"--examples needs a folder of pictures, but {str(args.examples)!r} is none.")
+        raise UsageError(f"--examples needs a folder of images, but {str(args.examples)!r} is none.")
     end_in_order()
     try:
         demo = start_demo(

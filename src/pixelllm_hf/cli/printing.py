@@ -34,7 +34,7 @@ def print_objects(name: str, results: Sequence[GroundedCaption], drawings: Seque
     lines = [name]
     for result in results:
         if not result.targets:
-            lines.append(f"  no place  {result.text}")
+            lines.append(f"  no location  {result.text}")
         lines += [f"  {line}" for line in _targets(result)]
     if not results:
         lines.append("  nothing found")
@@ -53,7 +53,7 @@ def _targets(result: GroundedCaption) -> Iterator[str]:
         if target.mask_score is not None:
             facts.append(f"fit {target.mask_score:.2f}")
         if target.box is None and target.mask is None:
-            facts.insert(0, "no place")
+            facts.insert(0, "no location")
         yield f"{'  '.join(facts)}  {result.text[target.start : target.end]}".rstrip()
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from pixelllm_hf.data.image_folder import shape_problem
 from pixelllm_hf.data.image_transforms import Augmentation, TrainingView, canvas_mask
 from pixelllm_hf.data.mirrored_text import mirrored_prompt
-from pixelllm_hf.data.packed_labels import IGNORED_LABEL, asking_alike, pack_labels
+from pixelllm_hf.data.packed_labels import IGNORE_INDEX, asking_alike, pack_labels
 from pixelllm_hf.data.target_writing import write_targets
 from pixelllm_hf.data.trace_alignment import (
     align_by_rank,
@@ -33,13 +33,13 @@ Alignment = Literal["rank", "text"]
 
 
 class GroundedCollator:
-    """Makes a batch of rows of `GROUNDED_FEATURES`: pictures on the canvas, prompts, labels and places of their tokens.
+    """Makes a batch of rows of `GROUNDED_FEATURES`: images on the canvas, prompts, labels and their tokens' locations.
 
     Emits what the processor emits (pixel_values 0..255, pixel_mask, prompt_boxes in canvas pixels, prompt_mask,
     input_ids, attention_mask, original_sizes) and, per valid prompt (R rows, image-major):
     labels (R, T) with EOS, -100 in the padding; point_labels (R, T, 2, 2), box corners xy in 0..1 of the unpadded
-    image, NaN where a token has no place; visual_labels (R, T) 1 where a token's word is known to have one, 0 where it
-    is known to have none, -100 elsewhere; text_loss_mask (R,) 1.0 where the text counts.
+    image, NaN where a token has no location; visual_labels (R, T) 1 where a token's word is known to have one, 0 where
+    it is known to have none, -100 elsewhere; text_loss_mask (R,) 1.0 where the text counts.
     Rows of task "segment" add mask_labels (R, S, S) uint8, 1 inside, in canvas pixels, and mask_loss_mask (R,), 0.0
     where no mask is known or in view.
     Rows of task "reason" add target_mask_labels (K, S, S) uint8, 1 inside, in canvas pixels: the targets of all prompts
@@ -55,7 +55,7 @@ class GroundedCollator:
 
     Args:
         tokenizer: a fast tokenizer with pad, EOS and character offsets.
-        image_size: side of the canvas in pixels. antialias: how pictures are made smaller; rounding: of their
+        image_size: side of the canvas in pixels. antialias: how images are made smaller; rounding: of their
             sizes on the canvas; all as in the processor.
         max_prompts: prompts taken per image; more are drawn at random, or the first ones (`prompt_choice`). Of the
             objects of a dense row always the first ones in view, as in the reference.
@@ -188,7 +188,7 @@ class GroundedCollator:
         annotated_wh = (row["width"], row["height"])
         augmentation = self.augmentation.get(row["task"], Augmentation())
         for attempt in range(_CROP_ATTEMPTS + 1):
-            # An unlucky crop may hold none of the objects asked about; the last attempt shows the whole picture.
+            # An unlucky crop may hold none of the objects asked about; the last attempt shows the whole image.
             augmentation = augmentation if attempt < _CROP_ATTEMPTS else replace(augmentation, scale=(1.0, 1.0))
             view = TrainingView.draw(annotated_wh, self.image_size, augmentation, generator, rounding=self.rounding)
             dense = row["task"] == "dense"
@@ -283,7 +283,7 @@ class GroundedCollator:
 
         result = {
             "object_boxes": by_image(torch.stack([thing["box"] for thing in objects]), 0.0),
-            "object_labels": by_image(of_objects["labels"], IGNORED_LABEL),
+            "object_labels": by_image(of_objects["labels"], IGNORE_INDEX),
         }
         if self.region_points:
             result["point_labels"] = by_image(of_objects["point_labels"], float("nan"))
@@ -300,9 +300,9 @@ class GroundedCollator:
         end, most = self.tokenizer.eos_token_id, self.max_text_tokens - 1  # BOS takes one
         written, offsets = self._encoded(prompts)
         tokens = [self._ended(ids, most) for ids in written]
-        labels = _padded(tokens, IGNORED_LABEL)
+        labels = _padded(tokens, IGNORE_INDEX)
         points = torch.full((*labels.shape, 2, 2), float("nan"))
-        visual = torch.full_like(labels, IGNORED_LABEL)
+        visual = torch.full_like(labels, IGNORE_INDEX)
         for row, (prompt, ids) in enumerate(zip(prompts, tokens, strict=True)):
             words = len(ids) - (ids[-1] == end)
             if prompt.get("points_at_targets"):
@@ -351,7 +351,7 @@ class GroundedCollator:
         *,
         ended: bool,
     ) -> None:
-        """Fill points (T, 2, 2) of one row where its tokens have a place, and visual (T,) where that is known."""
+        """Fill points (T, 2, 2) of one row where its tokens have a location, and visual (T,) where that is known."""
         words, view = len(offsets), prompt["view"]
         nowhere = points.new_tensor(float("nan"))
         if prompt["utterances"]:
@@ -359,13 +359,13 @@ class GroundedCollator:
             boxes = np.array([utterance["box"] for utterance in prompt["utterances"]], np.float32)
             pixels = torch.from_numpy(whole_pixels(boxes, (height, width)))
             utterance = torch.from_numpy(self._aligned(prompt, offsets))
-            # The reference takes an all-zero box for "no place"; here NaN says so.
+            # The reference takes an all-zero box for "no location"; here NaN says so.
             known = (utterance >= 0) & (pixels[utterance.clamp(min=0)] > 0).any(-1)
             places = view.relative_boxes(pixels)[utterance.clamp(min=0)].unflatten(-1, (2, 2))
             points[:words] = torch.where(known[:, None, None], places, nowhere)
             said = [utterance.get("visual") for utterance in prompt["utterances"]]  # rows may be older than the field
-            told = torch.tensor([IGNORED_LABEL if value is None else int(value) for value in said])
-            visual[:words] = told[utterance.clamp(min=0)].where(utterance >= 0, IGNORED_LABEL)
+            told = torch.tensor([IGNORE_INDEX if value is None else int(value) for value in said])
+            visual[:words] = told[utterance.clamp(min=0)].where(utterance >= 0, IGNORE_INDEX)
         elif prompt["object_box"] is not None:
             place = (prompt["object_box"] / points.new_tensor(view.size_wh * 2)).unflatten(-1, (2, 2))
             if self.object_points == "all":

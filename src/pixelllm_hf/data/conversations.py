@@ -1,4 +1,4 @@
-"""Conversations about an image (LLaVA, ShareGPT4V) -> grounded rows without places (official.md#data-sets)."""
+"""Conversations about an image (LLaVA, ShareGPT4V) -> grounded rows without locations (official.md#data-sets)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def read_conversations(
             except BadRecordError as error:
                 report.drop(error, on_error)
                 continue
-            # The picture and not the record: several conversations of one picture are rows of one image.
+            # The image and not the record: several conversations of one image are rows of one image.
             yield grounded_row(path, Path(name).stem, (width, height), "caption", prompts)
 
     return build_dataset(rows, streaming=streaming, report=report)

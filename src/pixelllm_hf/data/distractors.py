@@ -1,4 +1,4 @@
-"""The expressions of a refs file for which a name is not enough: others of the category are in the picture.
+"""The expressions of a refs file for which a name is not enough: others of the category are in the image.
 
 python -m pixelllm_hf.data.distractors --refs refs.json --instances instances.json --out refs_distractors.json
 
@@ -25,7 +25,7 @@ from pixelllm_hf.data.referring_expressions import load_refs
 def refs_with_distractors(
     refs: Sequence[dict[str, Any]], annotations: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The refs (UNC's layout) whose picture has another annotation (COCO's) of their category, in their order.
+    """The refs (UNC's layout) whose image has another annotation (COCO's) of their category, in their order.
 
     >>> things = [{"image_id": 1, "category_id": c} for c in (7, 7, 8)]
     >>> refs_with_distractors([{"image_id": 1, "category_id": 7}, {"image_id": 1, "category_id": 8}], things)
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Path(args.out).write_text(json.dumps(kept), encoding="utf-8")
     except (OSError, ValueError, BadRecordError, pickle.UnpicklingError) as error:
         sys.exit(f"error: {error}")
-    print(f"{len(kept)} of {len(refs)} references, in {len({ref['image_id'] for ref in kept})} pictures")
+    print(f"{len(kept)} of {len(refs)} references, in {len({ref['image_id'] for ref in kept})} images")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ _NO_ENTITY = "0"
 _MARKED = re.compile(r"\[/EN#(\d{1,20})/[^\s\[\]]+\s+([^\[\]]*)\]", re.ASCII)
 # The files have a blank before every mark; captions of other data sets do not.
 _BLANK_BEFORE_MARK = re.compile(r"\s+(?=(?:[.,;:!?]|'s)(?:[\s\]]|$))")
-_NOWHERE = {"box": [0.0] * 4, "center": [0.0] * 2}  # what the collator takes for "no place", like the reference
+_NOWHERE = {"box": [0.0] * 4, "center": [0.0] * 2}  # what the collator takes for "no location", like the reference
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ def read_flickr30k_entities(
     images: the folder of the image files, called after their ids, with any suffix that can be read.
     split: a list in the folder ("train" for train.txt); None takes all images.
     task: "caption" and "trace" have the captions as prompts, and a box for every word of a phrase: the smallest box
-        around all of the phrase's. Words outside phrases, and phrases without a box, have no place (a box of zeros)
+        around all of the phrase's. Words outside phrases, and phrases without a box, have no location (a box of zeros)
         and cost nothing. Words outside phrases, and phrases of entity 0, which the annotators found not to be visible,
         are marked as having none (`visual`); of other phrases without a box, as a sky, that is not known.
         "refer" asks for a phrase, "region" has a phrase as the answer about its box; each phrase comes once per entity,
         and "refer" leaves out those that name two entities of the image.
     check_images: decode every image while reading, so that damaged files are bad records too.
     Blanks before punctuation marks are taken out of the captions.
-    An entity of which one box is bad has no place: what is left of its boxes is not where it is.
+    An entity of which one box is bad has no location: what is left of its boxes is not where it is.
     """
     check_on_error(on_error)
     check_task(task, TASKS)
@@ -204,7 +204,7 @@ def _caption_prompt(text: str, phrases: list[Phrase], places: Places) -> dict[st
 
 
 def _named(captions: Captions, places: Places, report: ReadReport) -> list[NamedObject]:
-    """Every phrase that has a place, once per entity."""
+    """Every phrase that has a location, once per entity."""
     found: dict[tuple[str, str], NamedObject] = {}
     for where, _, phrases in captions:
         for number, phrase in enumerate(phrases):

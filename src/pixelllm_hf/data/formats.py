@@ -24,7 +24,7 @@ class Format:
         many_files: the annotations may be a list or a pattern.
         needs_images: the rows do not have their images already.
         inside: the annotations are a folder; patterns of the files in it that are read.
-        instances: which of its files lists the objects of the pictures in COCO's layout, if one does.
+        instances: which of its files lists the objects of the images in COCO's layout, if one does.
         for_evaluation: the reader takes `for_evaluation`: otherwise training leaves out nothing that evaluation counts.
         says: what the texts of its regions and expressions are.
     """

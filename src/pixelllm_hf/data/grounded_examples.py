@@ -1,6 +1,6 @@
 """The one row that every grounded source becomes.
 
-A row is an image with a list of prompts. A prompt asks about a place (or the whole image) and has one target text;
+A row is an image with a list of prompts. A prompt asks about a location (or the whole image) and has one target text;
 what is known about places in that text comes with it, per utterance, as one box of the object it speaks of, or as the
 targets that it points at.
 All boxes are xyxy in pixels of the original image (`width` x `height`).
@@ -54,9 +54,11 @@ GROUNDED_FEATURES = Features(
                 "utterances": List(
                     {
                         "text": Value("string"),
-                        "box": _BOX,  # zeros where no place is known, as in the reference
+                        "box": _BOX,  # zeros where no location is known, as in the reference
                         "center": List(Value("float32")),
-                        "visual": Value("bool"),  # whether the words have a place in the image at all; None = unknown
+                        "visual": Value(
+                            "bool"
+                        ),  # whether the words have a location in the image at all; None = unknown
                     }
                 ),
                 "text_loss": Value("bool"),

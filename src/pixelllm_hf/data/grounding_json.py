@@ -1,6 +1,6 @@
 """Referring expressions in MDETR's and UNINEXT's JSON -> grounded rows (official.md#data-sets).
 
-Both are COCO files in which an image record stands for a sentence, or a few, about the image: the same picture comes
+Both are COCO files in which an image record stands for a sentence, or a few, about the image: the same image comes
 many times under different ids. MDETR has one `caption` and the objects it speaks of, each with the characters that
 name it; UNINEXT has `expressions` of one object.
 """
@@ -41,7 +41,7 @@ def read_grounding_json(
     check_images: bool = False,
     report: ReadReport | None = None,
 ) -> Dataset | IterableDataset:
-    """Rows of `task`, one per picture, with all expressions that the file has about it.
+    """Rows of `task`, one per image, with all expressions that the file has about it.
 
     A caption about one object is its expression. Of a caption about several, each takes the words that name it
     (`tokens_positive`, from the first character to the last, as in the reference).
@@ -53,17 +53,17 @@ def read_grounding_json(
 
     def rows(report: ReadReport) -> Iterator[dict[str, Any]]:
         coco = CocoFile.read(annotations)
-        pictures: dict[str, list[CocoImage]] = {}
+        by_file: dict[str, list[CocoImage]] = {}
         for image in coco.by_image(report, on_error):
             try:
                 (file_name,) = required(image.where, image.record, "file_name")
-                pictures.setdefault(checked_text(image.where, file_name, "file_name"), []).append(image)
+                by_file.setdefault(checked_text(image.where, file_name, "file_name"), []).append(image)
             except BadRecordError as error:
                 report.drop(error, on_error)
-        for file_name, members in pictures.items():
+        for file_name, members in by_file.items():
             first = members[0]
             try:
-                image_id = _picture_id(first.where, first.record, file_name)
+                image_id = _image_id(first.where, first.record, file_name)
                 path = folder.find(first.where, image_id, file_name, size_wh=first.size_wh)
                 prompts = []
                 for image in members:
@@ -141,8 +141,8 @@ def _expressions(where: str, image: CocoImage, annotation: dict[str, Any]) -> li
     return [image.record["caption"][start:end]]
 
 
-def _picture_id(where: str, record: dict[str, Any], file_name: str) -> str:
-    """The picture's own id: the file's `id` numbers sentences."""
+def _image_id(where: str, record: dict[str, Any], file_name: str) -> str:
+    """The image's own id: the file's `id` numbers sentences."""
     for key in ("original_id", "original_img_id"):
         if key in record:
             return str(checked_id(where, record[key]))

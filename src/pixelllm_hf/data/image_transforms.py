@@ -2,7 +2,7 @@
 
 Images are (..., H, W) tensors, boxes (..., 4) xyxy and points (..., 2) xy in pixels of the image they come with.
 Nothing is random unless it takes a generator. Resizing is the processor's own; `TrainingView` adds what only training
-does to a picture.
+does to an image.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class TrainingView:
 
     @property
     def size_wh(self) -> tuple[int, int]:
-        """Size of the unpadded picture on the canvas."""
+        """Size of the unpadded image on the canvas."""
         return self.window[3], self.window[2]
 
     def image(self, image: Image.Image, *, antialias: bool) -> tuple[Tensor, Tensor]:
@@ -142,7 +142,7 @@ class TrainingView:
         return pad_image(pixels[:, top : top + height, left : left + width], self.transform.canvas)
 
     def boxes(self, boxes_xyxy: Tensor) -> Tensor:
-        """(..., 4) in original pixels -> in canvas pixels, clipped to the picture; what is cut off loses its area."""
+        """(..., 4) in original pixels -> in canvas pixels, clipped to the image; what is cut off loses its area."""
         if self.flipped:
             boxes_xyxy = flip_boxes(boxes_xyxy, self.transform.image_size_wh[0])
         return crop_boxes(self.transform.to_canvas(boxes_xyxy), self.window)
@@ -150,7 +150,7 @@ class TrainingView:
     def mask(self, mask: np.ndarray) -> Tensor:
         """(H, W) mask of the original image -> canvas (S, S) uint8, 1 inside and 0 in the padding.
 
-        The nearest pixel's value: the same as mirroring, `resize_masks` and cropping, with no picture in between.
+        The nearest pixel's value: the same as mirroring, `resize_masks` and cropping, with no image in between.
         """
         top, left, height, width = self.window
         rows = _nearest(mask.shape[0], self.transform.resized_size_wh[1], top, height)
@@ -162,7 +162,7 @@ class TrainingView:
         return torch.from_numpy(on_canvas)
 
     def relative_boxes(self, boxes_xyxy: Tensor) -> Tensor:
-        """(..., 4) in original pixels -> in 0..1 of the unpadded picture, clipped to it."""
+        """(..., 4) in original pixels -> in 0..1 of the unpadded image, clipped to it."""
         return self.boxes(boxes_xyxy) / boxes_xyxy.new_tensor(self.size_wh * 2)
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-IGNORED_LABEL = -100  # what a loss leaves out; PyTorch's own number, and `modeling.losses` has the same
+IGNORE_INDEX = -100  # what a loss leaves out; PyTorch's own number, and `modeling.losses` has the same
 NO_SEGMENT = -1
-_PADDING = {"labels": IGNORED_LABEL, "point_labels": float("nan"), "visual_labels": IGNORED_LABEL}
+_PADDING = {"labels": IGNORE_INDEX, "point_labels": float("nan"), "visual_labels": IGNORE_INDEX}
 
 
 def asking_alike(prompts: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -32,7 +32,7 @@ def pack_labels(labels: dict[str, Tensor], counts: Sequence[int]) -> dict[str, T
     The last token of a text that was cut before its EOS has no state that has consumed it and no other text's, so it
     loses its place.
     """
-    lengths = (labels["labels"] != IGNORED_LABEL).sum(1).tolist()
+    lengths = (labels["labels"] != IGNORE_INDEX).sum(1).tolist()
     rows, text = [], 0
     for count in counts:
         rows.append(range(text, text + count))

@@ -48,7 +48,7 @@ def prepare_format(
 ) -> PreparedFolder:
     """Read annotation files as `formats.read_format` does and write the rows into the folder `out`.
 
-    instances: a COCO instances file of the pictures, for evaluation (see `prepared_objects`); taken from the
+    instances: a COCO instances file of the images, for evaluation (see `prepared_objects`); taken from the
     annotations or their companion where one of them is such a file.
     for_evaluation: keep what official evaluation counts and nothing can be learnt from; training refuses the folder.
     The folder knows the annotation files by their content, so that it can be finished only from the same ones.
@@ -109,7 +109,7 @@ def prepare_shards(
     rows: called with a report, gives the same rows in the same order at every call; what it drops is in the report at
     its end. settings: what the rows come from; a folder that was begun with others is refused.
     Images that cannot be decoded, or are of another shape than annotated, drop their rows here.
-    instances: COCO instances of the pictures, which are written beside the shards.
+    instances: COCO instances of the images, which are written beside the shards.
     places: folders whose names are left out of the messages in the folder's record, which others may read.
     progress: receives a line per shard.
     """
@@ -141,7 +141,7 @@ def prepare_shards(
         shards = [state.folder / name for name in names]
         ids = (i for shard in shards for i in pq.read_table(shard, columns=["image_id"])["image_id"].to_pylist())
         if not write_objects(instances, state.folder, dict.fromkeys(ids)):
-            raise PreparedFolderError(f"{str(instances)!r} lists none of the pictures. Pass the matching file.")
+            raise PreparedFolderError(f"{str(instances)!r} lists none of the images. Pass the matching file.")
     report.first = _without(places, report.first)
     state.finish(report)
     return state

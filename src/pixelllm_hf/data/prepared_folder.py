@@ -2,7 +2,7 @@
 
 README.md                    the dataset card; names the shards
 preparation.json             settings, counts in and out by reason, one entry per finished shard
-instances.json               what is in the pictures, where that is known (see `prepared_objects`)
+instances.json               what is in the images, where that is known (see `prepared_objects`)
 data/train-00000.parquet ... rows in the reader's order, image files as they were
 """
 

@@ -1,7 +1,7 @@
-"""What is in the pictures of a prepared folder: `instances.json` beside its shards, in COCO's layout, without masks.
+"""What is in the images of a prepared folder: `instances.json` beside its shards, in COCO's layout, without masks.
 
 Training does without it. Evaluation reads from it which names captions may use, which of them are present, and whether
-other objects of an expression's class are in the picture.
+other objects of an expression's class are in the image.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ OBJECTS = "instances.json"
 
 
 def write_objects(instances: str | Path, folder: Path, image_ids: Iterable[str]) -> int:
-    """Write the objects of these pictures, which are those of a COCO instances file; gives how many pictures it knows.
+    """Write the objects of these images, which are those of a COCO instances file; gives how many images it knows.
 
-    Pictures are called as the rows call them. Those that the file does not list are left out: of them nothing is known.
+    Images are called as the rows call them. Those that the file does not list are left out: of them nothing is known.
     """
     coco = CocoFile.read(instances)
     listed = {image_key(image.id): image for image in coco.by_image(ReadReport(), "skip")}
@@ -43,7 +43,7 @@ def write_objects(instances: str | Path, folder: Path, image_ids: Iterable[str])
 
 
 def image_key(image_id: object) -> str:
-    """What the ids of one picture have in common: files write COCO's as numbers, as digits and with zeros before them.
+    """What the ids of one image have in common: files write COCO's as numbers, as digits and with zeros before them.
 
     >>> image_key(139) == image_key("000000000139"), image_key("cat 7")
     (True, 'cat 7')

@@ -3,7 +3,7 @@
 Two steps. *Offline*, per narrative: every timed utterance gets the centre and the bounding box of the mouse during its
 time span. *Online*, per tokenised caption: every token gets the box of an utterance, either by its rank alone
 (`align_by_rank`, what the reference does) or by matching the words of the text (`align_by_text`).
-Boxes are xyxy in the frame of the trace (0..1 of the image, and beyond: hands leave the picture).
+Boxes are xyxy in the frame of the trace (0..1 of the image, and beyond: hands leave the image).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def utterance_boxes(sampled: FloatArray) -> FloatArray:
 
 
 def valid_utterances(texts: Sequence[str], centers_xy: FloatArray) -> NDArray[np.bool_]:
-    """Utterances that the rank alignment counts: some text, and a centre inside the picture's left and top edges.
+    """Utterances that the rank alignment counts: some text, and a centre inside the image's left and top edges.
 
     centers_xy (U, 2) in 0..1 -> (U,) bool.
     """

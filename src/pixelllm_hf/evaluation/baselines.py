@@ -22,15 +22,14 @@ import numpy as np
 
 from pixelllm_hf.evaluation.box_iou import box_iou_matrix
 from pixelllm_hf.evaluation.category_names import categories_named
+from pixelllm_hf.evaluation.images import EvaluationImage
 from pixelllm_hf.evaluation.object_detector import Detection, ObjectDetector
-from pixelllm_hf.evaluation.pictures import Picture
-from pixelllm_hf.processing.canvas_transform import xyxy_to_xywh
+from pixelllm_hf.processing.canvas_transform import BoxXYXY, xyxy_to_xywh
 from pixelllm_hf.processing.grounded_results import GroundedCaption, GroundedWord
 from pixelllm_hf.processing.word_spans import SpannedText
 
 KINDS = ("chance", "fixed", "teacher")
-Box = tuple[float, float, float, float]
-CENTRAL: Box = (0.1, 0.1, 0.9, 0.9)
+CENTRAL: BoxXYXY = (0.1, 0.1, 0.9, 0.9)
 _SURE = 0.1  # least score of a detection that a word may mean
 _ALSO_MEANT = 0.3  # of the best score: what a plural means too
 _IRREGULAR = frozenset("people men women children geese oxen sheep cattle skis scissors".split())
@@ -47,39 +46,39 @@ class Baseline(ABC):
         self.names = list(names)
 
     @abstractmethod
-    def caption(self, picture: Picture, references: Mapping[str, Sequence[str]]) -> str:
+    def caption(self, image: EvaluationImage, references: Mapping[str, Sequence[str]]) -> str:
         """A caption of the image. references: what people say, by the ids of all images."""
 
     @abstractmethod
-    def box(self, picture: Picture, word: str) -> Box:
+    def box(self, image: EvaluationImage, word: str) -> BoxXYXY:
         """Where a word of the image's caption is."""
 
     @abstractmethod
-    def named(self, picture: Picture, box: Box) -> str:
+    def named(self, image: EvaluationImage, box: BoxXYXY) -> str:
         """What is in a box."""
 
     @abstractmethod
-    def objects(self, picture: Picture) -> list[Detection]:
+    def objects(self, image: EvaluationImage) -> list[Detection]:
         """What is in the image, and where."""
 
 
 class Chance(Baseline):
     """The same answers in every run: each image has its own random numbers."""
 
-    def caption(self, picture: Picture, references: Mapping[str, Sequence[str]]) -> str:
-        others = sorted(image_id for image_id in references if image_id != picture.image_id) or [picture.image_id]
-        random = _random(picture, "caption")
+    def caption(self, image: EvaluationImage, references: Mapping[str, Sequence[str]]) -> str:
+        others = sorted(image_id for image_id in references if image_id != image.image_id) or [image.image_id]
+        random = _random(image, "caption")
         captions = references[others[random.integers(len(others))]]
         return captions[int(random.integers(len(captions)))]
 
-    def box(self, picture: Picture, word: str) -> Box:
-        return _random_box(_random(picture, word))
+    def box(self, image: EvaluationImage, word: str) -> BoxXYXY:
+        return _random_box(_random(image, word))
 
-    def named(self, picture: Picture, box: Box) -> str:
-        return self.names[_random(picture, repr(box)).integers(len(self.names))]
+    def named(self, image: EvaluationImage, box: BoxXYXY) -> str:
+        return self.names[_random(image, repr(box)).integers(len(self.names))]
 
-    def objects(self, picture: Picture) -> list[Detection]:
-        random = _random(picture, "objects")
+    def objects(self, image: EvaluationImage) -> list[Detection]:
+        random = _random(image, "objects")
         return [
             Detection(self.names[random.integers(len(self.names))], float(random.random()), _random_box(random))
             for _ in range(10)
@@ -91,18 +90,18 @@ class Fixed(Baseline):
 
     _said: tuple[Mapping[str, Sequence[str]], str] | None = None
 
-    def caption(self, picture: Picture, references: Mapping[str, Sequence[str]]) -> str:
+    def caption(self, image: EvaluationImage, references: Mapping[str, Sequence[str]]) -> str:
         if self._said is None or self._said[0] is not references:
             self._said = references, _most_frequent([text for texts in references.values() for text in texts])
         return self._said[1]
 
-    def box(self, picture: Picture, word: str) -> Box:
+    def box(self, image: EvaluationImage, word: str) -> BoxXYXY:
         return CENTRAL
 
-    def named(self, picture: Picture, box: Box) -> str:
+    def named(self, image: EvaluationImage, box: BoxXYXY) -> str:
         return _most_frequent(self.names)
 
-    def objects(self, picture: Picture) -> list[Detection]:
+    def objects(self, image: EvaluationImage) -> list[Detection]:
         return [Detection(_most_frequent(self.names), 1.0, CENTRAL)]
 
 
@@ -114,12 +113,12 @@ class Teacher(Baseline):
         self.detector = detector
         self._seen: tuple[str, list[Detection]] | None = None
 
-    def caption(self, picture: Picture, references: Mapping[str, Sequence[str]]) -> str:
+    def caption(self, image: EvaluationImage, references: Mapping[str, Sequence[str]]) -> str:
         raise BaselineError("a detector says no captions; take the baseline 'fixed' or 'chance' for this task.")
 
-    def box(self, picture: Picture, word: str) -> Box:
+    def box(self, image: EvaluationImage, word: str) -> BoxXYXY:
         meant = categories_named(word)
-        found = [d for d in self.objects(picture) if d.name in meant and d.score > _SURE]
+        found = [d for d in self.objects(image) if d.name in meant and d.score > _SURE]
         if not found:
             return CENTRAL
         best = max(found, key=lambda d: d.score)
@@ -128,16 +127,16 @@ class Teacher(Baseline):
         boxes = np.array([d.box for d in found if d.score > _ALSO_MEANT * best.score])
         return tuple(np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)]).tolist())  # type: ignore[return-value]
 
-    def named(self, picture: Picture, box: Box) -> str:
-        found = self.objects(picture)
+    def named(self, image: EvaluationImage, box: BoxXYXY) -> str:
+        found = self.objects(image)
         if not found:
             return _most_frequent(self.names)
         ious = box_iou_matrix(xyxy_to_xywh([box]), xyxy_to_xywh([d.box for d in found]))[0]
         return found[int((ious * np.sqrt([d.score for d in found])).argmax())].name
 
-    def objects(self, picture: Picture) -> list[Detection]:
-        if self._seen is None or self._seen[0] != picture.image_id:
-            self._seen = picture.image_id, self.detector.detect(picture.open())
+    def objects(self, image: EvaluationImage) -> list[Detection]:
+        if self._seen is None or self._seen[0] != image.image_id:
+            self._seen = image.image_id, self.detector.detect(image.open())
         return self._seen[1]
 
 
@@ -152,7 +151,7 @@ def baseline(kind: str, *, names: Sequence[str] = (), detector: ObjectDetector |
     return Teacher(detector, names)
 
 
-def caption_of_words(text: str, boxes: Sequence[Box | None]) -> GroundedCaption:
+def caption_of_words(text: str, boxes: Sequence[BoxXYXY | None]) -> GroundedCaption:
     """A caption whose words between blanks have these boxes, of an image of 1 x 1."""
     spans, words, position = SpannedText(text, []).words(), [], 0
     for piece, box in zip(text.split(), boxes, strict=True):
@@ -181,11 +180,11 @@ def _most_frequent(texts: Sequence[str]) -> str:
     return min(counted, key=lambda text: (-counted[text], text))
 
 
-def _random(picture: Picture, about: str) -> np.random.Generator:
-    return np.random.default_rng([zlib.crc32(picture.image_id.encode()), zlib.crc32(about.encode())])
+def _random(image: EvaluationImage, about: str) -> np.random.Generator:
+    return np.random.default_rng([zlib.crc32(image.image_id.encode()), zlib.crc32(about.encode())])
 
 
-def _random_box(random: np.random.Generator) -> Box:
+def _random_box(random: np.random.Generator) -> BoxXYXY:
     """Two corners, each anywhere."""
     (x0, x1), (y0, y1) = np.sort(random.random((2, 2)), axis=1).tolist()
     return x0, y0, x1, y1

@@ -1,4 +1,4 @@
-"""Calibration of how sure places are: settings of the point head, fitted on captions whose phrases have boxes.
+"""Calibration of how sure locations are: settings of the point head, fitted on captions whose phrases have boxes.
 
 Fit on photographs that are neither trained nor reported on, else the numbers flatter the model.
 """
@@ -26,7 +26,7 @@ def fitted_settings(head: Any, images: Sequence[WordCertainties]) -> dict[str, f
         slope, bias = best_logistic(images)
         if slope <= 0:
             raise ValueError(
-                f"words that are more likely to have a place, by what the model says, have one less often (slope "
+                f"words that are more likely to have a location, by what the model says, have one less often (slope "
                 f"{slope:.3g}): it has not learnt that yet. Train it with visual_labels first."
             )
         settings["visual_temperature"] = head.visual_temperature / slope

@@ -1,4 +1,4 @@
-"""The caption metrics of COCO with intervals: pictures are redrawn, and what belongs to a corpus is computed again."""
+"""The caption metrics of COCO with intervals: images are redrawn, and what belongs to a corpus is computed again."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Whether a model knows how sure its places are: `word.spread` against errors, `word.visual` against what has a place.
+"""Whether a model knows how sure its locations are: `word.spread` against errors, `word.visual` against the truth.
 
 Errors and spreads are of the four sides of a word's box, in shares of the image's sides. Under the Laplace distribution
 that the point head predicts the mean error is the spread, and 1 - 1/e = 63.2 % of errors are below it. A probability is
-calibrated if of the words with 0.8 four in five have a place; the expected calibration error (ECE; Guo et al. 2017) is
-the mean distance from that, over bins of equal width.
+calibrated if of the words with 0.8 four in five have a location; the expected calibration error (ECE; Guo et al. 2017)
+is the mean distance from that, over bins of equal width.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class WordCertainties:
     """What is known of the words of one image.
 
     errors, spreads (N,4) of words that have a box; probs (M,) and placed (M,) of words of which it is known whether
-    they have a place. Empty where the model does not predict them.
+    they have a location. Empty where the model does not predict them.
     """
 
     errors: Array
@@ -95,7 +95,7 @@ def spread_curve(images: Sequence[WordCertainties], bins: int = BINS) -> list[di
 
 
 def visual_curve(images: Sequence[WordCertainties], bins: int = BINS) -> list[dict[str, float]]:
-    """Mean probability, share that has a place and count of as many bins of equal width; empty ones are left out."""
+    """Mean probability, share that has a location and count of as many bins of equal width; empty ones are left out."""
     probs = np.concatenate([image.probs for image in images] or [np.zeros(0)])
     placed = np.concatenate([image.placed for image in images] or [np.zeros(0, bool)])
     which = _bin(probs, bins)
@@ -128,7 +128,7 @@ def best_logistic(images: Sequence[WordCertainties], steps: int = 50) -> tuple[f
     probs, placed = (np.concatenate([getattr(image, name) for image in images]) for name in ("probs", "placed"))
     if placed.all() or not placed.any():
         raise ValueError(
-            f"calibration needs words with and without a place, but {placed.sum()} of {placed.size} have one."
+            f"calibration needs words with and without a location, but {placed.sum()} of {placed.size} have one."
         )
     x = logit(probs)
     target = np.where(placed, (placed.sum() + 1) / (placed.sum() + 2), 1 / ((~placed).sum() + 2))

@@ -40,7 +40,7 @@ def local_bipartite_matching(
 ) -> LocalBipartiteMatching:
     """LBM of predicted traces (n,4) against given ones (m,5), boxes xyxy in fractions of the image, one row per word.
 
-    The fifth value of a target row is its area: rows of 1, the whole image, are words without a place and dropped.
+    The fifth value of a target row is its area: rows of 1, the whole image, are words without a location and dropped.
     Predicted rows are never dropped; cut them to the words that were generated. `window` k lets a row be matched up to
     k steps of its own pace away. A sample with an empty trace does not count; without any the value is NaN.
 
@@ -120,7 +120,7 @@ class _Rows:
         bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if bad.size:
             trace = int(np.searchsorted(np.cumsum(lengths), bad[0], side="right"))
-            raise MetricInputError(f"{name} {trace} has NaN or infinite values; a word without a place has no row.")
+            raise MetricInputError(f"{name} {trace} has NaN or infinite values; a word without a location has no row.")
         return cls(values, lengths)
 
     @property

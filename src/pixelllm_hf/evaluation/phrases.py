@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from pixelllm_hf.evaluation.pictures import Picture
+from pixelllm_hf.evaluation.images import EvaluationImage
+from pixelllm_hf.processing.canvas_transform import BoxXYXY
 from pixelllm_hf.processing.grounded_results import GroundedCaption, GroundedWord
 from pixelllm_hf.processing.word_spans import SpannedText
-
-Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class PlacedPhrase:
     first: int
     last: int
     text: str
-    box: Box
+    box: BoxXYXY
 
     @property
     def head(self) -> str:
@@ -45,7 +44,7 @@ class PlacedPhrase:
 
 @dataclass(frozen=True)
 class PhrasedCaption:
-    """A caption and those of its phrases that have boxes, in order; the words, counted alike, that have no place."""
+    """A caption and those of its phrases that have boxes, in order; the words, counted alike, that have no location."""
 
     text: str
     phrases: tuple[PlacedPhrase, ...]
@@ -53,7 +52,7 @@ class PhrasedCaption:
 
 
 @dataclass(frozen=True, eq=False)
-class PhrasedPicture(Picture):
+class PhrasedImage(EvaluationImage):
     """An image and its captions; heads: the head words of all phrases of the split, see `noun_words`."""
 
     captions: tuple[PhrasedCaption, ...]

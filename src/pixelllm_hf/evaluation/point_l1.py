@@ -13,7 +13,7 @@ def point_l1(
     predictions (N,T,2) or (N,T,P,2) and targets (N,T,G,2) of the image's N captions, pixels of the resized image of
     `size_wh`; token_mask (N,T). The distance of two points is the mean of |dx| and |dy|; a predicted point counts its
     nearest target, a token the mean over its points. Tokens outside the mask or whose targets are all zero (or below)
-    have no place and do not count. An image without any gives 0, and the reference lets that enter its mean.
+    have no location and do not count. An image without any gives 0, and the reference lets that enter its mean.
 
     >>> point_l1(np.array([[[10.0, 20.0]]]), np.array([[[[20.0, 20.0]]]]), np.array([[True]]), (100, 100))
     0.04999999950000001

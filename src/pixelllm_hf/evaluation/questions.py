@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pixelllm_hf.evaluation.pictures import EvaluationDataError, Picture
-from pixelllm_hf.evaluation.row_pictures import pictures_of
+from pixelllm_hf.evaluation.images import EvaluationDataError, EvaluationImage
+from pixelllm_hf.evaluation.row_images import images_of
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.target_iou import IGNORED
 from pixelllm_hf.processing.mask_codec import decode_rle
@@ -35,19 +35,19 @@ class AskedQuestion:
 
 
 @dataclass(frozen=True, eq=False)
-class AskedPicture(Picture):
+class AskedImage(EvaluationImage):
     """An image and what is asked about it. size_hw: that of the masks, pixels."""
 
     size_hw: tuple[int, int]
     questions: tuple[AskedQuestion, ...]
 
 
-def read_questions(data: DataFolder, task: str) -> list[AskedPicture]:
+def read_questions(data: DataFolder, task: str) -> list[AskedImage]:
     """What a task that points asks about the images of a folder; see `DataFolder.source` for where it is looked for."""
-    pictures = []
-    for image_id, file, (width, height), prompts in pictures_of(data.rows_of_source(task, "reason")):
+    images = []
+    for image_id, file, (width, height), prompts in images_of(data.rows_of_source(task, "reason")):
         questions = tuple(AskedQuestion(p["context"], p["target"], tuple(p["targets"])) for p in prompts)
-        pictures.append(AskedPicture(image_id, file, (height, width), questions))
-    if not pictures:
+        images.append(AskedImage(image_id, file, (height, width), questions))
+    if not images:
         raise EvaluationDataError(f"{data.folder} asks nothing about any image.")
-    return pictures
+    return images

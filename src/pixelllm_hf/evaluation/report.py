@@ -3,7 +3,7 @@
 python -m pixelllm_hf.evaluation.report --template model_card.md --evaluation trace.json --evaluation refer.json \\
     --log "All parts=runs/tiny/metrics.jsonl" --out src/pixelllm_hf/checkpoints/tiny/README.md
 
-Evaluations with a title (`scripts/evaluate.py --title`) are on other pictures than the model was made for. They go into
+Evaluations with a title (`scripts/evaluate.py --title`) are on other images than the model was made for. They go into
 a section of their own, under their titles.
 """
 
@@ -40,36 +40,36 @@ METRICS = {
     "LBM_k0": "LBM (k=0) of the boxes of given narratives' words, in image sides; lower is better",
     "LBM_k1": "LBM (k=1)",
     "P@0.5": "expressions whose box has an IoU above 0.5",
-    "P@0.5_distractor": "the same, where another object of the class is in the picture",
+    "P@0.5_distractor": "the same, where another object of the class is in the image",
     "P@0.5_alone": "the same, where none is",
     "P@0.5_trained_name": "the same, of objects with a name that the model was trained on",
-    "P@0.5_busy": "the same, of pictures with five objects or more",
+    "P@0.5_busy": "the same, of images with five objects or more",
     "P@0.6": "expressions whose box has an IoU above 0.6",
     "P@0.7": "above 0.7",
     "P@0.8": "above 0.8",
     "P@0.9": "above 0.9",
     "R@1": "phrases whose box has an IoU of at least 0.5",
     "mean_IoU": "mean IoU of the boxes",
-    "mean_IoU_distractor": "the same, where another object of the class is in the picture",
+    "mean_IoU_distractor": "the same, where another object of the class is in the image",
     "mean_IoU_alone": "the same, where none is",
     "mean_IoU_trained_name": "the same, of objects with a name that the model was trained on",
-    "mean_IoU_busy": "the same, of pictures with five objects or more",
+    "mean_IoU_busy": "the same, of images with five objects or more",
     "box_score_AUC": "right boxes (IoU above 0.5) that have a higher score than wrong ones",
     "seg_cIoU": "cIoU: all intersections over all unions",
-    "seg_cIoU_distractor": "the same, where another object of the class is in the picture",
+    "seg_cIoU_distractor": "the same, where another object of the class is in the image",
     "seg_cIoU_alone": "the same, where none is",
     "seg_cIoU_trained_name": "the same, of objects with a name that the model was trained on",
-    "seg_cIoU_busy": "the same, of pictures with five objects or more",
+    "seg_cIoU_busy": "the same, of images with five objects or more",
     "seg_gIoU": "gIoU: mean IoU of the masks",
-    "seg_gIoU_distractor": "the same, where another object of the class is in the picture",
+    "seg_gIoU_distractor": "the same, where another object of the class is in the image",
     "seg_gIoU_alone": "the same, where none is",
     "seg_gIoU_trained_name": "the same, of objects with a name that the model was trained on",
-    "seg_gIoU_busy": "the same, of pictures with five objects or more",
+    "seg_gIoU_busy": "the same, of images with five objects or more",
     "seg_P@0.5": "expressions whose mask has an IoU above 0.5",
-    "seg_P@0.5_distractor": "the same, where another object of the class is in the picture",
+    "seg_P@0.5_distractor": "the same, where another object of the class is in the image",
     "seg_P@0.5_alone": "the same, where none is",
     "seg_P@0.5_trained_name": "the same, of objects with a name that the model was trained on",
-    "seg_P@0.5_busy": "the same, of pictures with five objects or more",
+    "seg_P@0.5_busy": "the same, of images with five objects or more",
     "seg_P@0.6": "expressions whose mask has an IoU above 0.6",
     "seg_P@0.7": "above 0.7",
     "seg_P@0.8": "above 0.8",
@@ -98,9 +98,9 @@ METRICS = {
     "spread_rank_correlation": "rank correlation of spreads and errors",
     "visual_accuracy": "words rightly shown or not",
     "visual_majority": "the same, if all words were treated alike",
-    "shown_words_with_place": "words shown that have a place",
-    "words_with_place_shown": "words with a place that are shown",
-    "visual_AUC": "words with a place that have a higher probability than words without",
+    "shown_words_with_place": "words shown that have a location",
+    "words_with_place_shown": "words with a location that are shown",
+    "visual_AUC": "words with a location that have a higher probability than words without",
     "visual_ECE": "expected calibration error of that probability",
     "exact_match": "captions that are the phrase, word for word",
     "object_name": "captions with the right object name",
@@ -121,10 +121,10 @@ OTHER_TITLES = {
     "reasonseg": "Questions that need thought, one target (reasonseg)",
     "phrases": "Phrases of given captions (phrases)",
     "grounded_caption": "Nouns of written captions, and where they belong (grounded_caption)",
-    "certainty": "How sure places are, and how sure they are said to be (certainty)",
+    "certainty": "How sure locations are, and how sure they are said to be (certainty)",
 }
 OF_TASK = {("phrases", "point_in_box"): "words of phrases whose point is in their phrase's box"}
-OTHER_PICTURES, PHOTOGRAPHS = "other-pictures", "photographs"
+OTHER_IMAGES, PHOTOGRAPHS = "other-images", "photographs"
 # Columns of a learning curve; the first whose columns a log has is shown.
 CURVES = (
     (
@@ -141,7 +141,7 @@ CURVES = (
     ("step", "eval_fused_foreground_accuracy", "eval_background_accuracy"),
 )
 NO_TARGET = (
-    "The model was not made for these pictures and was not trained on any of them. No target was set: the tables show "
+    "The model was not made for these images and was not trained on any of them. No target was set: the tables show "
     "what is left of its skill."
 )
 MAX_BYTES = 64_000_000
@@ -166,7 +166,7 @@ def _measured_as_called() -> list[str]:
 
 def optional_slots() -> set[str]:
     """Parts of a card's template of which nothing is left where there is nothing to say."""
-    return {OTHER_PICTURES, PHOTOGRAPHS, *(f"metrics:{task}" for task in _measured_as_called())}
+    return {OTHER_IMAGES, PHOTOGRAPHS, *(f"metrics:{task}" for task in _measured_as_called())}
 
 
 class ReportError(ValueError):
@@ -269,7 +269,7 @@ def data_name(report: Mapping[str, Any]) -> str:
     """On what, in words."""
     data = report["data"]
     if "title" in data:
-        return f'{report["scenes"]} pictures of "{data["title"]}"'
+        return f'{report["scenes"]} images of "{data["title"]}"'
     if "seed" not in data:
         what = "photographs" if is_of_photographs(report) else "scenes"
         parts = [f"{report['scenes']} {what} of {data['folder']}", *(f"{k} {data[k]}" for k in ("split",) if k in data)]
@@ -284,9 +284,9 @@ def task_section(reports: Sequence[Mapping[str, Any]], heading: str = "###") -> 
     return "\n\n".join([f"{heading} {title_of(reports[0]['task'])}", *tables])
 
 
-def other_pictures(reports: Sequence[Mapping[str, Any]]) -> str:
+def other_images(reports: Sequence[Mapping[str, Any]]) -> str:
     """The section of evaluations with a title: for each title its description and a section for each task."""
-    parts = ["## Other pictures", NO_TARGET]
+    parts = ["## Other images", NO_TARGET]
     for title in dict.fromkeys(report["data"]["title"] for report in reports):
         own = [report for report in reports if report["data"]["title"] == title]
         parts.append(f"### {title}")
@@ -436,7 +436,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for task in dict.fromkeys(report["task"] for report in untitled):
             slots[f"metrics:{task}"] = task_section([report for report in untitled if report["task"] == task])
         if titled := [report for report in reports if "title" in report["data"]]:
-            slots[OTHER_PICTURES] = other_pictures(titled)
+            slots[OTHER_IMAGES] = other_images(titled)
         curves = []
         for title, _, path in (log.rpartition("=") for log in args.log):
             records = read_log(path)

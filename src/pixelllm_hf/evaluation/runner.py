@@ -1,4 +1,4 @@
-"""Run a model over pictures, task by task, and score what it answers."""
+"""Run a model over images, task by task, and score what it answers."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from pixelllm_hf.data.scenes import write_scenes
 from pixelllm_hf.evaluation.baselines import Baseline
 from pixelllm_hf.evaluation.bootstrap import Estimate
 from pixelllm_hf.evaluation.scene_folder import VALIDATION_SEED, DataFolder
-from pixelllm_hf.evaluation.sharing import Share
+from pixelllm_hf.evaluation.sharing import DistributedShard
 from pixelllm_hf.evaluation.tasks import TASKS, Task
-from pixelllm_hf.evaluation.tasks.task import QUICK, Thoroughness
+from pixelllm_hf.evaluation.tasks.task import QUICK, EvalSettings
 from pixelllm_hf.files import sha256_of_files
 from pixelllm_hf.processing.grounded_results import GroundedCaption
 
@@ -34,8 +34,8 @@ class CannotDoError(ValueError):
 
 
 @dataclass(frozen=True)
-class Asking:
-    """How pictures are asked about: pictures per batch, and `generate`'s settings for tasks that search an answer.
+class GenerationSettings:
+    """How images are asked about: images per batch, and `generate`'s settings for tasks that search an answer.
 
     num_beams, no_repeat_ngram_size: None is what the checkpoint decodes with by default.
     """
@@ -69,19 +69,19 @@ def answers_of(
     model: Any,
     processor: Any,
     task: Task,
-    pictures: Sequence[Any],
+    images: Sequence[Any],
     *,
-    asking: Asking = Asking(),  # noqa: B008, it is frozen
-    share: Share = Share(),  # noqa: B008
+    generation: GenerationSettings = GenerationSettings(),  # noqa: B008, it is frozen
+    share: DistributedShard = DistributedShard(),  # noqa: B008
 ) -> Iterator[tuple[int, list[GroundedCaption]]]:
-    """The index of every picture of this process, in order, and what the model says about it."""
-    starts = share.starts(len(pictures), asking.batch_size)
-    for start in tqdm(starts, unit="batch", disable=not asking.progress):
-        chosen = pictures[start : start + asking.batch_size]
+    """The index of every image of this process, in order, and what the model says about it."""
+    starts = share.starts(len(images), generation.batch_size)
+    for start in tqdm(starts, unit="batch", disable=not generation.progress):
+        chosen = images[start : start + generation.batch_size]
         inputs = task.inputs(processor, chosen)
         with torch.inference_mode():
             output = model.generate(
-                **{name: value.to(model.device) for name, value in inputs.items()}, **asking.options(task)
+                **{name: value.to(model.device) for name, value in inputs.items()}, **generation.options(task)
             )
         yield from enumerate(task.answers(processor, output, inputs), start)
 
@@ -92,27 +92,29 @@ def evaluate(
     task: Task,
     folder: str | Path | DataFolder,
     *,
-    asking: Asking = Asking(),  # noqa: B008
-    how: Thoroughness = Thoroughness(),  # noqa: B008
+    generation: GenerationSettings = GenerationSettings(),  # noqa: B008
+    settings: EvalSettings = EvalSettings(),  # noqa: B008
     limit: int | None = None,
-    share: Share | None = None,
+    share: DistributedShard | None = None,
 ) -> Evaluation | None:
     """The numbers of a task on a folder; None in all processes but the main one, which must all call this.
 
-    limit: pictures to look at, the first ones.
+    limit: images to look at, the first ones.
     """
-    if problem := task.problem(model):
+    if problem := task.unsupported_reason(model):
         raise CannotDoError(f"the model cannot do the task {task.name!r}: {problem}. Choose another task or model.")
-    data, share = _data(folder), share or Share.of_this_process()
-    pictures = task.read(data)[:limit]
-    answered = answers_of(model, processor, task, pictures, asking=asking, share=share)
-    records = share.gathered({i: task.record(pictures[i], answers) for i, answers in answered})
+    data, share = _data(folder), share or DistributedShard.of_this_process()
+    images = task.read(data)[:limit]
+    answered = answers_of(model, processor, task, images, generation=generation, share=share)
+    records = share.gathered({i: task.record(images[i], answers) for i, answers in answered})
     forced: dict[str, Estimate] = {}
     if limit is None:
-        forced = task.forced(model, processor, data, share, batch_size=asking.batch_size, progress=asking.progress)
+        forced = task.teacher_forced(
+            model, processor, data, share, batch_size=generation.batch_size, progress=generation.progress
+        )
     if not share.is_main:
         return None
-    return _evaluation(task, pictures, records, how, forced)
+    return _evaluation(task, images, records, settings, forced)
 
 
 def evaluate_baseline(
@@ -120,13 +122,13 @@ def evaluate_baseline(
     task: Task,
     folder: str | Path | DataFolder,
     *,
-    how: Thoroughness = Thoroughness(),  # noqa: B008
+    settings: EvalSettings = EvalSettings(),  # noqa: B008
     limit: int | None = None,
 ) -> Evaluation:
     """The same numbers of what a baseline answers in a model's place."""
-    pictures = task.read(_data(folder))[:limit]
-    answered = zip(pictures, task.guesses(pictures, baseline), strict=True)
-    return _evaluation(task, pictures, [task.record(picture, answers) for picture, answers in answered], how, {})
+    images = task.read(_data(folder))[:limit]
+    answered = zip(images, task.guesses(images, baseline), strict=True)
+    return _evaluation(task, images, [task.record(image, answers) for image, answers in answered], settings, {})
 
 
 def _data(folder: str | Path | DataFolder) -> DataFolder:
@@ -134,16 +136,16 @@ def _data(folder: str | Path | DataFolder) -> DataFolder:
 
 
 def _evaluation(
-    task: Task, pictures: Sequence[Any], records: Sequence[Any], how: Thoroughness, forced: Mapping[str, Estimate]
+    task: Task, images: Sequence[Any], records: Sequence[Any], settings: EvalSettings, forced: Mapping[str, Estimate]
 ) -> Evaluation:
-    scores = task.score(pictures, records, how)
+    scores = task.score(images, records, settings)
     metrics = {name: vars(estimate) for name, estimate in {**scores.metrics, **forced}.items()}
-    result = {"scenes": len(pictures), **scores.counts, "metrics": metrics}
+    result = {"scenes": len(images), **scores.counts, "metrics": metrics}
     if scores.notes:
         result["notes"] = list(scores.notes)
     if scores.curves:
         result["curves"] = scores.curves
-    return Evaluation(result, [task.listed(*pair) for pair in zip(pictures, records, strict=True)])
+    return Evaluation(result, [task.to_record(*pair) for pair in zip(images, records, strict=True)])
 
 
 # --- during training --------------------------------------------------------------------------------------------
@@ -158,28 +160,28 @@ def validate(
     for; others are a `CannotDoError`. In a run of several processes all of them must call this; they share the work
     and get the same numbers.
     """
-    share, data = Share.of_this_process(), DataFolder(_validation_folder(scenes or VALIDATION_SCENES))
-    able = [name for name, task in TASKS.items() if task.problem(model) is None]
+    share, data = DistributedShard.of_this_process(), DataFolder(_validation_folder(scenes or VALIDATION_SCENES))
+    able = [name for name, task in TASKS.items() if task.unsupported_reason(model) is None]
     wanted = [name for name in able if TASKS[name].watched] if tasks is None else list(tasks)
     if unable := [name for name in wanted if name not in able]:
         raise CannotDoError(f"this model can be validated on {', '.join(able)}, but not on {', '.join(unable)}.")
-    covered = {other for name in wanted for other in TASKS[name].covers}
+    covered = {other for name in wanted for other in TASKS[name].also_scores}
     numbers: dict[str, float] = {}
     with evaluating(model):
         for name in [name for name in wanted if name not in covered]:
-            task, pictures = TASKS[name], _validation_pictures(name, data)
-            answered = answers_of(model, processor, task, pictures, share=share)
-            records = share.gathered({i: task.record(pictures[i], answers) for i, answers in answered})
-            for scored in (task, *(TASKS[other] for other in task.covers if other in wanted)):
-                metrics = scored.score(pictures, records, QUICK).metrics
-                numbers |= {shown: metrics[m].value for m, shown in scored.looks.items() if m in metrics}
+            task, images = TASKS[name], _validation_images(name, data)
+            answered = answers_of(model, processor, task, images, share=share)
+            records = share.gathered({i: task.record(images[i], answers) for i, answers in answered})
+            for scored in (task, *(TASKS[other] for other in task.also_scores if other in wanted)):
+                metrics = scored.score(images, records, QUICK).metrics
+                numbers |= {shown: metrics[m].value for m, shown in scored.logged_metrics.items() if m in metrics}
     return numbers
 
 
 @lru_cache(maxsize=1)
 def _validation_folder(scenes: int) -> Path:
     """Composed once a process; the folder goes away with the process."""
-    _validation_pictures.cache_clear()
+    _validation_images.cache_clear()
     _kept.append(tempfile.TemporaryDirectory(prefix="pixelllm-validation-"))
     return write_scenes(Path(_kept[-1].name) / "scenes", scenes, VALIDATION_SEED, split="test")
 
@@ -188,7 +190,7 @@ _kept: list[tempfile.TemporaryDirectory] = []
 
 
 @cache
-def _validation_pictures(name: str, data: DataFolder) -> list[Any]:
+def _validation_images(name: str, data: DataFolder) -> list[Any]:
     return TASKS[name].read(data)
 
 

@@ -27,9 +27,9 @@ from pixelllm_hf.data.prepared_folder import STATE, PreparedFolder, read_prepare
 from pixelllm_hf.data.referring_expressions import read_refs
 from pixelllm_hf.data.scenes import ObjectLibrary, write_scenes
 from pixelllm_hf.data.scenes.library import pluralise
+from pixelllm_hf.evaluation.images import EvaluationDataError
 from pixelllm_hf.evaluation.object_names import ObjectNames
-from pixelllm_hf.evaluation.pictures import EvaluationDataError
-from pixelllm_hf.evaluation.trained_names import TrainedNames
+from pixelllm_hf.evaluation.seen_classes import SeenClasses
 
 # Training uses small seeds. These two series are for choosing (during training) and for reporting.
 VALIDATION_SEED = 800_000_000
@@ -68,13 +68,13 @@ class DataFolder:
     folder: Path
     images: Path | None = None
     split: str | None = None
-    trained: TrainedNames | None = None
+    trained: SeenClasses | None = None
     format: str | None = None
     companion: Path | None = None
 
     def __post_init__(self) -> None:
         if self.is_prepared and self.images is not None:
-            raise EvaluationDataError(f"{self.folder} was prepared and holds its pictures; leave the images out.")
+            raise EvaluationDataError(f"{self.folder} was prepared and holds its images; leave the images out.")
         if self.format is not None and (self.format not in FORMATS or not FORMATS[self.format].needs_images):
             known = ", ".join(name for name, layout in FORMATS.items() if layout.needs_images)
             raise EvaluationDataError(f"the format must be one of {known}, but is {self.format!r}.")
@@ -170,7 +170,7 @@ class DataFolder:
         return read_format(
             source.format,
             source.annotations,
-            source.images or self.pictures,
+            source.images or self.image_folder,
             task=task,
             split=split,
             companion=source.companion,
@@ -191,7 +191,7 @@ class DataFolder:
         return sorted(path.stem.removeprefix(f"{kind}_") for path in self.folder.glob(f"{kind}_*.json"))
 
     @property
-    def pictures(self) -> Path:
+    def image_folder(self) -> Path:
         return self.images or (self.folder if self.folder.is_dir() else self.folder.parent) / "images"
 
     def find(self, *names: str) -> Path | None:
@@ -204,7 +204,7 @@ class DataFolder:
         if found is None:
             raise FileNotFoundError(
                 f"{self.folder} has no {' or '.join(names)}. Give a folder that `python -m pixelllm_hf.data.scenes` "
-                "wrote, one with these files in their official layout and the pictures in images/, one that "
+                "wrote, one with these files in their official layout and the images in images/, one that "
                 "scripts/prepare_dataset.py made for the task (with --instances, where names of objects are needed), "
                 "or annotations in another layout with --format."
             )

@@ -1,7 +1,7 @@
 """Evaluation by several processes, with the numbers of one.
 
-Whole batches are handed out in turn, so that every picture is computed in the same company as in a single process, and
-what is gathered are answers, in the order of the pictures: CIDEr, cIoU, METEOR and average precision are no averages.
+Whole batches are handed out in turn, so that every image is computed in the same company as in a single process, and
+what is gathered are answers, in the order of the images: CIDEr, cIoU, METEOR and average precision are no averages.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
-class Share:
+class DistributedShard:
     """What process `index` of `count` does."""
 
     index: int = 0
     count: int = 1
 
     @classmethod
-    def of_this_process(cls) -> Share:
+    def of_this_process(cls) -> DistributedShard:
         """As torch.distributed was set up, by `accelerate launch` for example; all there is without it."""
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
@@ -36,7 +36,7 @@ class Share:
     def starts(self, number: int, batch_size: int) -> range:
         """Where the batches of this process begin.
 
-        >>> list(Share(1, 2).starts(10, 3))
+        >>> list(DistributedShard(1, 2).starts(10, 3))
         [3, 9]
         """
         return range(self.index * batch_size, number, self.count * batch_size)

@@ -4,19 +4,19 @@ Everything is measured on what `generate()` returned, never teacher-forced. The 
 
 Object F1, of a scene: the set of names found in the caption (singular or plural) against the set of names of the
 objects present; 2·|both| / (|found| + |present|). Reported as the mean over scenes with something to name. Names that
-are not in the vocabulary cannot be found, and do not count as present (see `trained_names`).
+are not in the vocabulary cannot be found, and do not count as present (see `seen_classes`).
 
 Object words: every mention, singular or plural, of a name that is present. A name of several words counts once, with
-the place of its last word. Mentions of things that are absent have no place to compare with; they lower F1.
+the location of its last word. Mentions of things that are absent have no place to compare with; they lower F1.
 
 The place of a mention is `word.point`, the centre of the box that the model gives the word. What it is compared with:
  - a singular name: the object's box. If several objects have that name, the one whose box is best met (containing the
    point before not containing it, then the nearest centre): captions do not say which one they mean in a way that
    could be checked. `point_in_box_single` leaves these cases out.
  - a plural name: the smallest box around all objects of that name.
-A point on the border is inside. A word without a place is outside and has an error of one diagonal.
+A point on the border is inside. A word without a location is outside and has an error of one diagonal.
 
-Centre error: distance of the point to the centre of that box, in percent of the picture's diagonal, mean over object
+Centre error: distance of the point to the centre of that box, in percent of the image's diagonal, mean over object
 words.
 """
 
@@ -28,8 +28,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pixelllm_hf.evaluation.bootstrap import RESAMPLES, Estimate, ratio_of_sums
+from pixelllm_hf.evaluation.images import EvaluationScene
 from pixelllm_hf.evaluation.object_names import ObjectNames
-from pixelllm_hf.evaluation.pictures import EvaluationScene
 from pixelllm_hf.processing.grounded_results import GroundedCaption
 
 
@@ -67,18 +67,18 @@ def score_scene(caption: GroundedCaption, scene: EvaluationScene, names: ObjectN
             continue
         boxes = scene.boxes[[name == mention.name for name in scene.names]]
         point = caption.words[mention.last].point
-        inside, distance = place_error(point, boxes, plural=mention.plural)
+        inside, distance = location_error(point, boxes, plural=mention.plural)
         error = 1.0 if point is None else distance / diagonal
         placed.append(PlacedMention(mention.name, inside, error, mention.plural or len(boxes) == 1))
     return SceneScore(frozenset(m.name for m in mentions), present, tuple(placed))
 
 
-def place_error(point: tuple[float, float] | None, boxes: np.ndarray, *, plural: bool) -> tuple[bool, float]:
+def location_error(point: tuple[float, float] | None, boxes: np.ndarray, *, plural: bool) -> tuple[bool, float]:
     """Whether a point (x, y) lies in the box that its word may mean, and its distance to that box's centre.
 
     boxes (O,4) xyxy of the objects of that name, O ≥ 1; all in one frame. Without a point: (False, inf).
 
-    >>> place_error((5.0, 5.0), np.array([[0, 0, 10, 10], [20, 0, 30, 10]]), plural=True)
+    >>> location_error((5.0, 5.0), np.array([[0, 0, 10, 10], [20, 0, 30, 10]]), plural=True)
     (True, 10.0)
     """
     if point is None:
@@ -109,7 +109,7 @@ def trace_metrics(scores: Sequence[SceneScore], *, resamples: int = RESAMPLES) -
 
 
 def naming_metrics(scores: Sequence[SceneScore], *, resamples: int = RESAMPLES) -> dict[str, Estimate]:
-    """Those that need no places."""
+    """Those that need no locations."""
     correct = np.array([len(s.found & s.present) for s in scores], float)
     found, present = (np.array([len(getattr(s, name)) for s in scores]) for name in ("found", "present"))
     return {

@@ -1,4 +1,4 @@
-"""Asking a model about pictures: what the command line, the scripts and the demo share."""
+"""Asking a model about images: what the command line, the scripts and the demo share."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from .captioner import Captioner
 from .device import check_device_name
 from .errors import ModelError, TooSlowError, first_lines
 from .model_source import EMBEDDED, ModelSource, check_model_name
-from .request import Box, Points, Request
+from .request import BoxXYXY, Points, Request
 
 __all__ = [
     "EMBEDDED",
-    "Box",
+    "BoxXYXY",
     "Captioner",
     "ModelError",
     "ModelSource",

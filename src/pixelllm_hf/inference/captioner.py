@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Captioner:
-    """A model with its processor: pictures in, results out."""
+    """A model with its processor: images in, results out."""
 
     model: Any
     processor: Any
@@ -190,7 +190,7 @@ def _unfinished(words: Sequence[GroundedWord], size_wh: tuple[int, int], thresho
 
 
 def _prompts(request: Request, count: int) -> dict[str, Any]:
-    """The processor's arguments: the same prompts for each of `count` pictures."""
+    """The processor's arguments: the same prompts for each of `count` images."""
     boxes = [list(box) for box in request.boxes] + [None] * len(request.points)
     points = [None] * len(request.boxes) + [[list(xy) for xy in group] for group in request.points]
     return {

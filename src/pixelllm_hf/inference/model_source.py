@@ -12,7 +12,7 @@ from pixelllm_hf import EMBEDDED_CHECKPOINTS, embedded_checkpoint
 from .errors import ModelError, first_lines
 
 EMBEDDED = EMBEDDED_CHECKPOINTS[0]  # what is asked where nobody names a model
-NEEDED_FILES = ("*.json", "*.jinja", "*.model", "*.safetensors")  # neither pictures nor code
+NEEDED_FILES = ("*.json", "*.jinja", "*.model", "*.safetensors")  # neither images nor code
 
 
 @dataclass(frozen=True)

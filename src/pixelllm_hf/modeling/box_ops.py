@@ -48,7 +48,7 @@ def last_words(tokens: Tensor, eos: int | list[int] | None) -> Tensor:
     ends = is_one_of(tokens, eos)
     ends[:, 0] = False  # BOS, whatever its id
     before_end = torch.cat([ends[:, 1:], torch.zeros_like(ends[:, :1])], dim=1) & ~ends
-    before_end[:, 0] = False  # BOS has no place
+    before_end[:, 0] = False  # BOS has no location
     return before_end
 
 
@@ -78,7 +78,7 @@ def boxes_of_words(points: Tensor, keep: Tensor) -> Tensor:
 def points_to_boxes(points: Tensor, keep: Tensor) -> Tensor:
     """Smallest box around the points of the kept tokens: points (…,T,P,2) xy, keep (…,T) bool -> (…,4) xyxy.
 
-    Frame unchanged; points that are not numbers (`generate` gives BOS, EOS and padding no place) are left out.
+    Frame unchanged; points that are not numbers (`generate` gives BOS, EOS and padding no location) are left out.
     A row that keeps nothing gives a box turned inside out, as in the reference.
 
     >>> points_to_boxes(torch.tensor([[[3.0, 4.0]], [[1.0, 6.0]]]), torch.tensor([True, True])).tolist()

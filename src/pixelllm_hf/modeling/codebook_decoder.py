@@ -19,7 +19,7 @@ from .configuration_pixellm import PixelLMCodebookConfig
 from .mask_head import ChannelNorm
 from .mask_head import MaskMLP
 from .prompt_encoder import FourierPositions
-from .prompt_encoder import UnitEmbedding
+from .prompt_encoder import LearnedTokens
 from .prompt_encoder import grid_positions
 from .starting_layers import KnowsItsStart
 from .two_way_transformer import TwoWayTransformer
@@ -58,10 +58,10 @@ class CodebookPixelDecoder(KnowsItsStart, nn.Module):
             )
             for _ in range(levels)
         )
-        self.iou_token = UnitEmbedding(1, width)
-        self.mask_tokens = UnitEmbedding(NUM_MASK_TOKENS, width)
-        self.level_embed = UnitEmbedding(levels, width)
-        self.no_mask_embed = UnitEmbedding(1, width)
+        self.iou_token = LearnedTokens(1, width)
+        self.mask_tokens = LearnedTokens(NUM_MASK_TOKENS, width)
+        self.level_embed = LearnedTokens(levels, width)
+        self.no_mask_embed = LearnedTokens(1, width)
         self.pe_layer = FourierPositions(width, 1.0)
         if levels > 1:
             self.pe1 = FourierPositions(width, 1.0)  # a matrix of its own, as released

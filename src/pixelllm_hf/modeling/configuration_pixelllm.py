@@ -30,9 +30,9 @@ class PixelLLMPromptConfig(PreTrainedConfig):
 
     Args:
         embed_dim: width of SAM's prompt encoder.
-        position_scale: standard deviation of the random frequencies that places are encoded with when a model is made
-            anew. SAM's 1 tells apart places a few percent of the image from each other; on a small grid, less lets the
-            two corners of a box find what lies between them.
+        position_scale: standard deviation of the random frequencies that locations are encoded with when a model is
+            made anew. SAM's 1 tells apart points a few percent of the image from each other; on a small grid, less lets
+            the two corners of a box find what lies between them.
         hidden_size: width of the two-way transformer.
         attention_downsample_rate: its cross-attention works at `hidden_size / attention_downsample_rate`.
         num_tokens: how many visual tokens the language model sees per prompt.

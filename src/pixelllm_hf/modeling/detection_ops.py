@@ -92,7 +92,7 @@ def roi_align(maps: Sequence[Tensor], boxes: Tensor, strides: Sequence[int], out
     ops = torchvision_ops()
     pooled = _with_matrices if ops is None else _Torchvision(ops)
     features = boxes.new_zeros(*boxes.shape[:2], output_size, output_size, maps[0].shape[-1], dtype=torch.float32)
-    # Weights of half precision would move the places that are sampled.
+    # Weights of half precision would move the locations that are sampled.
     with maybe_autocast(boxes.device.type, enabled=False):
         for level, (image_map, stride) in enumerate(zip(maps, strides, strict=True)):
             mine = levels == level

@@ -119,7 +119,7 @@ def agreement(boxes: Tensor, images: Tensor, detections: Detections) -> Tensor:
 
 
 def joined(outputs: list[Any], pad_token_id: int) -> Any:
-    """Answers of portions as one: what has a row per answer, padded to the longest; the rest belongs to its portion."""
+    """Answers of chunks as one: what has a row per answer, padded to the longest; the rest belongs to its chunk."""
     parts: dict[str, Tensor] = {}
     for name, first in outputs[0].items():
         if not _is_answer(name, first, len(outputs[0].sequences)):

@@ -38,11 +38,11 @@ def read_given(
     start = query_ids.new_full((len(query_ids), 1), start_id(call.config, model.config))
     sequences = torch.cat([start, query_ids], dim=1)
     ended = after_end(sequences, eos_ids(call.config, model.config))
-    has_place = ~ended & ~is_one_of(sequences, model.language_model.padding_id)
-    has_place[:, 0] = False  # BOS
+    has_location = ~ended & ~is_one_of(sequences, model.language_model.padding_id)
+    has_location[:, 0] = False  # BOS
     tokens, takes_part = sequences, None
     if for_masks:
-        takes_part = has_place.clone()
+        takes_part = has_location.clone()
         takes_part[:, 0] = True
         tokens, takes_part = model.padded_for_masks(sequences, takes_part)
     text_states = model.language_model.decode(tokens, states, mask, decoder_mask=takes_part)[0]
@@ -51,9 +51,9 @@ def read_given(
     log_probs = torch.nn.functional.pad(log_probs, (1, 0))
     output = GroundedGenerateOutput(
         sequences=sequences,
-        **model.point_head.locate(model.location_states(of_words), has_place),
-        token_log_probs=log_probs.masked_fill(~has_place, torch.nan),
-        sequences_scores=caption_scores(log_probs, has_place, ended) if call.rescores else None,
+        **model.point_head.locate(model.location_states(of_words), has_location),
+        token_log_probs=log_probs.masked_fill(~has_location, torch.nan),
+        sequences_scores=caption_scores(log_probs, has_location, ended) if call.rescores else None,
         targets=None if read_targets is None else read_targets(sequences.masked_fill(ended, -1), of_words),
     )
     return output, text_states

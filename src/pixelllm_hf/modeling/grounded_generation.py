@@ -102,9 +102,9 @@ class GroundedGenerationMixin(TokenStatesMixin):
                 per_node_beam=own["reference_per_node_beam"],
             )
         streamer = call.streamer
-        places_stream = hasattr(streamer, "put_location")
+        points_stream = hasattr(streamer, "put_location")
         recorder = StateRecorder(
-            (lambda states: self._tell(streamer, states)) if places_stream else None,
+            (lambda states: self._tell(streamer, states)) if points_stream else None,
             predicting=self.config.location_state == "predicting",
         )
         held = HeldEndStreamer(streamer) if streamer is not None else None
@@ -123,7 +123,7 @@ class GroundedGenerationMixin(TokenStatesMixin):
                 output_coordinates=False,
                 **options,
             )
-        output = self._with_places(output, recorder, states, mask, call, read_targets)
+        output = self._with_locations(output, recorder, states, mask, call, read_targets)
         if held is not None:
             held.release()
         return output
@@ -180,7 +180,7 @@ class GroundedGenerationMixin(TokenStatesMixin):
             return has_location
         return torch.nn.functional.pad(has_location[:, 1:], (0, 1))
 
-    def _with_places(
+    def _with_locations(
         self,
         output: ModelOutput,
         recorder: StateRecorder,
@@ -193,19 +193,19 @@ class GroundedGenerationMixin(TokenStatesMixin):
         sequences = output.sequences
         beams = isinstance(output, GenerateBeamEncoderDecoderOutput)
         ended = after_end(sequences, end_ids(call.config))
-        has_place = ~ended & ~trailing(sequences, pad_id(call.config, self.config))
-        has_place[:, 0] = False  # BOS
+        has_location = ~ended & ~trailing(sequences, pad_id(call.config, self.config))
+        has_location[:, 0] = False  # BOS
         states, log_probs = recorder.gather(sequences, getattr(output, "beam_indices", None))
-        lacking = self._locating(has_place) & states.isnan().any(-1) | has_place & log_probs.isnan()
+        lacking = self._locating(has_location) & states.isnan().any(-1) | has_location & log_probs.isnan()
         if lacking.any():
             cache = None if beams else getattr(output, "cache", None)
             states, log_probs = self._filled(states, log_probs, lacking, sequences, encoder_states, encoder_mask, cache)
-        if recorder.on_states is not None and recorder.num_consumed < sequences.shape[1] and has_place[:, -1].any():
+        if recorder.on_states is not None and recorder.num_consumed < sequences.shape[1] and has_location[:, -1].any():
             recorder.on_states(self.location_states(states)[:, -1])
-        located = self.point_head.locate(self.location_states(states), has_place)
+        located = self.point_head.locate(self.location_states(states), has_location)
         if call.rescores and not beams:
-            output["sequences_scores"] = caption_scores(log_probs, has_place, ended)
-        log_probs = log_probs.masked_fill(~has_place, torch.nan)
+            output["sequences_scores"] = caption_scores(log_probs, has_location, ended)
+        log_probs = log_probs.masked_fill(~has_location, torch.nan)
         kind = GroundedBeamGenerateOutput if beams else GroundedGenerateOutput
         targets = None if read_targets is None else read_targets(sequences.masked_fill(ended, -1), states)
         return kind(**output, **located, token_log_probs=log_probs, targets=targets)
@@ -250,7 +250,7 @@ class GroundedGenerationMixin(TokenStatesMixin):
 
 
 class HeldEndStreamer(BaseStreamer):
-    """Passes tokens on but holds `end()` back until the last token's place is known too."""
+    """Passes tokens on but holds `end()` back until the last token's location is known too."""
 
     def __init__(self, streamer: BaseStreamer):
         self.streamer = streamer
@@ -306,13 +306,13 @@ def start_id(config: GenerationConfig, model_config: Any) -> int:
     return model_config.text_config.decoder_start_token_id if start is None else start
 
 
-def caption_scores(log_probs: Tensor, has_place: Tensor, ended: Tensor) -> Tensor:
+def caption_scores(log_probs: Tensor, has_location: Tensor, ended: Tensor) -> Tensor:
     """The reference's score of a greedy caption: log-probability of its words and EOS over the number of words.
 
-    log_probs (R,T), has_place (R,T) words, ended (R,T) from EOS on -> (R,).
+    log_probs (R,T), has_location (R,T) words, ended (R,T) from EOS on -> (R,).
     """
-    counts = has_place | (ended & (ended.cumsum(1) == 1))
-    return log_probs.masked_fill(~counts, 0.0).sum(1) / has_place.sum(1).clamp(min=1)
+    counts = has_location | (ended & (ended.cumsum(1) == 1))
+    return log_probs.masked_fill(~counts, 0.0).sum(1) / has_location.sum(1).clamp(min=1)
 
 
 __all__ = [

@@ -20,16 +20,16 @@ from .mask_losses import mask_loss
 from .point_head import PointHeadOutput
 from .target_masks import target_mask_loss
 
-IGNORED_LABEL = -100
+IGNORE_INDEX = -100
 
 
 @dataclass
 class GroundedTargets:
     """What a pass of R rows is taught.
 
-    labels (R,T), IGNORED_LABEL where nothing is; text_loss_mask (R,) > 0 where the text counts; point_labels
+    labels (R,T), IGNORE_INDEX where nothing is; text_loss_mask (R,) > 0 where the text counts; point_labels
     (R,T,P,2) 0..1 of the unpadded image, NaN or all zero where there is no location; sizes_wh (R,2) of that image in
-    canvas pixels; visual_labels (R,T) 1 where a token has a location, 0 where it has none, IGNORED_LABEL where that is
+    canvas pixels; visual_labels (R,T) 1 where a token has a location, 0 where it has none, IGNORE_INDEX where that is
     not known. Of the K rows with a mask: masks (K,S,S) > 0 inside and pixel_mask (K,S,S) on the canvas.
     Of the targets that the labels point at: target_masks (K,S,S) on the canvas, row_of_target (K,), image_of_row (R,)
     and image_sizes_hw (B,2) of the unpadded images in canvas pixels.
@@ -52,7 +52,7 @@ class GroundedCriterion:
     """The weighted sum of the losses, and its unweighted parts by name."""
 
     def __init__(self, config: PixelLLMConfig, padding_id: int | None):
-        """padding_id: of the language model; None where no id is only padding, and labels have `IGNORED_LABEL`."""
+        """padding_id: of the language model; None where no id is only padding, and labels have `IGNORE_INDEX`."""
         self.config, self.padding_id = config, padding_id
 
     def __call__(
@@ -73,7 +73,7 @@ class GroundedCriterion:
         labels = targets.labels
         parts["text"] = label_loss(
             logits,
-            F.pad(labels, (0, logits.shape[1] - labels.shape[1]), value=IGNORED_LABEL),
+            F.pad(labels, (0, logits.shape[1] - labels.shape[1]), value=IGNORE_INDEX),
             targets.text_loss_mask,
             label_smoothing=self.config.label_smoothing,
             eos_token_id=text.eos_token_id,
@@ -103,7 +103,7 @@ class GroundedCriterion:
         assert targets.point_labels is not None and located.coordinates is not None
         placed = located.coordinates.shape[1] - 1  # labels that the decoder has consumed
         labels, points = targets.labels[:, :placed], targets.point_labels[:, :placed].float()
-        valid = points.isfinite().flatten(2).all(-1) & (labels != IGNORED_LABEL)
+        valid = points.isfinite().flatten(2).all(-1) & (labels != IGNORE_INDEX)
         predicted, points = located.coordinates[:, 1:], points.nan_to_num(0.0)
         valid = valid & (points != 0).flatten(2).any(-1)
         parts = {}
@@ -117,8 +117,8 @@ class GroundedCriterion:
         if located.visual_logits is not None and targets.visual_labels is not None:
             visual = targets.visual_labels[:, :placed]
             # A row in which nothing has a location says nothing about locations.
-            known = (labels != IGNORED_LABEL) & valid.any(1, keepdim=True)
-            parts["visual"] = visual_loss(located.visual_logits[:, 1:], visual.where(known, IGNORED_LABEL))
+            known = (labels != IGNORE_INDEX) & valid.any(1, keepdim=True)
+            parts["visual"] = visual_loss(located.visual_logits[:, 1:], visual.where(known, IGNORE_INDEX))
         return parts
 
 
@@ -161,8 +161,8 @@ def label_loss(
     # torch spreads its smoothing over all V tokens, gold included; scaled up, the others get the same share.
     total = F.cross_entropy(
         logits.flatten(0, -2).float(),
-        targets.masked_fill(~valid, IGNORED_LABEL).flatten(),
-        ignore_index=IGNORED_LABEL,
+        targets.masked_fill(~valid, IGNORE_INDEX).flatten(),
+        ignore_index=IGNORE_INDEX,
         reduction="sum",
         label_smoothing=label_smoothing * vocabulary / (vocabulary - 1),
     )
@@ -173,7 +173,7 @@ def point_loss(pred: Tensor, target: Tensor, token_mask: Tensor, kind: str = "l1
     """Distance of predicted places in the frame they come in (canvas pixels), averaged over valid tokens.
 
     pred and target (…,T,P,2), token_mask (…,T). "l1" and "l2" average |difference| and its square over a token's
-    numbers; "l1_nonzero" is "l1" over tokens whose target is neither all zero nor NaN, which mean "no place".
+    numbers; "l1_nonzero" is "l1" over tokens whose target is neither all zero nor NaN, which mean "no location".
     A target (…,1,P,2), one place for a whole caption, serves all its tokens.
     """
     if kind not in ("l1", "l2", "l1_nonzero"):
@@ -182,14 +182,14 @@ def point_loss(pred: Tensor, target: Tensor, token_mask: Tensor, kind: str = "l1
     valid = token_mask.bool()
     if kind == "l1_nonzero":
         valid = valid & (target.square().sum((-2, -1)) > 0)
-    # Filled, not multiplied: NaN targets where there is no place must not reach the gradient.
+    # Filled, not multiplied: NaN targets where there is no location must not reach the gradient.
     difference = (pred - target).masked_fill(~valid[..., None, None], 0.0)
     error = (difference.square() if kind == "l2" else difference.abs()).mean((-2, -1))
     return error.sum() / valid.sum().clamp(min=1)
 
 
 def laplace_loss(pred: Tensor, scales: Tensor, target: Tensor, token_mask: Tensor) -> Tensor:
-    """Negative log-likelihood of target places, but for log 2: |difference| / scale + log scale.
+    """Negative log-likelihood of target locations, but for log 2: |difference| / scale + log scale.
 
     pred, scales and target (…,T,P,2) in one frame, token_mask (…,T); averaged as in `point_loss`. Another frame adds a
     constant and leaves the gradient as it is.
@@ -216,8 +216,8 @@ def giou_loss(pred: Tensor, target: Tensor, token_mask: Tensor) -> Tensor:
 
 
 def visual_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross entropy of logits (…) with labels (…) 1 or 0, averaged over those that are not IGNORED_LABEL."""
-    known = labels != IGNORED_LABEL
+    """Binary cross entropy of logits (…) with labels (…) 1 or 0, averaged over those that are not IGNORE_INDEX."""
+    known = labels != IGNORE_INDEX
     total = F.binary_cross_entropy_with_logits(
         logits, labels.where(known, 0).to(logits), weight=known.to(logits), reduction="sum"
     )
@@ -225,7 +225,7 @@ def visual_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 __all__ = [
-    "IGNORED_LABEL",
+    "IGNORE_INDEX",
     "GroundedCriterion",
     "GroundedTargets",
     "giou_loss",

@@ -13,13 +13,13 @@ from transformers.utils import ModelOutput
 
 from .configuration_pixelllm import PixelLLMConfig
 from .configuration_pixelllm import PixelLLMMaskHeadConfig
-from .prompt_encoder import UnitEmbedding
+from .prompt_encoder import LearnedTokens
 from .starting_layers import KnowsItsStart
 from .two_way_transformer import TwoWayTransformer
 
 BOX_TOKENS = 2  # top-left and bottom-right corner
-# Without gradients rows go through the decoder in portions, so that memory does not grow with their number.
-ROWS_AT_ONCE = 64
+# Without gradients rows go through the decoder in chunks, so that memory does not grow with their number.
+CHUNK_SIZE = 64
 
 
 @dataclass
@@ -32,8 +32,8 @@ class MaskHeadOutput(ModelOutput):
     def best(self) -> tuple[Tensor, Tensor]:
         """The mask of each row that promises the best overlap: logits (R,4h,4w), iou_predictions (R,)."""
         assert self.logits is not None and self.iou_predictions is not None
-        promised, index = self.iou_predictions.max(1)
-        return self.logits.take_along_dim(index[:, None, None, None], 1).squeeze(1), promised
+        best, index = self.iou_predictions.max(1)
+        return self.logits.take_along_dim(index[:, None, None, None], 1).squeeze(1), best
 
 
 class NormedProjection(nn.Module):
@@ -81,7 +81,7 @@ class MaskAdapter(nn.Module):
     def __init__(self, config: PixelLLMMaskHeadConfig, visual_width: int, text_width: int):
         super().__init__()
         width, eps = config.hidden_size, config.layer_norm_eps
-        self.output_tokens = UnitEmbedding(BOX_TOKENS, width)
+        self.output_tokens = LearnedTokens(BOX_TOKENS, width)
         self.alpha = nn.Parameter(torch.zeros(BOX_TOKENS, width))
         self.visual_projection_mlp = NormedProjection(visual_width, width, eps)
         self.textual_projection_mlp = NormedProjection(text_width, width, eps)
@@ -97,8 +97,8 @@ class MaskAdapter(nn.Module):
         # the memory has no positions (official.md#two-way-transformer)
         nowhere = memory.new_zeros(1, 1, memory.shape[-1])
         learnt = self.output_tokens.weight.to(memory.dtype).expand(len(memory), -1, -1)
-        heard, _ = self.transformer(memory, nowhere, learnt)
-        return box_tokens.to(heard.dtype) + self.alpha.tanh().to(heard.dtype) * heard
+        attended, _ = self.transformer(memory, nowhere, learnt)
+        return box_tokens.to(attended.dtype) + self.alpha.tanh().to(attended.dtype) * attended
 
 
 class SamMaskDecoder(nn.Module):
@@ -108,8 +108,8 @@ class SamMaskDecoder(nn.Module):
         super().__init__()
         width, hidden, depth = config.hidden_size, config.head_hidden_size, config.head_layers
         num_masks = config.num_multimask_outputs + 1
-        self.iou_token = UnitEmbedding(1, width)
-        self.mask_tokens = UnitEmbedding(num_masks, width)
+        self.iou_token = LearnedTokens(1, width)
+        self.mask_tokens = LearnedTokens(num_masks, width)
         self.transformer = _transformer(config, config.decoder_layers)
         self.output_upscaling = nn.Sequential(
             nn.ConvTranspose2d(width, width // 4, kernel_size=2, stride=2),
@@ -132,7 +132,7 @@ class SamMaskDecoder(nn.Module):
         image_of_row: Tensor,
         *,
         multimask_output: bool = False,
-        rows_at_once: int = ROWS_AT_ONCE,
+        chunk_size: int = CHUNK_SIZE,
     ) -> MaskHeadOutput:
         """R prompts of B images -> one mask each, or with multimask_output the others, as in SAM.
 
@@ -145,8 +145,8 @@ class SamMaskDecoder(nn.Module):
         images = image_map + dense.to(image_map.dtype)
         positions = image_pe.flatten(0, 1)[None].to(image_map.dtype)
         rows = len(sparse)
-        # Training keeps what every portion computed, so there portions would save nothing.
-        step = rows if torch.is_grad_enabled() else rows_at_once
+        # Training keeps what every chunk computed, so there chunks would save nothing.
+        step = rows if torch.is_grad_enabled() else chunk_size
         logits, quality = [], []
         for start in range(0, max(rows, 1), max(step, 1)):
             of_row = image_of_row[start : start + step]

@@ -48,7 +48,7 @@ class PixelLLMOutput(Seq2SeqLMOutput):
 
 @dataclass
 class GroundedGenerateOutput(GenerateEncoderDecoderOutput):
-    """Greedy and sampled captions with a place for every token.
+    """Greedy and sampled captions with a location for every token.
 
     sequences (R,T) int64; coordinates (R,T,P,2) float32 xy, 0..1 of the unpadded image, entry t belongs to
     sequences[:, t], NaN for BOS, EOS and padding; where the point head predicts them coordinate_scales (R,T,P,2)
@@ -83,7 +83,7 @@ class GroundedGenerateOutput(GenerateEncoderDecoderOutput):
 
 @dataclass
 class GroundedBeamGenerateOutput(GenerateBeamEncoderDecoderOutput):
-    """Captions of a beam search with a place for every token; fields as in `GroundedGenerateOutput`."""
+    """Captions of a beam search with a location for every token; fields as in `GroundedGenerateOutput`."""
 
     coordinates: Tensor | None = None
     coordinate_scales: Tensor | None = None

@@ -1,4 +1,4 @@
-"""PixelLLM: an image, a place and a text prompt in; a caption with a place for every word out (arXiv 2312.09237)."""
+"""PixelLLM: image, location and text prompt in; a caption with a location for every word out (arXiv 2312.09237)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .grounded_generation import GroundedGenerationMixin
 from .grounded_generation import GroundedOutput
 from .language_families import language_family
 from .language_model import full_encoder_mask
-from .losses import IGNORED_LABEL
+from .losses import IGNORE_INDEX
 from .losses import GroundedCriterion
 from .losses import GroundedTargets
 from .mask_head import MaskHead
@@ -52,7 +52,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
     """Captions, answers and expressions with a pixel location for every token.
 
     Data flows one way: vision towers -> fused map (once per image) -> prompt tokens -> prompt feature extractor ->
-    language model -> point head -> mask head. Where no place is asked about, the proposal head finds the places. R rows
+    language model -> point head -> mask head. Where no location is asked about, the proposal head finds boxes. R rows
     are the valid prompts of all images, image-major. The mask, proposal and codebook heads are None in models that lack
     them.
     """
@@ -116,7 +116,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         """
         return self.vision_towers(pixel_values, pixel_mask)
 
-    def features_or_see(
+    def encode_image(
         self, image_features: VisionFeatures | None, pixel_values: Tensor | None, pixel_mask: Tensor | None
     ) -> VisionFeatures:
         """The given image_features, or else those of the pixels."""
@@ -194,8 +194,8 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         attention_mask: Tensor | None = None,
         image_features: VisionFeatures | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Image, places and text -> encoder states (R,S,C) and their mask (R,S)."""
-        image_features = self.features_or_see(image_features, pixel_values, pixel_mask)
+        """Image, locations and text -> encoder states (R,S,C) and their mask (R,S)."""
+        image_features = self.encode_image(image_features, pixel_values, pixel_mask)
         seen = self.get_prompt_features(
             image_features, pixel_mask, prompt_boxes, prompt_points, prompt_point_labels, prompt_mask
         )
@@ -233,7 +233,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
     ) -> MaskHeadOutput:
         """A mask for every row: visual_tokens (R,V,C), text_states (R,T,C) of all tokens and padding, boxes (R,4) xyxy
         canvas pixels, image_of_row (R,) -> logits (R,1,4h,4w) over the map (B,h,w,C) that `mask_map` of the vision
-        config names, and the promised overlap (R,1).
+        config names, and the predicted IoU (R,1).
 
         The states must come from a pass whose decoder_attention_mask leaves EOS and padding out (official.md#t5).
         """
@@ -277,7 +277,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         streamer: BaseStreamer | None = None,
         **kwargs: Any,
     ) -> GroundedOutput | Tensor:
-        """transformers' `generate` with a place for every token, in the same pass.
+        """transformers' `generate` with a location for every token, in the same pass.
 
         Takes what the processor returns and every option of `GenerationConfig`; greedy, sampling and beam search.
         Options of our own, as keywords or entries of the generation config; flags may be tensors:
@@ -291,7 +291,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
                 query_ids or output_masks are given.
             output_masks: its mask, too.
             detect_objects: no prompt is given; the model finds the objects and captions each. input_ids (B,L).
-            prompts_at_once: more prompts are encoded and decoded in portions of this many (64), for bounded memory.
+            prompt_chunk_size: more prompts are encoded and decoded in chunks of this many (64), for bounded memory.
             no_immediate_repetition: the reference's greedy rule.
             complete_groups: let a target that is begun be written whole, whatever the model would write (True).
             max_repeated_tokens: an answer ends once so many tokens in a row repeat those directly before them; 0 is
@@ -299,8 +299,8 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             reference_beam_search: the reference's beam search instead of transformers' (see its module), with
                 reference_beam_alpha (0.6) and reference_per_node_beam (candidates a beam: 2, or 1 when referring).
         With a streamer an answer is greedy where no beams are asked for, whatever the checkpoint does by default.
-        A streamer that has `put_location(points (rows,P,2))` is told each token's place as soon as it is known, and one
-        that has `put_certainty` before it coordinate_scales (rows,P,2) and visual_probs (rows,), those that there are.
+        A streamer that has `put_location(points (rows,P,2))` is told each token's location as soon as it is known, and
+        one that has `put_certainty` before it coordinate_scales (rows,P,2) and visual_probs (rows,), where known.
 
         Returns `GroundedGenerateOutput` / `GroundedBeamGenerateOutput`, or with return_dict_in_generate=False the
         sequences alone; that is the default where synced_gpus is given, as `Seq2SeqTrainer` does. Rows: R prompts
@@ -358,9 +358,9 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
                 decoder_input_ids (R,T) that come too: BOS and all labels but the last, whose place is then not learnt.
             label_segments: (R,T) where a row's labels are several texts, one behind the other, each with its EOS: the
                 number of the text that each label belongs to, -1 in the padding. Each is written as if it were alone.
-            point_labels: (R,T,P,2) places of the labels' tokens, xy, 0..1 of the unpadded image; NaN or all zero:
-                no place. text_loss_mask (R,): rows whose text counts (all by default).
-            visual_labels: (R,T) 1 where a label's token has a place, 0 where it has none, -100 where nobody knows;
+            point_labels: (R,T,P,2) locations of the labels' tokens, xy, 0..1 of the unpadded image; NaN or all zero:
+                no location. text_loss_mask (R,): rows whose text counts (all by default).
+            visual_labels: (R,T) 1 where a label's token has a location, 0 where it has none, -100 where nobody knows;
                 a point head that does not predict it leaves them alone.
             mask_labels: (R,S,S) what the labels refer to, > 0 inside, on the canvas; mask_loss_mask (R,): rows that
                 have a mask (all by default).
@@ -376,7 +376,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         layers = LayerOutputs.asked(self.config, output_attentions, output_hidden_states)
         seen, detection_loss = None, None
         if encoder_outputs is None:
-            image_features = self.features_or_see(image_features, pixel_values, pixel_mask)
+            image_features = self.encode_image(image_features, pixel_values, pixel_mask)
             if object_boxes is not None:
                 found = self._proposed(image_features, object_boxes, object_labels, point_labels)
                 detection_loss, prompt_boxes, prompt_mask = found.loss, found.boxes, found.prompt_mask
@@ -485,8 +485,8 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         if given is None:
             text = self.config.text_config
             start = labels.new_full((labels.shape[0], 1), text.decoder_start_token_id)
-            tokens = torch.cat([start, labels.masked_fill(labels == IGNORED_LABEL, text.pad_token_id)], dim=1)
-            return tokens, F.pad(labels != IGNORED_LABEL, (0, 1))
+            tokens = torch.cat([start, labels.masked_fill(labels == IGNORE_INDEX, text.pad_token_id)], dim=1)
+            return tokens, F.pad(labels != IGNORE_INDEX, (0, 1))
         if labels is not None and labels.shape != given.shape:
             raise ValueError(
                 f"decoder_input_ids beside labels are BOS and all labels but the last, as many as the labels, but the "

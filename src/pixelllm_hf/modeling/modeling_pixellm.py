@@ -22,7 +22,7 @@ from .codebook_targets import TargetProjection
 from .codebook_targets import find_token_groups
 from .configuration_pixellm import PixelLMConfig
 from .feature_pyramid import map_neck
-from .losses import IGNORED_LABEL
+from .losses import IGNORE_INDEX
 from .reasoning_generation import ReasoningGenerationMixin
 from .starting_layers import KnowsItsStart
 from .target_masks import target_mask_loss
@@ -301,8 +301,8 @@ def projector(fan_in: int, width: int, factor: int) -> nn.Sequential:
 def causal_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of labels (R,T), each predicted by the logits (R,T,V) one before it; 0 where none counts."""
     targets = labels[:, 1:].flatten()
-    losses = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=IGNORED_LABEL, reduction="sum")
-    return losses / (targets != IGNORED_LABEL).sum().clamp(min=1)
+    losses = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=IGNORE_INDEX, reduction="sum")
+    return losses / (targets != IGNORE_INDEX).sum().clamp(min=1)
 
 
 __all__ = ["PixelLMFeatures", "PixelLMForReasoningSegmentation", "PixelLMOutput", "PixelLMPreTrainedModel"]

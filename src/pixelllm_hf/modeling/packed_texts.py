@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .losses import IGNORED_LABEL
+from .losses import IGNORE_INDEX
 
 
 def packed_texts(labels: Tensor, segments: Tensor, *, start: int, padding: int) -> tuple[Tensor, Tensor]:
@@ -17,7 +17,7 @@ def packed_texts(labels: Tensor, segments: Tensor, *, start: int, padding: int) 
     first = torch.ones_like(segments, dtype=torch.bool)
     first[:, 1:] = segments[:, 1:] != segments[:, :-1]
     before = torch.nn.functional.pad(labels[:, :-1], (1, 0), value=start)
-    tokens = before.masked_fill(before == IGNORED_LABEL, padding).masked_fill(first, start)
+    tokens = before.masked_fill(before == IGNORE_INDEX, padding).masked_fill(first, start)
     causal = torch.ones(labels.shape[1], labels.shape[1], dtype=torch.bool, device=labels.device).tril()
     return tokens, ((segments[:, :, None] == segments[:, None, :]) & causal)[:, None]
 

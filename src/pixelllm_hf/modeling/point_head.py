@@ -1,4 +1,4 @@
-"""Places of words, read from the states that have consumed them (official.md#points), and how sure they are."""
+"""Locations of words, read from the states that have consumed them (official.md#points), and how sure they are."""
 
 from __future__ import annotations
 
@@ -97,18 +97,18 @@ class PointHead(nn.Module):
             coordinates=(raw[..., :2] + 1) / 2, logits=raw[..., 2:], coordinate_scales=scales, visual_logits=visual
         )
 
-    def locate(self, states: Tensor, has_place: Tensor) -> dict[str, Tensor]:
-        """What `generate` gives of tokens: states (…,T,C), has_place (…,T) bool -> entries of its output.
+    def locate(self, states: Tensor, has_location: Tensor) -> dict[str, Tensor]:
+        """What `generate` gives of tokens: states (…,T,C), has_location (…,T) bool -> entries of its output.
 
         coordinates and coordinate_scales (…,T,P,2), visual_probs (…,T) 0..1, the last two calibrated as the config
-        says and there where they are predicted; NaN where there is no place.
+        says and there where they are predicted; NaN where there is no location.
         """
         found = self(states)
         said = {"coordinates": found.coordinates}
         if found.coordinate_scales is not None:
             said["coordinate_scales"] = found.coordinate_scales * self.scale_factor
-        located = {name: value.masked_fill(~has_place[..., None, None], torch.nan) for name, value in said.items()}
+        located = {name: value.masked_fill(~has_location[..., None, None], torch.nan) for name, value in said.items()}
         if found.visual_logits is not None:
             probs = torch.sigmoid(found.visual_logits / self.visual_temperature + self.visual_bias)
-            located["visual_probs"] = probs.masked_fill(~has_place, torch.nan)
+            located["visual_probs"] = probs.masked_fill(~has_location, torch.nan)
         return located

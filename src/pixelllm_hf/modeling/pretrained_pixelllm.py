@@ -50,7 +50,7 @@ class PixelLLMPreTrainedModel(CheckedModel, PreTrainedModel):
         "EfficientNetLiteBlock",
         "YoloxStage",
     ]
-    # Half precision costs several pixels, so places are computed in float32 whatever the rest runs in.
+    # Half precision costs several pixels, so locations are computed in float32 whatever the rest runs in.
     _keep_in_fp32_modules_strict = ["point_head", "prompt_encoder", "proposal_head", "fused_mean", "fused_scale"]
 
     @torch.no_grad()

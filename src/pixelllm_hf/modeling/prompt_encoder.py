@@ -15,7 +15,7 @@ from .starting_layers import KnowsItsStart
 OUTSIDE, INSIDE, TOP_LEFT, BOTTOM_RIGHT = range(4)
 
 
-class UnitEmbedding(KnowsItsStart, nn.Embedding):
+class LearnedTokens(KnowsItsStart, nn.Embedding):
     """Learnt tokens that start from a unit normal, as in SAM: they are queries and positions at once, and tokens that
     start near zero would all look at the same places for a long time.
     """
@@ -39,11 +39,11 @@ class FourierPositions(KnowsItsStart, nn.Module):
     def start(self) -> None:
         init.normal_(self.positional_encoding_gaussian_matrix, std=self.scale)
 
-    def forward(self, places_xy: Tensor) -> Tensor:
-        """places_xy (…,2), 0..1 -> float32 (…,D)."""
+    def forward(self, points_xy: Tensor) -> Tensor:
+        """points_xy (…,2), 0..1 -> float32 (…,D)."""
         matrix = self.positional_encoding_gaussian_matrix.float()
         # Not a matmul: autocast and TF32 would round the angles, and a place is lost in a rounded angle.
-        angles = 2 * math.pi * ((2 * places_xy.float() - 1)[..., None] * matrix).sum(-2)
+        angles = 2 * math.pi * ((2 * points_xy.float() - 1)[..., None] * matrix).sum(-2)
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
@@ -78,9 +78,9 @@ class PromptEncoder(nn.Module):
             )
         self.max_points = config.max_points
         self.pe_layer = FourierPositions(config.embed_dim, config.position_scale)
-        self.point_embeddings = nn.ModuleList(UnitEmbedding(1, config.embed_dim) for _ in range(4))
-        self.not_a_point_embed = UnitEmbedding(1, config.embed_dim)
-        self.no_mask_embed = UnitEmbedding(1, config.embed_dim)
+        self.point_embeddings = nn.ModuleList(LearnedTokens(1, config.embed_dim) for _ in range(4))
+        self.not_a_point_embed = LearnedTokens(1, config.embed_dim)
+        self.no_mask_embed = LearnedTokens(1, config.embed_dim)
 
     @property
     def no_mask(self) -> Tensor:
@@ -147,7 +147,7 @@ class PromptEncoder(nn.Module):
         """What tells one kind of point from the others, (1,D)."""
         return self.point_embeddings.get_parameter(f"{kind}.weight")
 
-    def _to_unit(self, places_xy: Tensor, image_size_hw: tuple[int, int]) -> Tensor:
+    def _to_unit(self, points_xy: Tensor, image_size_hw: tuple[int, int]) -> Tensor:
         """Canvas pixels -> 0..1, half a pixel in, as SAM does."""
         height, width = image_size_hw
-        return (places_xy.float() + 0.5) / places_xy.new_tensor([width, height], dtype=torch.float32)
+        return (points_xy.float() + 0.5) / points_xy.new_tensor([width, height], dtype=torch.float32)

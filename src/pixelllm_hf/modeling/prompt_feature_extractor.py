@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from .configuration_pixelllm import PixelLLMPromptConfig
-from .prompt_encoder import UnitEmbedding
+from .prompt_encoder import LearnedTokens
 from .starting_layers import KnowsItsStart
 from .two_way_transformer import TwoWayTransformer
 
@@ -92,7 +92,7 @@ class PromptFeatureExtractor(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.num_tokens = config.num_tokens
-        self.output_tokens = UnitEmbedding(config.num_tokens, width)
+        self.output_tokens = LearnedTokens(config.num_tokens, width)
         self.image_projection_mlp = Projection(image_channels, width)
         if features is not None and not all(features):
             self.image_projection_mlp.layers[0] = MapLinear(image_channels, width, features)
@@ -126,7 +126,7 @@ class PromptFeatureExtractor(nn.Module):
         image_map (B,h,w,C), image_pe (h,w,E), sparse (B,N,S,E), dense (1,E), prompt_mask (B,N) bool.
         """
         images, positions = self._projected(image_map, image_pe)
-        tokens, _ = self._look(images, positions, sparse, dense, prompt_mask)
+        tokens, _ = self._attend(images, positions, sparse, dense, prompt_mask)
         learnt = tokens[:, : self.num_tokens].unbind(1)
         seen = torch.stack([mlp(x) for mlp, x in zip(self.output_hypernetworks_mlps, learnt, strict=True)], dim=1)
         if self.map_norm is None:
@@ -142,7 +142,7 @@ class PromptFeatureExtractor(nn.Module):
         images = self.image_projection_mlp(image_map.flatten(1, 2))
         return images, self.image_pe_projection_mlp(image_pe.flatten(0, 1)[None].to(image_map.dtype))
 
-    def _look(
+    def _attend(
         self, images: Tensor, positions: Tensor, sparse: Tensor, dense: Tensor, prompt_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         dtype = images.dtype

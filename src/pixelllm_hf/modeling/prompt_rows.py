@@ -1,4 +1,4 @@
-"""The prompts of one `generate()` call, portions of them for bounded memory, and which of them are equal."""
+"""The prompts of one `generate()` call, chunks of them for bounded memory, and which of them are equal."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class PromptRows:
         prompts = 1 if given is None else given.shape[1]
         return torch.ones(len(fused), prompts, dtype=torch.bool, device=fused.device)
 
-    def portions(self, size: int) -> Iterator[PromptRows]:
+    def chunks(self, size: int) -> Iterator[PromptRows]:
         """The same rows, `size` at a time, with no other images than theirs."""
         for start in range(0, self.number, size):
             yield self._rows(start, min(start + size, self.number))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .box_coding import box_areas
 from .detections import AnyProposalHead
-from .losses import IGNORED_LABEL
+from .losses import IGNORE_INDEX
 from .vision_towers import VisionFeatures
 
 
@@ -55,7 +55,7 @@ def propose_prompts(
     object_boxes = object_boxes.float()
     if object_boxes.shape[1] == 0:
         object_boxes = F.pad(object_boxes, (0, 0, 0, 1))
-        object_labels = F.pad(object_labels, (0, 0, 0, 1), value=IGNORED_LABEL)
+        object_labels = F.pad(object_labels, (0, 0, 0, 1), value=IGNORE_INDEX)
         point_labels = None if point_labels is None else F.pad(point_labels, (0, 0, 0, 0, 0, 0, 0, 1))
     is_object = (box_areas(object_boxes) > 0).long()
     detected = head.losses(head.reads(features), (image_size, image_size), object_boxes, is_object)
@@ -67,7 +67,7 @@ def propose_prompts(
     if not found.any():
         prompt_mask[0, 0] = True
     images = torch.arange(len(index), device=index.device)[:, None]
-    labels = object_labels[images, index].masked_fill(~found[..., None], IGNORED_LABEL)
+    labels = object_labels[images, index].masked_fill(~found[..., None], IGNORE_INDEX)
     return ProposedPrompts(
         loss=detected.loss,
         boxes=boxes,

@@ -55,14 +55,14 @@ def decoded_targets(
     )
 
 
-def joined_targets(portions: Sequence[AnswerTargets]) -> AnswerTargets:
-    """The targets of portions of rows as those of all rows together."""
+def joined_targets(chunks: Sequence[AnswerTargets]) -> AnswerTargets:
+    """The targets of chunks of rows as those of all rows together."""
     names = ("target_positions", "mask_logits", "mask_scores", "incomplete")
-    values = {name: torch.cat([portion[name] for portion in portions]) for name in names}
+    values = {name: torch.cat([chunk[name] for chunk in chunks]) for name in names}
     rows, before = [], 0
-    for portion in portions:
-        rows.append(portion["row_of_target"] + before)
-        before += len(portion.incomplete)
+    for chunk in chunks:
+        rows.append(chunk["row_of_target"] + before)
+        before += len(chunk.incomplete)
     return AnswerTargets(row_of_target=torch.cat(rows), **values)
 
 

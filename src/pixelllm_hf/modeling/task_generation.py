@@ -42,7 +42,7 @@ _OWN_OPTIONS: dict[str, Any] = {
     "output_boxes": None,
     "output_masks": False,
     "detect_objects": False,
-    "prompts_at_once": 64,
+    "prompt_chunk_size": 64,
     "complete_groups": True,
     "no_immediate_repetition": False,
     "max_repeated_tokens": 0,
@@ -127,7 +127,7 @@ class TaskGeneration:
             if (call.config.num_beams or 1) > 1:
                 call.options |= {"num_return_sequences": call.config.num_beams, "output_scores": True}
 
-        output = self._nothing(rows) if detections is not None and not len(rows) else self._in_portions(rows)
+        output = self._empty_output(rows) if detections is not None and not len(rows) else self._generate_chunked(rows)
         if detections is not None:
             if call.rescores and len(rows):
                 output, detections = rescored(output, detections, model.proposal_head.config.max_detections)
@@ -156,7 +156,7 @@ class TaskGeneration:
                 f"with detect_objects the model finds the places itself, but {', '.join(named)} came too. "
                 "Leave out either."
             )
-        features = self.model.features_or_see(given["image_features"], given["pixel_values"], given["pixel_mask"])
+        features = self.model.encode_image(given["image_features"], given["pixel_values"], given["pixel_mask"])
         detections = None
         if detect:
             detections = self._detected(features)
@@ -175,10 +175,10 @@ class TaskGeneration:
             raise ValueError("query_ids are whole answers: leave out decoder_input_ids, their mask and the cache.")
         if beginning is not None and self.call.own["reference_beam_search"]:
             raise ValueError("reference_beam_search begins with BOS alone: leave out either it or decoder_input_ids.")
-        if cache is not None and len(rows) > self.call.own["prompts_at_once"]:
+        if cache is not None and len(rows) > self.call.own["prompt_chunk_size"]:
             raise ValueError(
-                f"a cache belongs to one portion of prompts, but there are {len(rows)} prompts and prompts_at_once is "
-                f"{self.call.own['prompts_at_once']}. Raise prompts_at_once or leave out the cache."
+                f"a cache belongs to one chunk of prompts, but there are {len(rows)} prompts and prompt_chunk_size is "
+                f"{self.call.own['prompt_chunk_size']}. Raise prompt_chunk_size or leave out the cache."
             )
         copies = max(config.num_beams or 1, config.num_return_sequences or 1)
         check_beginning(beginning, mask, start_id(config, self.model.config), cache, len(rows) * copies)
@@ -193,7 +193,7 @@ class TaskGeneration:
         sizes = self.model.row_sizes_wh(rows.pixel_mask, rows.prompt_mask, len(rows)).repeat_interleave(copies, dim=0)
         return agreement(boxes.clamp(0, 1) * sizes.repeat(1, 2), images, self._detected(rows.image_features))
 
-    def _nothing(self, rows: PromptRows) -> GroundedOutput:
+    def _empty_output(self, rows: PromptRows) -> GroundedOutput:
         """The answers to no prompts."""
         if self.call.streamer is not None:
             self.call.streamer.end()
@@ -214,24 +214,24 @@ class TaskGeneration:
             output["mask_scores"] = sequences.new_zeros(0, dtype=torch.float32)
         return output
 
-    def _in_portions(self, rows: PromptRows) -> GroundedOutput:
-        number, size = len(rows), int(self.call.own["prompts_at_once"])
+    def _generate_chunked(self, rows: PromptRows) -> GroundedOutput:
+        number, size = len(rows), int(self.call.own["prompt_chunk_size"])
         if size < 1:
-            raise ValueError(f"prompts_at_once must be at least 1, but it is {size}. 64 suits most machines.")
+            raise ValueError(f"prompt_chunk_size must be at least 1, but it is {size}. 64 suits most machines.")
         if number <= size:
-            return self._answer(rows)
+            return self._generate_chunk(rows)
         per_step = [name for name in _PER_STEP_OUTPUTS if getattr(self.call.config, name, None)]
         if self.call.streamer is not None or per_step:
             what = "a streamer" if self.call.streamer is not None else ", ".join(per_step)
             raise ValueError(
-                f"{what} can follow one portion of prompts, but there are {number} prompts and prompts_at_once is "
-                f"{size}. Raise prompts_at_once or leave it out."
+                f"{what} can follow one chunk of prompts, but there are {number} prompts and prompt_chunk_size is "
+                f"{size}. Raise prompt_chunk_size or leave it out."
             )
-        answers = [self._answer(portion) for portion in rows.portions(size)]
+        answers = [self._generate_chunk(chunk) for chunk in rows.chunks(size)]
         return joined(answers, self.model.config.text_config.pad_token_id)
 
-    def _answer(self, rows: PromptRows) -> GroundedOutput:
-        """Everything that is wanted of one portion."""
+    def _generate_chunk(self, rows: PromptRows) -> GroundedOutput:
+        """Everything that is wanted of one chunk."""
         seen, text_states = None, None
         layers = LayerOutputs.asked(self.call.config)
         if rows.encoder_states is not None:
@@ -291,17 +291,17 @@ class TaskGeneration:
     def _masks(
         self, rows: PromptRows, visual_tokens: Tensor, text_states: Tensor, boxes: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """boxes (R,4) 0..1 of the unpadded image -> logits (R,4h,4w) and promised overlap (R,); NaN without a box."""
+        """boxes (R,4) 0..1 of the unpadded image -> logits (R,4h,4w) and predicted IoU (R,); NaN without a box."""
         images, copies = rows.prompt_mask.nonzero()[:, 0], len(boxes) // len(rows)
         images = images.repeat_interleave(copies)
         sizes = self.model.row_sizes_wh(rows.pixel_mask, rows.prompt_mask, len(rows)).repeat_interleave(copies, dim=0)
         known = boxes.isfinite().all(-1)
         canvas_boxes = boxes.nan_to_num(0.0) * sizes.repeat(1, 2)
-        masks, promised = self.model.predict_masks(
+        masks, iou_predictions = self.model.predict_masks(
             rows.image_features, visual_tokens, text_states, canvas_boxes, images
         ).best()
         masks = masks.float().masked_fill(~known[:, None, None], torch.nan)
-        return masks, promised.float().masked_fill(~known, torch.nan)
+        return masks, iou_predictions.float().masked_fill(~known, torch.nan)
 
 
 def lacks_head(head: str, consequence: str, entry: str | None = None) -> str:

@@ -39,8 +39,8 @@ class StateRecorder:
         self.on_states, self.predicting = on_states, predicting
         self.num_consumed = 0  # positions that have an entry
         self._num_given = 1  # tokens that stood there before the first was written; BOS is one
-        self._states: list[Tensor] = []  # portions (rows, positions, C)
-        self._log_probs: list[Tensor] = []  # portions (rows, positions)
+        self._states: list[Tensor] = []  # chunks (rows, positions, C)
+        self._log_probs: list[Tensor] = []  # chunks (rows, positions)
         self._unscored: list[tuple[Tensor, Tensor]] = []  # per step scores (rows, 1, V) of its tokens (rows, 1)
         self._tokens: Tensor | None = None  # being consumed, (rows, T)
         self._start = 0  # position of the first of them

@@ -176,7 +176,7 @@ class VisionTowers(KnowsItsStart, nn.Module):
             )
         maps: dict[str, Tensor] = {}
         for tower in self.config.towers:
-            of_tower = self._see(tower, pixel_values, pixel_mask)
+            of_tower = self._run_tower(tower, pixel_values, pixel_mask)
             maps |= {map_name(tower, name): of_tower[name] for name in tower.map_names}
         grid = self.config.fused_grid_size
         fused = fuse_maps([maps[name] for name in self.config.fused_maps], None if grid is None else (grid, grid))
@@ -234,7 +234,9 @@ class VisionTowers(KnowsItsStart, nn.Module):
                         module.train(mode)
         return self
 
-    def _see(self, config: PixelLLMTowerConfig, pixel_values: Tensor, pixel_mask: Tensor | None) -> dict[str, Tensor]:
+    def _run_tower(
+        self, config: PixelLLMTowerConfig, pixel_values: Tensor, pixel_mask: Tensor | None
+    ) -> dict[str, Tensor]:
         pixels = normalize_pixels(pixel_values, pixel_mask, mean=config.image_mean, std=config.image_std)
         if config.input_size is not None:
             # After the normalisation, as in the reference: what is resized has zeros for padding already.

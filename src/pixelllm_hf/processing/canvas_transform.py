@@ -1,4 +1,4 @@
-"""Where a picture lies on the model's square canvas, and how to get there and back (official.md#canvas)."""
+"""Where an image lies on the model's square canvas, and how to get there and back (official.md#canvas)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import numpy as np
 
 ROUNDINGS = ("down", "nearest")
 
+BoxXYXY = tuple[float, float, float, float]  # two corners x0, y0, x1, y1; the frame is said where it is used
+BoxXYWH = tuple[float, float, float, float]  # corner and size, as COCO writes boxes
+
 
 @dataclass(frozen=True)
 class CanvasTransform:
     """Longest side fitted to the canvas, placed at its top left; the rest is padding.
 
-    Three frames, all xy, without half-pixel offsets: *image* (pixels of the original, upright picture), *canvas*
-    (pixels of the model's input) and *normalized* (0..1 of the unpadded picture, the frame of the model's answers).
+    Three frames, all xy, without half-pixel offsets: *image* (pixels of the original, upright image), *canvas*
+    (pixels of the model's input) and *normalized* (0..1 of the unpadded image, the frame of the model's answers).
     Every method takes points (..., 2) or boxes (..., 4) as lists, numpy arrays or torch tensors; tensors stay tensors,
     everything else comes back as a float64 array.
 
@@ -45,12 +48,12 @@ class CanvasTransform:
 
     @property
     def image_box(self) -> tuple[float, float, float, float]:
-        """The whole picture as a box, image frame."""
+        """The whole image as a box, image frame."""
         return (0.0, 0.0, float(self.image_size_wh[0]), float(self.image_size_wh[1]))
 
     @property
     def canvas_box(self) -> tuple[float, float, float, float]:
-        """The whole picture as a box on the canvas: the prompt that means "everything"."""
+        """The whole image as a box on the canvas: the prompt that means "everything"."""
         return (0.0, 0.0, float(self.resized_size_wh[0]), float(self.resized_size_wh[1]))
 
     def to_canvas(self, xy: Any) -> Any:
@@ -78,7 +81,7 @@ class CanvasTransform:
         return _scaled(xy, (1 / self.resized_size_wh[0], 1 / self.resized_size_wh[1]))
 
     def clip_to_image(self, xy: Any) -> Any:
-        """Move what lies outside the picture to its border, image frame. NaN stays NaN."""
+        """Move what lies outside the image to its border, image frame. NaN stays NaN."""
         limits = _per_coordinate(xy, self.image_size_wh)
         if hasattr(xy, "new_tensor"):
             return xy.clamp(min=0).minimum(xy.new_tensor(limits))
@@ -152,4 +155,4 @@ def _per_coordinate(xy: Any, pair: Sequence[float]) -> list[float]:
     return [float(value) for value in pair] * (width // 2)
 
 
-__all__ = ["ROUNDINGS", "CanvasTransform", "fitted_size", "xywh_to_xyxy", "xyxy_to_xywh"]
+__all__ = ["ROUNDINGS", "BoxXYWH", "BoxXYXY", "CanvasTransform", "fitted_size", "xywh_to_xyxy", "xyxy_to_xywh"]

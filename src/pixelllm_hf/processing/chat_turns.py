@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .prompt_places import PromptError
+from .prompt_locations import PromptError
 
 # The user's words and nothing else: the model has learnt no roles.
 CHAT_TEMPLATE = (

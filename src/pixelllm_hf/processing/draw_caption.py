@@ -1,4 +1,4 @@
-"""A picture of a grounded caption: words in the colours of the trace, joined to their places, the caption below."""
+"""A drawing of a grounded caption: words in the colours of the trace, joined to their places, the caption below."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ def draw_caption(
     min_side: int = 960,
     max_side: int = 1600,
 ) -> Image.Image:
-    """-> a new RGB image: the picture, its longer side brought between min_side and max_side, and a caption panel.
+    """-> a new RGB image: the given one, its longer side brought between min_side and max_side, and a caption panel.
 
-    words: in reading order, places in pixels of `image`; words without a place appear in the caption only.
+    words: in reading order, locations in pixels of `image`; words without a location appear in the caption only.
     prompt_box, prompt_points: what was asked about, drawn in white.
-    trace, boxes, labels: what is drawn over the picture.
+    trace, boxes, labels: what is drawn over the image.
     """
     sheet = Sheet.fit(image.size, min_side, max_side)
     marks = _marks(words, sheet)
@@ -95,7 +95,7 @@ def draw_caption(
         overlay.labels(marks)
     overlay.dots(marks)
     # first word to last word: the strip is the key to the colours
-    return sheet.joined(sheet.picture(image), overlay, text_panel(_pieces(text, words), sheet, key=trace_colour))
+    return sheet.joined(sheet.shown(image), overlay, text_panel(_pieces(text, words), sheet, key=trace_colour))
 
 
 # --- colours --------------------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ def _oklch_to_rgb(lightness: float, chroma: float, hue: float) -> Colour:
 
 @dataclass(frozen=True)
 class _Mark:
-    """A word with a place, in picture pixels."""
+    """A word with a location, in sheet pixels."""
 
     text: str
     xy: XY
@@ -198,14 +198,14 @@ def _pieces(text: str, words: Sequence[PlacedWord]) -> list[Piece]:
     return pieces
 
 
-# --- over the picture -----------------------------------------------------------------------------------------
+# --- over the image -----------------------------------------------------------------------------------------
 
 
 class _CaptionOverlay(Overlay):
-    """The marks of words; every method takes picture pixels."""
+    """The marks of words; every method takes sheet pixels."""
 
     def dots(self, marks: Iterable[_Mark]) -> None:
-        """A ringed dot at each place; small ones for words without meaning of their own."""
+        """A ringed dot at each location; small ones for words without meaning of their own."""
         for mark in sorted(marks, key=lambda mark: mark.says_something):
             radius = self.unit * (3.6 if mark.says_something else 2.2)
             self.disc(mark.xy, radius + self.unit * 1.3, HALO)

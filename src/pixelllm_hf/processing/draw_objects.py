@@ -1,4 +1,4 @@
-"""A picture of objects: masks, boxes and points in distinct colours, numbered, with what they are called below."""
+"""A drawing of objects: masks, boxes and points in distinct colours, numbered, with what they are called below."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OBJECT_COLOURS: tuple[Colour, ...] = (
 )
 _DIM: Colour = (139, 143, 153)
 _FILL = 0.42  # of a mask
-_SHADE = 0.72  # of the picture outside all masks
+_SHADE = 0.72  # of the image outside all masks
 _LONGEST_TAG = 30  # letters
 _GAP = 2.2  # between tags, in thin lines
 
@@ -72,19 +72,19 @@ def draw_objects(
     min_side: int = 960,
     max_side: int = 1600,
 ) -> Image.Image:
-    """-> a new RGB image: the picture, its longer side brought between min_side and max_side, and a panel of names.
+    """-> a new RGB image: the given one, its longer side brought between min_side and max_side, and a panel of names.
 
-    objects: places in pixels of `image`, masks (H,W) of its size; those without a place are in the panel only.
-    boxes, masks, labels: what is drawn over the picture. sentence: a text and the (start, end) of each object's words
+    objects: locations in pixels of `image`, masks (H,W) of its size; those without a location are in the panel only.
+    boxes, masks, labels: what is drawn over the image. sentence: a text and the (start, end) of each object's words
         in it, in their order; then the panel is the text with these words in the objects' colours.
     """
     sheet = Sheet.fit(image.size, min_side, max_side)
-    picture = sheet.picture(image)
+    shown = sheet.shown(image)
     marks = [_Mark.of(i, thing, sheet, len(objects)) for i, thing in enumerate(objects)]
     # What is large lies below what is small.
     stacked = sorted(marks, key=lambda mark: -mark.area)
     if masks:
-        picture = _with_masks(picture, [(mark.thing.mask, mark.colour) for mark in stacked], sheet)
+        shown = _with_masks(shown, [(mark.thing.mask, mark.colour) for mark in stacked], sheet)
     overlay = _ObjectOverlay(sheet)
     for mark in stacked:
         overlay.prompt(None, mark.thing.prompt_points)
@@ -93,7 +93,7 @@ def draw_objects(
     if labels:
         overlay.labels(marks)
     pieces = _pieces(marks) if sentence is None else _sentence_pieces(marks, *sentence)
-    return sheet.joined(picture, overlay, text_panel(list(pieces), sheet))
+    return sheet.joined(shown, overlay, text_panel(list(pieces), sheet))
 
 
 def object_colour(index: int) -> Colour:
@@ -103,7 +103,7 @@ def object_colour(index: int) -> Colour:
 
 @dataclass(frozen=True)
 class _Mark:
-    """An object on the sheet; rect of its box and anchor of its tag in picture pixels, the latter around the mask
+    """An object on the sheet; rect of its box and anchor of its tag in sheet pixels, the latter around the mask
     where there is no box. number is empty for a single object, which needs none."""
 
     thing: PlacedObject
@@ -137,13 +137,13 @@ class _Mark:
 # --- masks ----------------------------------------------------------------------------------------------------
 
 
-def _with_masks(picture: Image.Image, masks: Sequence[tuple[np.ndarray | None, Colour]], sheet: Sheet) -> Image.Image:
+def _with_masks(shown: Image.Image, masks: Sequence[tuple[np.ndarray | None, Colour]], sheet: Sheet) -> Image.Image:
     """Filled in their colours with a firm outline; what lies outside all of them gets darker."""
     scaled = [(_on_sheet(mask, sheet), colour) for mask, colour in masks if mask is not None]
     shown = [(mask, colour) for mask, colour in scaled if mask.any()]  # a speck may be lost on the way
     if not shown:
-        return picture
-    pixels = np.asarray(picture, dtype=np.float32)
+        return shown
+    pixels = np.asarray(shown, dtype=np.float32)
     covered = np.zeros(pixels.shape[:2], dtype=bool)
     for mask, _ in shown:
         covered |= mask
@@ -166,7 +166,7 @@ def _tinted(pixels: np.ndarray, mask: np.ndarray, colour: Colour, line: int) -> 
 
 
 def _around(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
-    """The part of the picture that a mask, which is not empty, and its outline can touch."""
+    """The part of the image that a mask, which is not empty, and its outline can touch."""
     spans = []
     for axis in (1, 0):
         filled = np.flatnonzero(mask.any(axis=axis))
@@ -175,9 +175,9 @@ def _around(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
 
 
 def _on_sheet(mask: np.ndarray, sheet: Sheet) -> np.ndarray:
-    """(H,W) bool at the size of the picture on the sheet."""
+    """(H,W) bool at the size of the image on the sheet."""
     grey = Image.fromarray(np.asarray(mask, dtype=np.uint8) * 255)
-    return np.asarray(grey.resize(sheet.picture_size, Image.Resampling.BILINEAR)) >= 128
+    return np.asarray(grey.resize(sheet.shown_size, Image.Resampling.BILINEAR)) >= 128
 
 
 def _grown(mask: np.ndarray, steps: int) -> np.ndarray:
@@ -204,7 +204,7 @@ def _softened(mask: np.ndarray) -> np.ndarray:
 
 
 class _ObjectOverlay(Overlay):
-    """The marks of objects; every method takes picture pixels."""
+    """The marks of objects; every method takes sheet pixels."""
 
     def box(self, rect: Rect, colour: Colour) -> None:
         """A firm frame, dark on both sides so that it shows on any background."""
@@ -276,7 +276,7 @@ def _rings(box: Rect, width: float, height: float) -> Iterator[Rect]:
             yield left, top, left + width, top + height
 
 
-# --- below the picture ----------------------------------------------------------------------------------------
+# --- below the image ----------------------------------------------------------------------------------------
 
 
 def _sentence_pieces(marks: Sequence[_Mark], text: str, spans: Sequence[tuple[int, int]]) -> Iterator[Piece]:
@@ -313,7 +313,7 @@ def _pieces(marks: Sequence[_Mark]) -> Iterator[Piece]:
         for i, word in enumerate(words):
             yield Piece(word, PAPER if mark.number else mark.colour, glued=bool(mark.number) and not i)
         if mark.thing.location is None and mark.thing.mask is None and not mark.thing.prompt_points:
-            yield Piece("(no place)", _DIM)
+            yield Piece("(no location)", _DIM)
             continue
         score = mark.thing.mask_score if mark.thing.box_score is None else mark.thing.box_score
         if score is not None:

@@ -1,4 +1,4 @@
-"""What all drawings share: a sheet with the picture on top and a panel of text below, and a layer of marks between.
+"""What all drawings share: a sheet with the image on top and a panel of text below, and a layer of marks between.
 
 Pillow only. Everything is laid out in pixels of the output; lines are drawn at three times its size and averaged down.
 """
@@ -28,11 +28,11 @@ _SAMPLES = 3  # drawn pixels per output pixel, each way
 
 @dataclass(frozen=True)
 class Sheet:
-    """The output's measures: width of the sheet, size and left edge of the picture, scale from image pixels."""
+    """The output's measures: width of the sheet, size and left edge of the image on it, scale from image pixels."""
 
     width: int
     left: int
-    picture_size: tuple[int, int]
+    shown_size: tuple[int, int]
     scale: float
 
     @classmethod
@@ -40,13 +40,13 @@ class Sheet:
         long = max(image_size)
         scale = min(max(long, min_side), max_side) / long
         size = (max(1, round(image_size[0] * scale)), max(1, round(image_size[1] * scale)))
-        width = max(size[0], round(0.6 * min_side))  # a narrow picture still gets a readable caption
+        width = max(size[0], round(0.6 * min_side))  # a narrow image still gets a readable caption
         return cls(width, (width - size[0]) // 2, size, scale)
 
     @property
     def unit(self) -> float:
         """A thin line in output pixels."""
-        return max(self.picture_size + (self.width,)) / 640
+        return max(self.shown_size + (self.width,)) / 640
 
     @property
     def font_size(self) -> float:
@@ -54,29 +54,29 @@ class Sheet:
         return max(17.0, min(self.width * 0.026, 40.0))
 
     def place(self, point: XY) -> XY:
-        """Image pixels -> picture pixels, a little inside its borders."""
+        """Image pixels -> sheet pixels, a little inside its borders."""
         x, y = point[0] * self.scale, point[1] * self.scale
-        width, height = self.picture_size
+        width, height = self.shown_size
         return min(max(x, 0.0), width - 1.0), min(max(y, 0.0), height - 1.0)
 
     def rect(self, box: Rect) -> Rect:
-        """Image pixels -> picture pixels, so far inside the borders that a frame stays visible."""
+        """Image pixels -> sheet pixels, so far inside the borders that a frame stays visible."""
         inset = 1.2 * self.unit
         (x0, y0), (x1, y1) = self.place(box[:2]), self.place(box[2:])
-        width, height = self.picture_size
+        width, height = self.shown_size
         return max(x0, inset), max(y0, inset), min(x1, width - inset), min(y1, height - inset)
 
-    def picture(self, image: Image.Image) -> Image.Image:
-        """The picture at its size on the sheet, a little quieter, so that thin bright lines stand out."""
-        picture = image.convert("RGB").resize(self.picture_size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-        return ImageEnhance.Color(ImageEnhance.Brightness(picture).enhance(0.9)).enhance(0.92)
+    def shown(self, image: Image.Image) -> Image.Image:
+        """The image at its size on the sheet, a little quieter, so that thin bright lines stand out."""
+        shown = image.convert("RGB").resize(self.shown_size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+        return ImageEnhance.Color(ImageEnhance.Brightness(shown).enhance(0.9)).enhance(0.92)
 
-    def joined(self, picture: Image.Image, overlay: Overlay, panel: Image.Image) -> Image.Image:
+    def joined(self, shown: Image.Image, overlay: Overlay, panel: Image.Image) -> Image.Image:
         """The finished sheet, RGB."""
-        marked = Image.alpha_composite(picture.convert("RGBA"), overlay.result()).convert("RGB")
-        result = Image.new("RGB", (self.width, self.picture_size[1] + panel.height), PANEL)
+        marked = Image.alpha_composite(shown.convert("RGBA"), overlay.result()).convert("RGB")
+        result = Image.new("RGB", (self.width, self.shown_size[1] + panel.height), PANEL)
         result.paste(marked, (self.left, 0))
-        result.paste(panel, (0, self.picture_size[1]))
+        result.paste(panel, (0, self.shown_size[1]))
         return result
 
 
@@ -91,22 +91,22 @@ def text_width(text: str, size: float) -> float:
     return font_of_size(size).getlength(text)
 
 
-# --- over the picture -----------------------------------------------------------------------------------------
+# --- over the image -----------------------------------------------------------------------------------------
 
 
 class Overlay:
-    """A transparent layer over the picture; every method takes picture pixels."""
+    """A transparent layer over the image; every method takes sheet pixels."""
 
     def __init__(self, sheet: Sheet):
         self.sheet = sheet
         self.unit = sheet.unit
-        self.size = sheet.picture_size
+        self.size = sheet.shown_size
         big = (self.size[0] * _SAMPLES, self.size[1] * _SAMPLES)
         self.layer = Image.new("RGBA", big, (0, 0, 0, 0))
         self.pen = ImageDraw.Draw(self.layer)
 
     def result(self) -> Image.Image:
-        """The layer at the size of the picture."""
+        """The layer at the size of the image."""
         return self.layer.resize(self.size, Image.Resampling.BOX)
 
     def prompt(self, box: Rect | None, points: Sequence[tuple[float, float, int]] | None) -> None:
@@ -130,7 +130,7 @@ class Overlay:
         self.text(((rect[0] + rect[2]) / 2, (rect[1] + rect[3]) / 2), text, size, INK)
 
     def fits(self, rect: Rect) -> bool:
-        """Whether the rectangle lies in the picture with a little margin."""
+        """Whether the rectangle lies in the image with a little margin."""
         margin = 2 * self.unit
         x0, y0, x1, y1 = rect
         return x0 >= margin and y0 >= margin and x1 <= self.size[0] - margin and y1 <= self.size[1] - margin
@@ -197,7 +197,7 @@ def overlap(a: Rect, b: Rect) -> float:
     return inner / total if total > 0 else 0.0
 
 
-# --- below the picture ----------------------------------------------------------------------------------------
+# --- below the image ----------------------------------------------------------------------------------------
 
 GLUED, BLANK = 0.08, 0.30  # gaps in font sizes
 

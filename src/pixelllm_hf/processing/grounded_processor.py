@@ -140,7 +140,7 @@ class GroundedProcessor(ProcessorMixin):
                     prompt_points=source.prompt_points,
                     prompt_index=source.prompt_index,
                     visual_threshold=self.visual_threshold,
-                    # what has a place of its own is one object, whatever is written about it
+                    # what has a location of its own is one object, whatever is written about it
                     targets=() if targets is None or placed else targets.grounded(row, spanned, target_masks),
                     box=box,
                     box_score=box_score,
@@ -197,7 +197,7 @@ class GroundedProcessor(ProcessorMixin):
     def post_process_image_text_to_text(
         self, generated_outputs: Any, skip_special_tokens: bool = True, **kwargs: Any
     ) -> Any:
-        """The plain texts of what `generate` returned, without places."""
+        """The plain texts of what `generate` returned, without locations."""
         return self.decode(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
 
     def _ids_of(self, outputs: Any) -> Any:
@@ -233,13 +233,13 @@ class GroundedProcessor(ProcessorMixin):
 
 
 def _masks_of_rows(logits: Any, sources: Sequence[PromptSource]) -> list[np.ndarray] | None:
-    """logits (R,h,w) over the canvas -> the mask of every row at the size of its picture, (H,W) bool."""
+    """logits (R,h,w) over the canvas -> the mask of every row at the size of its image, (H,W) bool."""
     if logits is None:
         return None
     logits = torch.as_tensor(logits)
     masks: list[np.ndarray] = []
     start = 0
-    while start < len(sources):  # rows of one picture stand together
+    while start < len(sources):  # rows of one image stand together
         source, stop = sources[start], start + 1
         while stop < len(sources) and sources[stop].image_index == source.image_index:
             stop += 1

@@ -1,4 +1,4 @@
-"""What a user gets: a caption whose words have places, in pixels of the original picture."""
+"""What a user gets: a caption whose words have locations, in pixels of the original image."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .canvas_transform import BoxXYXY
 from .canvas_transform import CanvasTransform
 from .dataset_exports import pascal_voc_annotation
 from .dataset_exports import to_supervision
@@ -25,7 +26,6 @@ from .result_html import result_html
 from .word_spans import SpannedText
 
 Point = tuple[float, float]
-Box = tuple[float, float, float, float]
 
 VISUAL_THRESHOLD = 0.5  # as likely as not, of a calibrated probability
 
@@ -37,12 +37,12 @@ class GroundedWord:
     """One word of a caption and its place.
 
     text: the word without the punctuation around it; it is caption.text[start:end].
-    point: centre of the box; box: xyxy around the places of the word's tokens (a single point if the model gives one
-        point a token). Pixels of the original picture, within it; None where the model gave none.
+    point: centre of the box; box: xyxy around the locations of the word's tokens (a single point if the model gives one
+        point a token). Pixels of the original image, within it; None where the model gave none.
     score: geometric mean of the probabilities of the word's tokens, 0..1; None if they were not recorded.
-    spread: how far off each number of `box` is expected to be, in pixels of the original picture; that of the token
+    spread: how far off each number of `box` is expected to be, in pixels of the original image; that of the token
         which the number is from.
-    visual: how likely the word has a place in the picture at all, 0..1, said by its last token, which has seen the
+    visual: how likely the word has a location in the image at all, 0..1, said by its last token, which has seen the
         whole word. Both are None where the model does not predict them.
     """
 
@@ -50,9 +50,9 @@ class GroundedWord:
     start: int
     end: int
     point: Point | None = None
-    box: Box | None = None
+    box: BoxXYXY | None = None
     score: float | None = None
-    spread: Box | None = None
+    spread: BoxXYXY | None = None
     visual: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,11 +71,11 @@ class GroundedCaption:
 
     words: in reading order; score: geometric mean of the probabilities of all tokens, 0..1; of a given expression that
     is how likely its words are.
-    image_size: (width, height) of the original picture in pixels.
-    prompt: the text prompt; prompt_box / prompt_points: where it pointed, original pixels, None = the whole picture;
-    points are (x, y, label), label 1 for inside and 0 for outside. prompt_index: which of the picture's prompts.
+    image_size: (width, height) of the original image in pixels.
+    prompt: the text prompt; prompt_box / prompt_points: where it pointed, original pixels, None = the whole image;
+    points are (x, y, label), label 1 for inside and 0 for outside. prompt_index: which of the image's prompts.
     targets: what the answer is about, in the order of its text (see `GroundedTarget`); none in a plain caption.
-    visual_threshold: words with `visual` below it are taken to have no place (see `placed_words`).
+    visual_threshold: words with `visual` below it are taken to have no location (see `placed_words`).
 
     `box`, `box_score`, `mask` and `mask_score` are those of the only target, None where there are none or several.
     Given in place of targets they make one for the whole text.
@@ -86,7 +86,7 @@ class GroundedCaption:
     image_size: tuple[int, int]
     score: float | None
     prompt: str | None
-    prompt_box: Box | None
+    prompt_box: BoxXYXY | None
     prompt_points: tuple[tuple[float, float, int], ...] | None
     prompt_index: int
     targets: tuple[GroundedTarget, ...]
@@ -99,13 +99,13 @@ class GroundedCaption:
         image_size: tuple[int, int],
         score: float | None = None,
         prompt: str | None = None,
-        prompt_box: Box | None = None,
+        prompt_box: BoxXYXY | None = None,
         prompt_points: tuple[tuple[float, float, int], ...] | None = None,
         prompt_index: int = 0,
         targets: tuple[GroundedTarget, ...] = (),
         visual_threshold: float = VISUAL_THRESHOLD,
         *,
-        box: Box | None = None,
+        box: BoxXYXY | None = None,
         box_score: float | None = None,
         mask: np.ndarray | None = None,
         mask_score: float | None = None,
@@ -117,7 +117,7 @@ class GroundedCaption:
         for target in targets:
             if target.mask is not None and target.mask.shape != (image_size[1], image_size[0]):
                 raise ValueError(
-                    f"a mask must have the picture's height and width {image_size[::-1]}, but its shape is "
+                    f"a mask must have the image's height and width {image_size[::-1]}, but its shape is "
                     f"{target.mask.shape}. Bring it there with masks_on_image."
                 )
         values = (
@@ -132,8 +132,8 @@ class GroundedCaption:
         return self.targets[0] if len(self.targets) == 1 else None
 
     @property
-    def box(self) -> Box | None:
-        """xyxy of the only target, pixels of the original picture."""
+    def box(self) -> BoxXYXY | None:
+        """xyxy of the only target, pixels of the original image."""
         return None if self._only is None else self._only.box
 
     @property
@@ -143,7 +143,7 @@ class GroundedCaption:
 
     @property
     def mask(self) -> np.ndarray | None:
-        """(H, W) bool of the only target, in the original picture."""
+        """(H, W) bool of the only target, in the original image."""
         return None if self._only is None else self._only.mask
 
     @property
@@ -153,7 +153,7 @@ class GroundedCaption:
 
     @property
     def placed_words(self) -> tuple[GroundedWord, ...]:
-        """All words as the trace, drawings and exports show them: words that probably have no place have none here.
+        """All words as the trace, drawings and exports show them: words that probably have no location have none here.
 
         The model says a point for every word; that of "and" is no better than chance.
         """
@@ -168,8 +168,8 @@ class GroundedCaption:
         return [word.point for word in self.placed_words if word.point is not None]
 
     @property
-    def location(self) -> Box | None:
-        """The box that the text is about: its own, or the one that was asked about; None for a whole picture."""
+    def location(self) -> BoxXYXY | None:
+        """The box that the text is about: its own, or the one that was asked about; None for a whole image."""
         return self.prompt_box if self.box is None else self.box
 
     def to_dict(self) -> dict[str, Any]:
@@ -233,19 +233,19 @@ class GroundedCaption:
         return result_html(self)
 
     def draw(self, image: Any, **options: Any) -> Image.Image:
-        """The picture with the answer in it: its objects if there are any (`draw_objects`), with the answer below where
+        """The image with the answer in it: its objects if there are any (`draw_objects`), with the answer below where
         its phrases name them; else every word joined to its place and the caption below (`draw_caption`).
 
-        image: the original picture, as the processor takes it.
+        image: the original image, as the processor takes it.
         """
         spans = [(target.start, target.end) for target in self.targets]
         if any(span != (0, len(self.text)) for span in spans):
             return draw_results(image, [self], sentence=(self.text, spans), **options)
         if self.targets:
             return draw_results(image, [self], **options)
-        picture = _picture_of(image, self.image_size)
+        pixels = _pixels_of(image, self.image_size)
         return draw_caption(
-            picture,
+            pixels,
             self.text,
             self.placed_words,
             prompt_box=self.prompt_box,
@@ -255,22 +255,22 @@ class GroundedCaption:
 
 
 def draw_results(image: Any, results: Sequence[GroundedCaption], **options: Any) -> Image.Image:
-    """One picture with all its results as objects: masks, boxes and what they are called; see `draw_objects`.
+    """The image with all its results as objects: masks, boxes and what they are called; see `draw_objects`.
 
-    image: the original picture, as the processor takes it. Results without a place of their own are only listed.
+    image: the original image, as the processor takes it. Results without a place of their own are only listed.
     """
-    picture = read_image(image).pixels if not results else _picture_of(image, results[0].image_size)
-    return draw_objects(picture, [thing for result in results for thing in objects_of(result)], **options)
+    pixels = read_image(image).pixels if not results else _pixels_of(image, results[0].image_size)
+    return draw_objects(pixels, [thing for result in results for thing in objects_of(result)], **options)
 
 
-def _picture_of(image: Any, size_wh: tuple[int, int]) -> Image.Image:
-    picture = read_image(image).pixels
-    if picture.size != tuple(size_wh):
+def _pixels_of(image: Any, size_wh: tuple[int, int]) -> Image.Image:
+    pixels = read_image(image).pixels
+    if pixels.size != tuple(size_wh):
         raise ValueError(
-            f"the caption belongs to a picture of {size_wh[0]} x {size_wh[1]} pixels, but this one "
-            f"is {picture.size[0]} x {picture.size[1]}. Pass the picture that went into the processor."
+            f"the caption belongs to an image of {size_wh[0]} x {size_wh[1]} pixels, but this one "
+            f"is {pixels.size[0]} x {pixels.size[1]}. Pass the image that went into the processor."
         )
-    return picture
+    return pixels
 
 
 def ground_words(
@@ -284,7 +284,7 @@ def ground_words(
 ) -> tuple[GroundedWord, ...]:
     """Merge what the tokens say into words.
 
-    coordinates (T,P,2) normalized xy of the unpadded picture, their coordinate_scales (T,P,2), log_probs (T,) and
+    coordinates (T,P,2) normalized xy of the unpadded image, their coordinate_scales (T,P,2), log_probs (T,) and
     visual_probs (T,) belong to the tokens of `spanned`; NaN and None mean unknown.
     """
     words = []
@@ -292,7 +292,7 @@ def ground_words(
         tokens = list(span.tokens)
         point, box, spread, visual = None, None, None, None
         if coordinates is not None and tokens:
-            point, box = place_of(coordinates[tokens], transform)
+            point, box = location_of(coordinates[tokens], transform)
             if coordinate_scales is not None:
                 spread = spread_of(coordinates[tokens], coordinate_scales[tokens], transform)
         if visual_probs is not None and tokens:
@@ -304,10 +304,10 @@ def ground_words(
     return tuple(words)
 
 
-def spread_of(coordinates: np.ndarray, scales: np.ndarray, transform: CanvasTransform) -> Box | None:
-    """How far off the sides of `place_of`'s box are: of each the scale (…,2) of the point (…,2) that it goes through.
+def spread_of(coordinates: np.ndarray, scales: np.ndarray, transform: CanvasTransform) -> BoxXYXY | None:
+    """How far off the sides of `location_of`'s box are: of each the scale (…,2) of the point (…,2) it goes through.
 
-    Both normalized -> pixels of the picture, in the order of the box; None without a finite point.
+    Both normalized -> pixels of the image, in the order of the box; None without a finite point.
     """
     points, scales = (np.asarray(values, dtype=np.float64).reshape(-1, 2) for values in (coordinates, scales))
     finite = np.isfinite(points).all(axis=1) & np.isfinite(scales).all(axis=1)
@@ -319,8 +319,8 @@ def spread_of(coordinates: np.ndarray, scales: np.ndarray, transform: CanvasTran
     return x0, y0, x1, y1
 
 
-def place_of(coordinates: np.ndarray, transform: CanvasTransform) -> tuple[Point | None, Box | None]:
-    """Smallest box around the finite points (…,2), normalized -> its centre and itself, pixels within the picture."""
+def location_of(coordinates: np.ndarray, transform: CanvasTransform) -> tuple[Point | None, BoxXYXY | None]:
+    """Smallest box around the finite points (…,2), normalized -> its centre and itself, pixels within the image."""
     points = np.asarray(coordinates, dtype=np.float64).reshape(-1, 2)
     points = points[np.isfinite(points).all(axis=1)]
     if not len(points):
@@ -330,9 +330,9 @@ def place_of(coordinates: np.ndarray, transform: CanvasTransform) -> tuple[Point
     return ((x0 + x1) / 2, (y0 + y1) / 2), (x0, y0, x1, y1)
 
 
-def box_on_image(box: np.ndarray, transform: CanvasTransform) -> Box | None:
-    """box (4,) xyxy, normalized -> pixels within the picture; None if it is not finite."""
-    return place_of(box, transform)[1] if np.isfinite(box).all() else None
+def box_on_image(box: np.ndarray, transform: CanvasTransform) -> BoxXYXY | None:
+    """box (4,) xyxy, normalized -> pixels within the image; None if it is not finite."""
+    return location_of(box, transform)[1] if np.isfinite(box).all() else None
 
 
 def mean_probability(log_probs: np.ndarray) -> float | None:
@@ -366,7 +366,7 @@ __all__ = [
     "box_on_image",
     "draw_results",
     "ground_words",
+    "location_of",
     "mean_probability",
-    "place_of",
     "spread_of",
 ]

@@ -1,4 +1,4 @@
-"""Words with their places while the model still writes."""
+"""Words with their locations while the model still writes."""
 
 from __future__ import annotations
 

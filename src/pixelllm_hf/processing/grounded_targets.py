@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from .canvas_transform import BoxXYXY
 from .mask_codec import decode_rle
 from .mask_codec import encode_rle
 
-Box = tuple[float, float, float, float]
 
 _FIELDS = ("start", "end", "box", "box_score", "mask", "mask_score")
 
@@ -32,7 +32,7 @@ class GroundedTarget:
 
     start: int
     end: int
-    box: Box | None = None
+    box: BoxXYXY | None = None
     box_score: float | None = None
     mask: np.ndarray | None = field(default=None, repr=False)
     mask_score: float | None = None
@@ -83,7 +83,7 @@ class PlacedObject:
     """
 
     text: str
-    location: Box | None
+    location: BoxXYXY | None
     mask: np.ndarray | None
     box_score: float | None
     mask_score: float | None
@@ -96,7 +96,7 @@ class PlacedObject:
         return self.location is not None or self.mask is not None
 
     @property
-    def bounds(self) -> Box:
+    def bounds(self) -> BoxXYXY:
         """Its box; of a mask alone the smallest one around it."""
         if self.location is not None:
             return self.location

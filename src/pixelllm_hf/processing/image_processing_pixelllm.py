@@ -1,4 +1,4 @@
-"""Pictures -> the square canvas of the model: longest side fitted, top left, the rest zero (official.md#canvas)."""
+"""Images -> the square canvas of the model: longest side fitted, top left, the rest zero (official.md#canvas)."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _REFUSED = ("do_rescale", "do_normalize", "do_center_crop")
 
 
 class PixelLLMImageProcessor(PilBackend):
-    """Pictures of any kind and size -> pixel_values, pixel_mask and original_sizes.
+    """Images of any kind and size -> pixel_values, pixel_mask and original_sizes.
 
     Pillow and numpy only. Pixels stay 0..255: each vision tower normalises for itself. Of transformers' other settings
-    for pictures, those that would change what the model sees are refused.
+    for images, those that would change what the model sees are refused.
 
     Args:
         size: {"height": S, "width": S}, the canvas.
         antialias: average over all source pixels when scaling down. The official recipe (False) interpolates
-            between the nearest four, which is noisy for pictures much larger than the canvas.
+            between the nearest four, which is noisy for images much larger than the canvas.
         rounding: of the sizes on the canvas, "down" for a PixelLLM and "nearest" for a PixelLM (`fitted_size`).
-        max_image_pixels: larger pictures are refused before they are decoded.
+        max_image_pixels: larger images are refused before they are decoded.
     """
 
     size = {"height": 384, "width": 384}
@@ -60,7 +60,7 @@ class PixelLLMImageProcessor(PilBackend):
         """pixel_values (B,3,S,S) float32 0..255, pixel_mask (B,S,S) bool, original_sizes (B,2) int64 (h, w)."""
         if wanted := [name for name in _REFUSED if kwargs.get(name)]:
             raise ValueError(
-                f"{', '.join(wanted)} cannot be had: the model takes whole pictures with pixels of 0..255, which each "
+                f"{', '.join(wanted)} cannot be had: the model takes whole images with pixels of 0..255, which each "
                 "vision tower normalises for itself. Leave it out."
             )
         sources = as_image_list(images)
@@ -93,7 +93,7 @@ def canvas_side(size: Any) -> int:
 
 
 def as_image_list(images: Any) -> list[Any]:
-    """One picture, a list of them or a batch array (B,…) -> a list of pictures."""
+    """One image, a list of them or a batch array (B,…) -> a list of images."""
     if isinstance(images, (list, tuple)):
         sources = list(images)
     elif getattr(images, "ndim", 0) == 4:
@@ -107,8 +107,8 @@ def as_image_list(images: Any) -> list[Any]:
     for i, source in enumerate(sources):
         if source is None or isinstance(source, (list, tuple)):
             raise ValueError(
-                f"images must be a flat list of pictures, but item {i} is {'None' if source is None else 'a list'}. "
-                "Several prompts about one picture go into boxes, points or text."
+                f"images must be a flat list of images, but item {i} is {'None' if source is None else 'a list'}. "
+                "Several prompts about one image go into boxes, points or text."
             )
     return sources
 

@@ -35,11 +35,11 @@ _EXIF_ORIENTATION = 0x0112
 
 
 class ImageError(ValueError):
-    """A picture that cannot be used; the message names it and says what to do."""
+    """An image that cannot be used; the message names it and says what to do."""
 
 
 class UnreadableImageError(ImageError):
-    """Missing, truncated, not a picture, or of a kind that is not understood."""
+    """Missing, truncated, not an image, or of a kind that is not understood."""
 
 
 class ImageTooLargeError(ImageError):
@@ -48,7 +48,7 @@ class ImageTooLargeError(ImageError):
 
 @dataclass(frozen=True)
 class UprightImage:
-    """pixels: RGB, EXIF orientation applied, perhaps decoded at reduced size; size_wh: of the full picture."""
+    """pixels: RGB, EXIF orientation applied, perhaps decoded at reduced size; size_wh: of the full image."""
 
     pixels: Image.Image
     size_wh: tuple[int, int]
@@ -272,7 +272,7 @@ def _check_size(size_wh: tuple[int, int], max_pixels: int, name: str) -> None:
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # a damaged EXIF block is no reason to refuse a good picture
+    except Exception:  # a damaged EXIF block is no reason to refuse a good image
         return 1
 
 

@@ -1,4 +1,4 @@
-"""Masks of the model's canvas -> masks of the original picture."""
+"""Masks of the model's canvas -> masks of the original image."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def masks_on_image(
 ) -> Tensor:
     """Masks of one image at its original size: logits (R,h,w) over the whole canvas -> (R,H,W) bool.
 
-    resized_size_hw is the part of the canvas that the picture fills, from its top left; image_size_hw is (H,W). Every
+    resized_size_hw is the part of the canvas that the image fills, from its top left; image_size_hw is (H,W). Every
     pixel reads the logits bilinearly at the place of its centre on the canvas, without the cells that are all padding,
     and is inside above 0.
 
-    Where the picture ends with a cell this is the rule of the reference, which crops to whole cells, rounded down:
+    Where the image ends with a cell this is the rule of the reference, which crops to whole cells, rounded down:
     `evaluation.segmentation_iou.mask_from_logits`. Elsewhere that would stretch a mask by up to a cell.
 
     >>> masks_on_image(torch.ones(2, 8, 8), canvas_size=32, resized_size_hw=(16, 32), image_size_hw=(3, 6)).shape
@@ -61,7 +61,7 @@ def _check_shape(logits: Tensor) -> None:
 def _places(filled_cells: float, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """The cells on both sides of each pixel's centre and the share of the second, all (size,).
 
-    filled_cells is how many cells the picture fills along this axis, size how many pixels it has.
+    filled_cells is how many cells the image fills along this axis, size how many pixels it has.
     """
     last = max(math.ceil(filled_cells) - 1, 0)
     centres = torch.arange(size, dtype=torch.float64) + 0.5

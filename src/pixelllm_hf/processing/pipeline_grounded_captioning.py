@@ -1,4 +1,4 @@
-"""`pipeline("grounded-captioning")`: pictures in, captions with a place for every word out, as plain records."""
+"""`pipeline("grounded-captioning")`: images in, captions with a location for every word out, as plain records."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .code_export import PIPELINE_TASK
 from .code_export import export_code
 from .image_reading import is_open_file
 from .image_reading import is_tensor
-from .prompt_places import PromptError
+from .prompt_locations import PromptError
 from .tasks import task_spec
 
 # What post-processing reads of the model's output and of its inputs; the rest need not leave the accelerator.
@@ -29,7 +29,7 @@ _ANSWERS = (
 _HEAVY_INPUTS = ("pixel_values", "pixel_mask")
 _OWN_GENERATION_OPTIONS = (
     "no_immediate_repetition", "reference_beam_search", "reference_beam_alpha", "reference_per_node_beam",
-    "max_repeated_tokens", "prompts_at_once", "streamer",
+    "max_repeated_tokens", "prompt_chunk_size", "streamer",
 )  # fmt: skip
 
 
@@ -39,7 +39,7 @@ _SINGLE = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, np.ndarr
 
 @dataclass(frozen=True)
 class Question:
-    """A picture and what is asked about it, in the processor's terms; None: the whole picture, the task's own words."""
+    """An image and what is asked about it, in the processor's terms; None: the whole image, the task's own words."""
 
     image: Any
     boxes: Any = None
@@ -48,9 +48,9 @@ class Question:
 
 
 class GroundedCaptioningPipeline(Pipeline):
-    """Pictures -> records of captions whose words have places, in pixels of the original picture.
+    """Images -> records of captions whose words have locations, in pixels of the original image.
 
-    `pipe(picture)` gives a list with a record for each prompt (one, if nothing else is asked for); `pipe([a, b])` a
+    `pipe(image)` gives a list with a record for each prompt (one, if nothing else is asked for); `pipe([a, b])` a
     list of these lists; a generator, a data set or its column is read as the answers are taken. A record is
 
         {"generated_text": str, **GroundedCaption.to_dict()}
@@ -79,15 +79,15 @@ class GroundedCaptioningPipeline(Pipeline):
         num_workers: int | None = None,
         **options: Any,
     ) -> Any:
-        """Records for one picture, a list of them for many.
+        """Records for one image, a list of them for many.
 
         Args:
             images: a path, Pillow image, array, tensor, the bytes of a file or an open file; or a record with "image"
                 and, if wanted, "boxes", "points" and "prompt". Or many of these: a list or tuple, a batch array, a
                 generator, a data set or its column.
-            boxes, points, prompt: as the processor's boxes, points and text. With a list of pictures, boxes, points
+            boxes, points, prompt: as the processor's boxes, points and text. With a list of images, boxes, points
                 and a list of prompts have an entry for each; what comes as a stream has them in its records.
-            batch_size: pictures that go through the model at once; num_workers: processes that read them.
+            batch_size: images that go through the model at once; num_workers: processes that read them.
             options: task ("caption", "trace", "region", "refer", "segment", "dense", "reason"; by default the model's
                 own: of a PixelLLM "caption", and "region" where boxes or points are, of a PixelLM "reason"),
                 generate_kwargs and any generation option by its own name, and for "dense" max_results and min_score.
@@ -127,7 +127,7 @@ class GroundedCaptioningPipeline(Pipeline):
         if twice:
             raise TypeError(f"{', '.join(twice)} came by name and in generate_kwargs. Leave one of them out.")
         if task is not None:
-            task_spec(task)  # a misspelt task is an error now, not at the first picture of a stream
+            task_spec(task)  # a misspelt task is an error now, not at the first image of a stream
         of_task = {} if task is None else {"task": task}
         forward = {**(generate_kwargs or {}), **generation}
         limits = {"max_results": max_results, "min_score": min_score}
@@ -142,7 +142,7 @@ class GroundedCaptioningPipeline(Pipeline):
         spec = task_spec(task or self.processor.default_task)
         if (missing := spec.missing_head(self.model.config)) is not None:
             raise PromptError(f"the model has no {missing}, which task {spec.name!r} needs. Load one that has it.")
-        if task is None and spec.places is not None:
+        if task is None and spec.region_task is not None:
             # Within a batch some may ask about places and others not; the words of either task fit any place.
             asked = ["region" if q.boxes is not None or q.points is not None else "caption" for q in questions]
             texts = [task_spec(name).default if text is None else text for text, name in zip(texts, asked, strict=True)]
@@ -173,7 +173,7 @@ class GroundedCaptioningPipeline(Pipeline):
     def postprocess(  # type: ignore[override]
         self, model_outputs: Mapping[str, Any], task: str | None = None, **limits: Any
     ) -> list[list[dict[str, Any]]]:
-        """Per picture of a batch its records."""
+        """Per image of a batch its records."""
         spec = task_spec(task or self.processor.default_task)
         results = spec.results(self.processor, model_outputs["outputs"], model_outputs["inputs"], **limits)
         return [[{"generated_text": result.text, **result.to_dict()} for result in of_image] for of_image in results]
@@ -181,14 +181,14 @@ class GroundedCaptioningPipeline(Pipeline):
     def stream(
         self, image: Any, *, boxes: Any = None, points: Any = None, prompt: Any = None, **options: Any
     ) -> Iterator[dict[str, Any]]:
-        """The words of one picture's caption while they are written, each as in a record; scores are not known yet.
+        """The words of one image's caption while they are written, each as in a record; scores are not known yet.
 
         Greedy decoding or sampling. Breaking off leaves the model writing to its end in a thread.
         """
         preprocess, forward, _ = self._sanitize_parameters(**options)
         questions, many = _questions(image, boxes, points, prompt)
         if many:
-            raise PromptError("words are streamed for one picture at a time, but several came. Call once for each.")
+            raise PromptError("words are streamed for one image at a time, but several came. Call once for each.")
         asked = {**self._preprocess_params, **preprocess}
         task = asked.get("task") or self.processor.default_task
         if not task_spec(task).streams:
@@ -215,7 +215,7 @@ class GroundedCaptioningPipeline(Pipeline):
 
 
 class Answers:
-    """Iterating asks batch after batch and gives the records of picture after picture; nothing is kept.
+    """Iterating asks batch after batch and gives the records of image after image; nothing is kept.
 
     It may be iterated as often as `questions` can. Its length is known if theirs is.
     """
@@ -257,25 +257,25 @@ class _Stream(IterableDataset):
 
 
 class _Indexed(Dataset):
-    """Pictures that can be had by number, each asked what `ask(number, picture)` says."""
+    """Images that can be had by number, each asked what `ask(number, image)` says."""
 
-    def __init__(self, pictures: Any, ask: Callable[[int, Any], Question]):
-        self._pictures = pictures
+    def __init__(self, images: Any, ask: Callable[[int, Any], Question]):
+        self._images = images
         self._ask = ask
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def __getitem__(self, index: int) -> Question:
         if index >= len(self):  # ends a plain loop
             raise IndexError(index)
-        return self._ask(index, self._pictures[index])
+        return self._ask(index, self._images[index])
 
 
 def _questions(images: Any, boxes: Any, points: Any, prompt: Any) -> tuple[Any, str]:
     """The questions, and how the answers are given: "" for one, "list" or "stream"."""
     if images is None:
-        raise PromptError("expected a picture or many, but None came.")
+        raise PromptError("expected an image or many, but None came.")
     if getattr(images, "ndim", 0) == 4:  # a batch array
         images = [images[i] for i in range(len(images))]
     many = isinstance(images, Iterable) or hasattr(images, "__getitem__")
@@ -289,8 +289,8 @@ def _questions(images: Any, boxes: Any, points: Any, prompt: Any) -> tuple[Any, 
         return _Indexed(images, lambda i, image: _question(image, *(column[i] for column in columns.values()))), "list"
     if boxes is not None or points is not None or not (prompt is None or isinstance(prompt, str)):
         raise PromptError(
-            "boxes, points and several prompts for a stream of pictures come with each of them, as in "
-            "{'image': picture, 'boxes': [[x0, y0, x1, y1]], 'prompt': 'text'}, but they came beside it."
+            "boxes, points and several prompts for a stream of images come with each of them, as in "
+            "{'image': image, 'boxes': [[x0, y0, x1, y1]], 'prompt': 'text'}, but they came beside it."
         )
     if isinstance(images, Sized) and hasattr(images, "__getitem__"):
         return _Indexed(images, lambda i, image: _question(image, None, None, prompt)), "stream"
@@ -298,28 +298,28 @@ def _questions(images: Any, boxes: Any, points: Any, prompt: Any) -> tuple[Any, 
 
 
 def _question(image: Any, boxes: Any, points: Any, prompt: Any) -> Question:
-    """A picture, or a record that holds one; what the record says goes before what was said to all."""
+    """An image, or a record that holds one; what the record says goes before what was said to all."""
     if not isinstance(image, Mapping) or set(image) == {"bytes", "path"}:
-        if isinstance(image, Mapping):  # how `datasets` gives a picture that it has not decoded
+        if isinstance(image, Mapping):  # how `datasets` gives an image that it has not decoded
             image = image["bytes"] if image["bytes"] is not None else image["path"]
         return Question(image, boxes, points, prompt)
     if "image" not in image:
-        raise PromptError(f"a record needs a picture under 'image', but it has {', '.join(map(repr, image))}.")
-    picture = _question(image["image"], None, None, None).image
+        raise PromptError(f"a record needs an image under 'image', but it has {', '.join(map(repr, image))}.")
+    source = _question(image["image"], None, None, None).image
     given = (image.get("boxes"), image.get("points"), image.get("prompt"))
-    return Question(picture, *(b if a is None else a for a, b in zip(given, (boxes, points, prompt), strict=True)))
+    return Question(source, *(b if a is None else a for a, b in zip(given, (boxes, points, prompt), strict=True)))
 
 
 def _column(name: str, values: Any, count: int) -> Sequence[Any]:
-    """An entry for each of `count` pictures."""
+    """An entry for each of `count` images."""
     if values is None or (name == "prompt" and isinstance(values, str)):
         return [values] * count
     if not isinstance(values, (list, tuple)) and not hasattr(values, "tolist"):
-        raise PromptError(f"{name} of {count} pictures must be a list with an entry for each, but it is {values!r}.")
+        raise PromptError(f"{name} of {count} images must be a list with an entry for each, but it is {values!r}.")
     if len(values) != count:
         raise PromptError(
-            f"{name} must have an entry for each picture, but there are {count} pictures and {len(values)} entries. "
-            "Use None for a picture without."
+            f"{name} must have an entry for each image, but there are {count} images and {len(values)} entries. "
+            "Use None for an image without."
         )
     return values
 

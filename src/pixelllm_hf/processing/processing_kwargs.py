@@ -34,7 +34,7 @@ class PixelLLMTextKwargs(TypedDict, total=False):
 
 
 class PixelLLMProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
-    """All that a call takes besides pictures, places, text and task."""
+    """All that a call takes besides images, places, text and task."""
 
     text_kwargs: PixelLLMTextKwargs
     images_kwargs: PixelLLMImageProcessorKwargs

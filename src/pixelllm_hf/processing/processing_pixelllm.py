@@ -1,4 +1,4 @@
-"""Pictures, places and text -> what the model takes; what it answers -> words with places in the user's pixels."""
+"""Images, locations and text -> what the model takes; what it answers -> words with locations in the user's pixels."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .grounded_results import VISUAL_THRESHOLD
 from .grounded_results import GroundedCaption
 from .model_inputs import PixelLLMInputs
 from .processing_kwargs import PixelLLMProcessorKwargs
-from .prompt_places import Prompt
-from .prompt_places import PromptError
-from .prompt_places import gather_prompts
+from .prompt_locations import Prompt
+from .prompt_locations import PromptError
+from .prompt_locations import gather_prompts
 from .prompt_sources import entry
 from .target_tokens import target_token_ids
 from .tasks import TaskSpec
@@ -35,8 +35,8 @@ class PixelLLMProcessor(GroundedProcessor):
         tokenizer: with an end-of-sentence and a padding token.
         max_prompt_tokens: longer text prompts are refused, their end-of-sentence included.
         max_points: points one prompt may have, as in the model's prompt config.
-        visual_threshold: words that are less likely to have a place at all than this are left out of traces, drawings
-            and exports (see `GroundedCaption.placed_words`); results keep them.
+        visual_threshold: words that are less likely to have a location at all than this are left out of traces,
+            drawings and exports (see `GroundedCaption.placed_words`); results keep them.
         chat_template: how a conversation becomes a text prompt; by default the user's words as they are.
     """
 
@@ -87,7 +87,7 @@ class PixelLLMProcessor(GroundedProcessor):
         prompt_boxes (B,N,4) float32 canvas pixels (zero for points and padding), prompt_mask (B,N) bool,
         input_ids and attention_mask (R,L) int64, and if there are points prompt_points (B,N,K,2) float32 canvas
         pixels and prompt_point_labels (B,N,K) int64 with -1 for none.
-        Expressions are also in query_ids (R,T) int64: the answer whose places are wanted; and in query_characters
+        Expressions are also in query_ids (R,T) int64: the answer whose locations are wanted; and in query_characters
         (R,L) int64, their code points, as prompts are in prompt_characters where the tokens do not give them back. What
         the tokenizer cannot write is left out with an `UnwritableTextWarning`; a prompt of nothing else is refused, and
         such an expression has no box. What else the task wants of
@@ -248,7 +248,7 @@ class PixelLLMProcessor(GroundedProcessor):
         return self.post_process_grounded_generation(outputs, inputs)
 
     def post_process_segment(self, outputs: Any, inputs: Mapping[str, Any]) -> Results:
-        """As `post_process_refer`, and `mask` (H,W) bool is the object in the original picture."""
+        """As `post_process_refer`, and `mask` (H,W) bool is the object in the original image."""
         if entry(outputs, "masks") is None:
             raise ValueError("the output has no masks. Make the inputs with task='segment', or set output_masks=True.")
         return self.post_process_refer(outputs, inputs)

@@ -14,8 +14,8 @@ from transformers.processing_utils import Unpack
 from .grounded_processor import GroundedProcessor
 from .model_inputs import PixelLLMInputs
 from .processing_kwargs import PixelLLMProcessorKwargs
-from .prompt_places import PromptError
-from .prompt_places import gather_prompts
+from .prompt_locations import PromptError
+from .prompt_locations import gather_prompts
 from .tasks import TASK_SPECS
 from .tasks import task_spec
 from .target_tokens import add_target_tokens

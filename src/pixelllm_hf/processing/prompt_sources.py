@@ -1,4 +1,4 @@
-"""Which picture, prompt and place each row of the model's answer belongs to."""
+"""Which image, prompt and place each row of the model's answer belongs to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .canvas_transform import CanvasTransform
-from .grounded_results import Box
+from .canvas_transform import BoxXYXY
 from .writable_text import from_characters
 
 _PROMPT_KEYS = (
@@ -29,9 +29,9 @@ class PromptSource:
     prompt_index: int
     transform: CanvasTransform
     prompt: str | None
-    prompt_box: Box | None
+    prompt_box: BoxXYXY | None
     prompt_points: tuple[tuple[float, float, int], ...] | None
-    found_box: Box | None = None
+    found_box: BoxXYXY | None = None
     found_score: float | None = None
 
 
@@ -112,7 +112,7 @@ def as_array(value: Any) -> np.ndarray | None:
     return np.asarray(value)
 
 
-def _box_on_image(box: np.ndarray) -> Box:
+def _box_on_image(box: np.ndarray) -> BoxXYXY:
     x0, y0, x1, y1 = np.round(box, 2).tolist()  # float32 kept no more digits
     return x0, y0, x1, y1
 

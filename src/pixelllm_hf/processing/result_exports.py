@@ -1,6 +1,6 @@
 """Results in other people's file formats: COCO results and annotations, labelme, Localized Narratives.
 
-Functions of one result or of the results of many pictures. They read results by their fields (see `GroundedCaption`);
+Functions of one result or of the results of many images. They read results by their fields (see `GroundedCaption`);
 everything they return is plain lists, numbers and strings for `json`.
 """
 
@@ -28,7 +28,7 @@ def coco_result(result: Any, image_id: Any, *, category_id: int = 1) -> dict[str
     """One line of a COCO results file, which `COCO.loadRes` takes.
 
     An object gives {"image_id", "category_id", "bbox" xywh, "score", "text"} and with a mask "segmentation", compressed
-    run lengths. A caption of the whole picture gives {"image_id", "caption"}. The words of an object are in "text",
+    run lengths. A caption of the whole image gives {"image_id", "caption"}. The words of an object are in "text",
     because pycocotools takes records with "caption" for captions.
     """
     lines = list(_coco_lines(result, image_id, category_id))
@@ -55,7 +55,7 @@ def _coco_lines(result: Any, image_id: Any, category_id: int = 1) -> Iterator[di
 def coco_results(results: Sequence[Sequence[Any]], image_ids: Sequence[Any]) -> list[dict[str, Any]]:
     """A COCO results file: a line, as of `coco_result`, for every object of every result.
 
-    results: per picture a list, as post-processing gives.
+    results: per image a list, as post-processing gives.
     """
     _check_lengths(results, image_ids=image_ids)
     rows = zip(image_ids, results, strict=True)
@@ -70,12 +70,12 @@ def coco_annotations(
     *,
     polygons: bool = False,
 ) -> dict[str, Any]:
-    """A whole COCO annotation file of several pictures: images, annotations and the one category "object".
+    """A whole COCO annotation file of several images: images, annotations and the one category "object".
 
     An object is an annotation with "bbox", "area", "iscrowd", "caption", "score" (if one is known), and with a mask
     "segmentation": run lengths, which keep it exactly, or with `polygons` its outlines, which fill its holes. A caption
-    of the whole picture is an annotation with "caption" alone, as in COCO's caption files.
-    sizes_wh: sizes of the pictures; needed only where one has no result.
+    of the whole image is an annotation with "caption" alone, as in COCO's caption files.
+    sizes_wh: sizes of the images; needed only where one has no result.
     """
     _check_lengths(results, image_ids=image_ids, file_names=file_names, sizes_wh=sizes_wh)
     images: list[dict[str, Any]] = []
@@ -83,7 +83,7 @@ def coco_annotations(
     for i, (row, image_id, name) in enumerate(zip(results, image_ids, file_names, strict=True)):
         if not row and sizes_wh is None:
             raise ValueError(
-                f"the size of picture {i} ({name!r}) cannot be told from its results, there are none. Pass sizes_wh."
+                f"the size of image {i} ({name!r}) cannot be told from its results, there are none. Pass sizes_wh."
             )
         width, height = row[0].image_size if row else sizes_wh[i]  # type: ignore[index]
         images.append({"id": image_id, "file_name": str(name), "width": int(width), "height": int(height)})
@@ -114,10 +114,10 @@ def _coco_object(thing: PlacedObject, polygons: bool) -> dict[str, Any]:
 
 
 def labelme_record(results: Sequence[Any], image_path: str, *, image_size: tuple[int, int]) -> dict[str, Any]:
-    """The labelme file of one picture; image_size is (width, height).
+    """The labelme file of one image; image_size is (width, height).
 
     An object is a shape labelled with its text: with a mask a polygon for every part (one group), else a rectangle. A
-    caption of the whole picture becomes a rectangle for each of its words, or a point where the place is one, and its
+    caption of the whole image becomes a rectangle for each of its words, or a point where the place is one, and its
     text is the description. What was asked about with points is a point.
     """
     width, height = image_size
@@ -177,7 +177,7 @@ def narrative_record(
 
     The model knows no times: every word gets `seconds_per_word`, in which the mouse goes across the word's box from its
     left top to its right bottom corner. So a reader that takes the smallest box around the mouse during a word gets
-    back the word's box, and its centre. Words without a place are said together with the word before.
+    back the word's box, and its centre. Words without a location are said together with the word before.
     """
     utterances: list[tuple[str, Any]] = []
     waiting: list[str] = []
@@ -191,8 +191,8 @@ def narrative_record(
             waiting.append(word.text)
     if not utterances:
         raise ValueError(
-            f"a narrative needs words with places, but {result.text[:60]!r} has none. Leave it out, or generate with "
-            "coordinates."
+            f"a narrative needs words with locations, but {result.text[:60]!r} has none. Leave it out, or generate "
+            "with coordinates."
         )
     width, height = result.image_size
     timed, traces = [], []
@@ -212,7 +212,7 @@ def narrative_record(
 
 
 def narrative_records(results: Sequence[Sequence[Any]], image_ids: Sequence[Any]) -> list[dict[str, Any]]:
-    """The lines of a Localized Narratives file: the `narrative_record` of every result that has words with places."""
+    """The lines of a Localized Narratives file: the `narrative_record` of every result whose words have locations."""
     _check_lengths(results, image_ids=image_ids)
     return [
         narrative_record(result, image_id, annotator_id=number)
@@ -240,14 +240,14 @@ def _check_lengths(results: Sequence[Any], **others: Sequence[Any] | None) -> No
     for name, values in others.items():
         if values is not None and len(values) != len(results):
             raise ValueError(
-                f"{name} must have an entry for each picture, but there are {len(values)} for the results of "
-                f"{len(results)}. Results are a list per picture of lists of answers."
+                f"{name} must have an entry for each image, but there are {len(values)} for the results of "
+                f"{len(results)}. Results are a list per image of lists of answers."
             )
     for i, row in enumerate(results):
         if isinstance(row, Mapping) or not isinstance(row, Sequence):
             raise TypeError(
-                f"results must hold a list for each picture, but entry {i} is a {type(row).__name__}. "
-                "For one picture pass [results]."
+                f"results must hold a list for each image, but entry {i} is a {type(row).__name__}. "
+                "For one image pass [results]."
             )
 
 

@@ -41,7 +41,7 @@ def result_html(result: Any) -> str:
 
 
 def _row(word: Any, colour: str | None, unsure: bool) -> str:
-    """A word of the table; unsure: with how far off its box may be and how likely it has a place."""
+    """A word of the table; unsure: with how far off its box may be and how likely it has a location."""
     dot = "<td></td>" if colour is None else f"<td style='color:{colour}'>●</td>"
     values = [_numbers(word.point), _numbers(word.box), _score(word.score)]
     if unsure:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .prompt_places import PromptError
+from .prompt_locations import PromptError
 from .task_prompts import LONG_CAPTION_PROMPTS
 from .task_prompts import SHORT_CAPTION_PROMPTS
 
@@ -66,7 +66,7 @@ class TaskSpec:
     finds_objects: bool = False
     writes_targets: bool = False
     head: Head | None = POINT_HEAD
-    places: str | None = None
+    region_task: str | None = None
     training_scale: tuple[float, float] = (1.0, 1.0)
     training_flip: float = 0.0
     rows_of: str | None = None
@@ -129,12 +129,12 @@ TASK_SPECS: dict[str, TaskSpec] = {
             summary="describe images with a location for every word",
             default="A photo of ",
             training=SHORT_CAPTION_PROMPTS,
-            places="region",
+            region_task="region",
             training_scale=(0.75, 1.25),
         ),
         TaskSpec(
             "trace",
-            title="Long captions with places (trace)",
+            title="Long captions with locations (trace)",
             label="Tell in detail",
             summary="describe images at length with a location for every word",
             default="A long image caption: ",
@@ -146,7 +146,7 @@ TASK_SPECS: dict[str, TaskSpec] = {
             label="Describe a place",
             summary="describe locations in images, given as boxes or points",
             default="an object of ",
-            places="region",
+            region_task="region",
             training_scale=(0.1, 2.0),
             training_flip=0.5,
             rows_of="dense",

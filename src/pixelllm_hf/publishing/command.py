@@ -31,10 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="JSON of scripts/evaluate.py; may be repeated (default: evaluation_*.json of the folder)",
     )  # fmt: skip
     parser.add_argument(
-        "--example", dest="examples", action="append", type=Path, metavar="PICTURE",
-        help="caption and show this picture; may be repeated (default: two composed scenes)",
+        "--example", dest="examples", action="append", type=Path, metavar="IMAGE",
+        help="caption and show this image; may be repeated (default: two composed scenes)",
     )  # fmt: skip
-    parser.add_argument("--no-examples", dest="examples", action="store_const", const=[], help="show no pictures")
+    parser.add_argument("--no-examples", dest="examples", action="store_const", const=[], help="show no images")
     parser.add_argument("--space", metavar="org/space", help="publish the demo as well, with this model")
     parser.add_argument("--demo", type=Path, metavar="DIR", help="the demo's folder (default: that of the source tree)")
     parser.add_argument("--message", default="Publish PixelLLM", help="message of the commit")

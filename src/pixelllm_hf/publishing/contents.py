@@ -33,9 +33,9 @@ CHECKPOINT_FILES = (
 )
 WEIGHTS = ("model.safetensors", "model-?????-of-?????.safetensors")
 WEIGHTS_INDEX = "model.safetensors.index.json"
-PICTURES = ("*.jpeg", "*.jpg", "*.png", "*.webp")
+IMAGES = ("*.jpeg", "*.jpg", "*.png", "*.webp")
 EXAMPLES = "examples"
-DATA_FILES = ("*.csv", "*.json", "*.jsonl", "*.parquet", "*.tar", "*.tsv", *PICTURES)
+DATA_FILES = ("*.csv", "*.json", "*.jsonl", "*.parquet", "*.tar", "*.tsv", *IMAGES)
 DATASET_FILES = (*DATA_FILES, "*.md", "*.txt", "LICENSE*", "NOTICE*")
 # Folders and files whose names start with a dot (.git, .cache, .env), and what other tools leave behind.
 NEVER = (".*", "*/.*", "__pycache__/*", "*/__pycache__/*", "*.incomplete", "*.lock", "*.tmp", "*~")
@@ -86,9 +86,9 @@ def checkpoint_contents(folder: str | Path) -> Contents:
     for path in sorted(folder.iterdir()):
         name = path.name
         if path.is_dir():
-            pictures = {p.name: p for p in sorted(path.iterdir()) if p.is_file() and is_example(p.name)}
+            images = {p.name: p for p in sorted(path.iterdir()) if p.is_file() and is_example(p.name)}
             if name == EXAMPLES:
-                files |= {f"{EXAMPLES}/{inside}": p for inside, p in pictures.items()}
+                files |= {f"{EXAMPLES}/{inside}": p for inside, p in images.items()}
             else:
                 left_out.append(f"{name}/")
         elif path.is_file() and (matches(name, CHECKPOINT_FILES) or is_weights(name) or name in code):
@@ -108,7 +108,7 @@ def checkpoint_contents(folder: str | Path) -> Contents:
 
 
 def is_example(name: str) -> bool:
-    return matches(name.lower(), PICTURES) or name == "ATTRIBUTION.md"
+    return matches(name.lower(), IMAGES) or name == "ATTRIBUTION.md"
 
 
 def _whole_weights(folder: Path, files: Mapping[str, Path]) -> dict[str, Path]:
@@ -166,7 +166,7 @@ def _named_modules(config: Mapping[str, Any]) -> Iterable[str]:
 
 
 def dataset_contents(folder: str | Path) -> Contents:
-    """What `push_dataset_folder` takes: Parquet, WebDataset, JSON, CSV, text, pictures; at any depth."""
+    """What `push_dataset_folder` takes: Parquet, WebDataset, JSON, CSV, text, images; at any depth."""
     folder = Path(folder)
     if not folder.is_dir():
         raise PublishError(f"{folder} is not a folder. Give the folder of a data set.")

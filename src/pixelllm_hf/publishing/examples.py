@@ -1,4 +1,4 @@
-"""Pictures for a card: the model's own answers, drawn."""
+"""Images for a card: the model's own answers, drawn."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ MAX_NEW_TOKENS = 96
 QUESTION = "which objects are in the picture?"
 
 
-def draw_examples(folder: Path, pictures: Sequence[str | Path] | None, into: Path) -> list[tuple[Example, Path]]:
-    """What the model says of the pictures, as entries for the card and files in `into`. One that has to be asked is
+def draw_examples(folder: Path, images: Sequence[str | Path] | None, into: Path) -> list[tuple[Example, Path]]:
+    """What the model says of the images, as entries for the card and files in `into`. One that has to be asked is
     asked for everything.
 
-    pictures: files; None takes composed scenes, which are free of anybody's rights.
+    images: files; None takes composed scenes, which are free of anybody's rights.
     """
     import torch
 
@@ -28,14 +28,12 @@ def draw_examples(folder: Path, pictures: Sequence[str | Path] | None, into: Pat
     from pixelllm_hf.families import family_of_folder
     from pixelllm_hf.processing.tasks import task_spec
 
-    sources: list[tuple[str, Any]] = (
-        _scenes() if pictures is None else [(Path(picture).stem, picture) for picture in pictures]
-    )
+    sources: list[tuple[str, Any]] = _scenes() if images is None else [(Path(image).stem, image) for image in images]
     if not sources:
         return []
     names = [name for name, _ in sources]
     if len(set(names)) < len(names):
-        raise PublishError(f"example pictures need different names, but they are {', '.join(names)}.")
+        raise PublishError(f"example images need different names, but they are {', '.join(names)}.")
     family = family_of_folder(folder)
     processor = family.processor_class.from_pretrained(folder)
     model = family.model_class.from_pretrained(folder).eval()
@@ -46,7 +44,7 @@ def draw_examples(folder: Path, pictures: Sequence[str | Path] | None, into: Pat
         try:
             inputs = processor(images=source, text=QUESTION if spec.needs_words else None, return_tensors="pt")
         except (OSError, ImageError) as error:
-            raise PublishError(f"the example picture {source} cannot be read: {error}") from error
+            raise PublishError(f"the example image {source} cannot be read: {error}") from error
         with torch.inference_mode():
             output = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS)
         caption = spec.results(processor, output, inputs)[0][0]

@@ -44,7 +44,7 @@ HEADINGS = {
 
 @dataclass(frozen=True)
 class Example:
-    """A picture of the repository and what the model said about it."""
+    """An image of the repository and what the model said about it."""
 
     path: str
     caption: str
@@ -159,7 +159,7 @@ from pixelllm_hf import {model}, {processor}
 
 processor = {processor}.from_pretrained("{repo_id}")
 model = {model}.from_pretrained("{repo_id}")
-inputs = processor(images="picture.jpg"{words})
+inputs = processor(images="image.jpg"{words})
 answer = processor.{spec.post_process}(model.generate(**inputs, max_new_tokens=64), inputs)[0][0]
 {_SHOW_TARGETS if spec.writes_targets else _SHOW_WORDS}
 ```
@@ -178,7 +178,7 @@ def licences(stated: str) -> str:
     """Whose licence is for what. stated: that of the weights."""
     return f"""- Weights, configuration, tokenizer and this text: `{stated}`, as in the metadata.
 - Code (`*.py`), which is that of `pixelllm_hf`: Apache-2.0.
-- Example pictures are drawn over pictures that keep their own licences; the clip-art of composed scenes is Microsoft's
+- Example images are drawn over images that keep their own licences; the clip-art of composed scenes is Microsoft's
   Fluent Emoji (MIT).
 - Training data: licences of their own; what is known of them stands under training."""
 
@@ -202,8 +202,8 @@ Not stated. Ask whoever published this model before relying on it.
 
 ## Limits
 
-Words and places are predictions. They can be wrong while sounding certain, and a word's place can be wrong while the
-word is right. What is not listed under an evaluation on this page was not measured.
+Words and locations are predictions. They can be wrong while sounding certain, and a word's location can be wrong while
+the word is right. What is not listed under an evaluation on this page was not measured.
 """
 
 
@@ -284,6 +284,6 @@ def dataset_card(repo_id: str, *, license: str) -> str:  # noqa: A002 - the Hub'
     data = DatasetCardData(license=license, task_categories=["image-to-text"], tags=[TAG, "pixelllm"])
     return (
         f"---\n{data.to_yaml()}\n---\n\n# {repo_id.split('/')[-1]}\n\n"
-        "Grounded captions in the format of `pixelllm_hf`: every row is a picture with prompts, captions and, per "
-        "word, places in pixels of the picture.\n"
+        "Grounded captions in the format of `pixelllm_hf`: every row is an image with prompts, captions and, per "
+        "word, locations in pixels of the image.\n"
     )

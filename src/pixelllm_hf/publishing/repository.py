@@ -76,8 +76,8 @@ def publish_model(
     """A checkpoint folder as a model that `from_pretrained(repo_id)` loads, with or without this package.
 
     revision: a branch, made if it is not there. card: a text to use instead of the folder's README.md.
-    evaluations: JSON of scripts/evaluate.py, else the folder's evaluation_*.json. examples: pictures to caption and
-    show; None takes composed scenes unless the folder brings pictures in examples/, an empty list none.
+    evaluations: JSON of scripts/evaluate.py, else the folder's evaluation_*.json. examples: images to caption and
+    show; None takes composed scenes unless the folder brings images in examples/, an empty list none.
     rehearse: check and prepare everything and send nothing.
 
     Errors: `PublishError` before anything is sent, `AccessError`, `UploadError` (run it again).
@@ -134,7 +134,7 @@ def push_model(model: Any, processor: Any, repo_id: str, **options: Any) -> Publ
     """`publish_model` for a model and a processor in memory, all in one commit; `options` are its options.
 
     transformers' own `model.push_to_hub` and `processor.push_to_hub` send one of the two each, with its code; together
-    they make a repository that loads as well, but without the pipeline, measured card, pictures and checks.
+    they make a repository that loads as well, but without the pipeline, measured card, images and checks.
     """
     with tempfile.TemporaryDirectory(prefix="pixelllm-model-") as temporary:
         model.save_pretrained(temporary)
@@ -155,7 +155,7 @@ def push_dataset_folder(
 ) -> Publication:
     """A folder of data as a data set that `load_dataset(repo_id)` reads.
 
-    Data files, pictures, text and the card are sent (`contents.DATASET_FILES`); anything else stays and is named in
+    Data files, images, text and the card are sent (`contents.DATASET_FILES`); anything else stays and is named in
     the result. license: of the data; needed unless README.md states it. A folder without README.md gets a plain one.
     """
     _check_names(repo_id, revision)
@@ -317,7 +317,7 @@ def _facts(folder: Path, weights: Sequence[Path]) -> dict[str, Any]:
     return {
         "Numbers in the weights": f"{sum(tensor.num_values for tensor in tensors):,}",
         "Stored as": ", ".join(sorted({tensor.dtype for tensor in tensors})),
-        "Pictures are read at": f"{size.get('width')} x {size.get('height')} pixels",
+        "Images are read at": f"{size.get('width')} x {size.get('height')} pixels",
     }
 
 

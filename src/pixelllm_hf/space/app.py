@@ -10,13 +10,13 @@ import gradio as gr
 
 from .downloads import FORMATS, SIDES
 from .endpoints import ANSWERS, add_endpoints
-from .example_pictures import ExamplePictures
-from .page_events import PageEvents, Visitor, lacks, task_choices, words_tasks
-from .sealed_blocks import SealedBlocks
+from .example_images import ExampleImages
+from .local_files_only import LocalFilesOnlyBlocks
+from .page_events import PageEvents, Session, lacks, task_choices, words_tasks
 from .service import Service
 from .viewer import LinkedViewer
 
-TITLE = "PixelLLM: captions whose words know their place"
+TITLE = "PixelLLM: captions whose words know their location"
 # Fonts of the visitor's machine: nothing has to be fetched.
 THEME = gr.themes.Default(
     primary_hue="blue",
@@ -40,7 +40,7 @@ CSS = """
 @media (max-width: 760px) {
   #layout { grid-template: "choose" "result" "options" / minmax(0, 1fr); }
   #title h1 { font-size: 1.3rem; margin: 0; } #title p { font-size: .95rem; }
-  #picture { height: 132px !important; }
+  #image { height: 132px !important; }
 }
 """
 # Outside of what gradio applies CSS to. It hides the link before this dot on narrow screens, but not the dot.
@@ -51,7 +51,7 @@ _TO_ADDRESS = "(link) => link.startsWith('?') ? window.location.origin + window.
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "preprocess": False}
 
 
-def build_page(service: Service, examples: ExamplePictures, uploads: Path) -> gr.Blocks:
+def build_page(service: Service, examples: ExampleImages, uploads: Path) -> gr.Blocks:
     """The page with its API, ready to be launched; it opens with an example, which is answered now.
 
     uploads: the folder in which gradio keeps uploaded files.
@@ -59,16 +59,16 @@ def build_page(service: Service, examples: ExamplePictures, uploads: Path) -> gr
     events = PageEvents(service, examples, uploads)
     opening = events.opening()
     lacking = service.lacking(None)
-    with SealedBlocks(title=TITLE, analytics_enabled=False) as page:
+    with LocalFilesOnlyBlocks(title=TITLE, analytics_enabled=False) as page:
         gr.Markdown(
             f"# {TITLE}\nPoint at a word to see its place, point at the image to see the word.", elem_id="title"
         )
-        answered, linked, visitor = gr.State(opening.answered, time_to_live=3600), gr.State(None), gr.State(Visitor())
+        answered, linked, visitor = gr.State(opening.answered, time_to_live=3600), gr.State(None), gr.State(Session())
         with gr.Row(elem_id="layout"):
             with gr.Column(elem_id="choose", min_width=0):
-                picture = gr.Image(
+                image = gr.Image(
                     opening.file, label="Image", type="filepath", image_mode=None, sources=["upload", "clipboard"],
-                    height=220, buttons=[], elem_id="picture",
+                    height=220, buttons=[], elem_id="image",
                 )  # fmt: skip
                 with gr.Row(elem_id="examples"):
                     offered = {
@@ -131,7 +131,7 @@ def build_page(service: Service, examples: ExamplePictures, uploads: Path) -> gr
                     )  # fmt: skip
 
         places = [*box, *point]
-        asked = [picture, task, phrase, *places, beams, model]
+        asked = [image, task, phrase, *places, beams, model]
         shown = [viewer, table, status, answered]
         answer: dict[str, Any] = dict(
             fn=events.answer, inputs=[*asked, visitor], outputs=shown,
@@ -143,15 +143,15 @@ def build_page(service: Service, examples: ExamplePictures, uploads: Path) -> gr
 
         show: dict[str, Any] = dict(
             fn=events.show,
-            inputs=[picture, visitor],
-            outputs=[picture, *places, answered, table, status, viewer],
+            inputs=[image, visitor],
+            outputs=[image, *places, answered, table, status, viewer],
             **others,
         )
-        # Not `change`: a link sets the picture together with its place.
-        picture.clear(**(show | {"fn": partial(events.show, None), "inputs": visitor}))  # it still sends the old one
-        chosen: list[Any] = [picture.upload]
+        # Not `change`: a link sets the image together with its location.
+        image.clear(**(show | {"fn": partial(events.show, None), "inputs": visitor}))  # it still sends the old one
+        chosen: list[Any] = [image.upload]
         for name, button in offered.items():
-            chosen.append(button.click(partial(events.example, name), None, picture, **others).success)
+            chosen.append(button.click(partial(events.example, name), None, image, **others).success)
         for event in chosen:
             event(**show).success(**(at_once | {"fn": events.answer_new}))
         task.change(

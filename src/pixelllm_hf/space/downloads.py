@@ -40,12 +40,12 @@ FORMATS = (*RECORDS, "PNG")
 
 
 def record_text(form: str, results: Sequence[GroundedCaption], name: str, size_wh: tuple[int, int]) -> str:
-    """The text of a format of `RECORDS`. name: of the picture; size_wh: its width and height."""
+    """The text of a format of `RECORDS`. name: of the image; size_wh: its width and height."""
     return json.dumps(RECORDS[form](results, name, size_wh), ensure_ascii=False, indent=1)
 
 
-def drawing(picture: Image.Image, results: Sequence[GroundedCaption], *, as_objects: bool, side: int) -> Image.Image:
-    """The picture with its answers, the longer side so many pixels.
+def drawing(image: Image.Image, results: Sequence[GroundedCaption], *, as_objects: bool, side: int) -> Image.Image:
+    """The image with its answers, the longer side so many pixels.
 
     as_objects: all results together as objects; else the words of the first one.
     """
@@ -53,8 +53,8 @@ def drawing(picture: Image.Image, results: Sequence[GroundedCaption], *, as_obje
     if not low <= side <= high:
         raise RefusedError(f"a drawing may be {low} to {high} pixels long, but {side} were asked for.")
     if as_objects or not results:
-        return draw_results(picture, results, min_side=side, max_side=side)
-    return results[0].draw(picture, min_side=side, max_side=side)
+        return draw_results(image, results, min_side=side, max_side=side)
+    return results[0].draw(image, min_side=side, max_side=side)
 
 
 def new_file(folder: Path, name: str) -> Path:

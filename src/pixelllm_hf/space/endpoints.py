@@ -11,15 +11,15 @@ from typing import Any, TypedDict
 import gradio as gr
 
 from .gradio_internals import internal
-from .limits import checked_request, checked_whole, read_picture, uploaded_file
-from .refusals import told
+from .limits import checked_request, checked_whole, read_upload, uploaded_file
+from .refusals import as_gradio_error
 from .service import Service
 
 ANSWERS = "answers"  # the queue of everything that asks a model
 
 
 class Word(TypedDict):
-    """One word and its place, in pixels of the original picture; see `GroundedWord`."""
+    """One word and its place, in pixels of the original image; see `GroundedWord`."""
 
     text: str
     start: int
@@ -72,86 +72,86 @@ class Answer(TypedDict):
 def add_endpoints(service: Service, uploads: Path) -> None:
     """Offer every task, inside a `gr.Blocks`. uploads: the folder in which gradio keeps uploaded files."""
 
-    def caption(picture: gr.FileData, beams: int = 1, model: str = "") -> list[Answer]:
-        """Describe a picture in a short sentence, with the place of every word in pixels of the picture.
+    def caption(image: gr.FileData, beams: int = 1, model: str = "") -> list[Answer]:
+        """Describe an image in a short sentence, with the location of every word in pixels of the image.
 
         Args:
-            picture: the picture, a JPEG, PNG, WebP or GIF.
+            image: the image, a JPEG, PNG, WebP or GIF.
             beams: width of the beam search; 1 is fastest.
             model: name of a model of this demo; empty for the first one.
 
         Returns:
             one answer, with its words, their points (x, y) and boxes (x0, y0, x1, y1).
         """
-        return _answers(service, uploads, picture, "caption", beams=beams, model=model)
+        return _answers(service, uploads, image, "caption", beams=beams, model=model)
 
-    def trace(picture: gr.FileData, beams: int = 1, model: str = "") -> list[Answer]:
-        """Describe a picture in a long caption whose words form a path over the picture, like a narrator's pointer.
+    def trace(image: gr.FileData, beams: int = 1, model: str = "") -> list[Answer]:
+        """Describe an image in a long caption whose words form a path over the image, like a narrator's pointer.
 
         Args:
-            picture: the picture, a JPEG, PNG, WebP or GIF.
+            image: the image, a JPEG, PNG, WebP or GIF.
             beams: width of the beam search; 1 is fastest.
             model: name of a model of this demo; empty for the first one.
 
         Returns:
             one answer; its trace is the points (x, y) of its words in reading order, in pixels.
         """
-        return _answers(service, uploads, picture, "trace", beams=beams, model=model)
+        return _answers(service, uploads, image, "trace", beams=beams, model=model)
 
-    def refer(picture: gr.FileData, expressions: list[str], model: str = "") -> list[Answer]:
-        """Find what expressions mean in a picture: a box for each.
+    def refer(image: gr.FileData, expressions: list[str], model: str = "") -> list[Answer]:
+        """Find what expressions mean in an image: a box for each.
 
         Args:
-            picture: the picture, a JPEG, PNG, WebP or GIF.
+            image: the image, a JPEG, PNG, WebP or GIF.
             expressions: what to find, for example "the red car".
             model: name of a model of this demo; empty for the first one.
 
         Returns:
             an answer for each expression, with its box (x0, y0, x1, y1) in pixels.
         """
-        return _answers(service, uploads, picture, "refer", expressions=expressions, model=model)
+        return _answers(service, uploads, image, "refer", expressions=expressions, model=model)
 
-    def segment(picture: gr.FileData, expressions: list[str], model: str = "") -> list[Answer]:
-        """Find what expressions mean in a picture: a box and a mask for each.
+    def segment(image: gr.FileData, expressions: list[str], model: str = "") -> list[Answer]:
+        """Find what expressions mean in an image: a box and a mask for each.
 
         Args:
-            picture: the picture, a JPEG, PNG, WebP or GIF.
+            image: the image, a JPEG, PNG, WebP or GIF.
             expressions: what to find, for example "the red car".
             model: name of a model of this demo; empty for the first one.
 
         Returns:
             an answer for each expression, with its box in pixels and its mask as COCO's compressed run lengths.
         """
-        return _answers(service, uploads, picture, "segment", expressions=expressions, model=model)
+        return _answers(service, uploads, image, "segment", expressions=expressions, model=model)
 
     def region(
-        picture: gr.FileData,
+        image: gr.FileData,
         boxes: list[list[float]] | None = None,
         points: list[list[float]] | None = None,
         beams: int = 1,
         model: str = "",
     ) -> list[Answer]:
-        """Describe places in a picture: what is in a box, or at a point.
+        """Describe places in an image: what is in a box, or at a point.
 
         Args:
-            picture: the picture, a JPEG, PNG, WebP or GIF.
-            boxes: places (x0, y0, x1, y1) in pixels of the picture.
-            points: places (x, y) in pixels of the picture.
+            image: the image, a JPEG, PNG, WebP or GIF.
+            boxes: places (x0, y0, x1, y1) in pixels of the image.
+            points: places (x, y) in pixels of the image.
             beams: width of the beam search; 1 is fastest.
             model: name of a model of this demo; empty for the first one.
 
         Returns:
             an answer for each box, then for each point.
         """
-        return _answers(service, uploads, picture, "region", boxes=boxes, points=points, beams=beams, model=model)
+        return _answers(service, uploads, image, "region", boxes=boxes, points=points, beams=beams, model=model)
 
     def dense(
-        picture: gr.FileData, max_results: int | None = None, min_score: float = 0.0, beams: int = 1, model: str = ""
+        image: gr.FileData, max_results: int | None = None, min_score: float = 0.0, beams: int = 1, model: str = ""
     ) -> list[Answer]:
-        """Find all objects of a picture and describe each.
+        """Find all objects of an image and describe each.
 
         Args:
-            picture: the picture, a JPEG, PNG, WebP or GIF.
+            image: the image, a JPEG, PNG, WebP or GIF.
             max_results: at most so many objects.
             min_score: leave out objects with a lower score, 0 to 1.
             beams: width of the beam search; 1 is fastest.
@@ -161,13 +161,13 @@ def add_endpoints(service: Service, uploads: Path) -> None:
             an answer for each object, the surest first, with its box and box_score.
         """
         wanted = {"max_results": max_results, "min_score": min_score}
-        return _answers(service, uploads, picture, "dense", beams=beams, model=model, **wanted)
+        return _answers(service, uploads, image, "dense", beams=beams, model=model, **wanted)
 
-    def reason(picture: gr.FileData, questions: list[str], beams: int = 1, model: str = "") -> list[Answer]:
-        """Answer questions about a picture, with a mask for each thing that an answer names.
+    def reason(image: gr.FileData, questions: list[str], beams: int = 1, model: str = "") -> list[Answer]:
+        """Answer questions about an image, with a mask for each thing that an answer names.
 
         Args:
-            picture: the picture, a JPEG, PNG, WebP or GIF.
+            image: the image, a JPEG, PNG, WebP or GIF.
             questions: for example "what here can be eaten?".
             beams: width of the beam search; 1 is fastest.
             model: name of a model of this demo; empty for the first one.
@@ -176,7 +176,7 @@ def add_endpoints(service: Service, uploads: Path) -> None:
             an answer for each question; text[start:end] of each of its targets names a thing, whose mask is COCO's
             compressed run lengths.
         """
-        return _answers(service, uploads, picture, "reason", expressions=questions, beams=beams, model=model)
+        return _answers(service, uploads, image, "reason", expressions=questions, beams=beams, model=model)
 
     for endpoint in (caption, trace, refer, segment, region, dense, reason):
         gr.api(endpoint, api_name=endpoint.__name__, concurrency_id=ANSWERS)
@@ -194,14 +194,14 @@ def tools_answer_in_json(blocks: gr.Blocks) -> None:
 
 
 def _answers(
-    service: Service, uploads: Path, picture: Any, task: str, *, model: Any, beams: Any = 1, **prompts: Any
+    service: Service, uploads: Path, image: Any, task: str, *, model: Any, beams: Any = 1, **prompts: Any
 ) -> list[Any]:
-    with told():
+    with as_gradio_error():
         limits = service.limits
         request = checked_request(task, limits, **prompts)
         width = checked_whole(beams, 1, limits.beams, "the beams")
         name = service.chosen(model)
-        pixels = read_picture(uploaded_file(picture, uploads), limits)
+        pixels = read_upload(uploaded_file(image, uploads), limits)
         return [result.to_dict() for result in service.answer(pixels, request, model=name, beams=width)]
 
 

@@ -11,7 +11,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-MESSAGE_BYTES = 256 << 10  # of a request that brings no picture
+MESSAGE_BYTES = 256 << 10  # of a request that brings no image
 # Parts of gradio that this demo does not use: they fetch from other servers, start ffmpeg, or write to the disk.
 CLOSED = ("/proxy=", "/process_recording", "/deep_link", "/monitoring", "/run-history", "/vibe-")
 # Browsers enforce that the page asks no other server for anything. Gradio's page is made by inline scripts, and
@@ -26,8 +26,8 @@ class _TooLargeError(Exception):
     pass
 
 
-class Gate:
-    """ASGI middleware. upload_bytes: of one picture; after_upload is called when one has been taken in."""
+class RequestLimitMiddleware:
+    """ASGI middleware. upload_bytes: of one image; after_upload is called when one has been taken in."""
 
     def __init__(self, app: Any, *, upload_bytes: int, after_upload: Callable[[], Any]):
         self.app = app
@@ -43,7 +43,7 @@ class Gate:
             await _refuse(send, 403, "this demo does not offer that")
             return
         limit = self._limit(path)
-        too_large = f"this is too large; a picture may have {self.upload_bytes >> 20} MB"
+        too_large = f"this is too large; an image may have {self.upload_bytes >> 20} MB"
         if _declared_length(scope) > limit:
             await _refuse(send, 413, too_large)
             return
@@ -78,7 +78,7 @@ class Gate:
     def _limit(self, path: str) -> int:
         if path.rstrip("/").endswith("/upload"):
             return self.upload_bytes + (64 << 10)  # what is around the file
-        if "/mcp" in path:  # pictures come as text there
+        if "/mcp" in path:  # images come as text there
             return self.upload_bytes * 4 // 3 + MESSAGE_BYTES
         return MESSAGE_BYTES
 
@@ -107,4 +107,4 @@ async def _refuse(send: Send, status: int, text: str) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-__all__ = ["CONTENT_POLICY", "MESSAGE_BYTES", "Gate"]
+__all__ = ["CONTENT_POLICY", "MESSAGE_BYTES", "RequestLimitMiddleware"]

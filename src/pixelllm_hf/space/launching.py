@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pixelllm_hf.extras import require
 from pixelllm_hf.inference import EMBEDDED
 
-from .own_folder import BoundedFolder, Bounds, own_folder, served_folder
+from .temp_storage import BoundedFolder, Bounds, served_folder, temp_storage
 
 if TYPE_CHECKING:
     from .limits import Limits
@@ -73,10 +73,10 @@ def start_demo(
     models: folders, hub ids or names of embedded models. host: None is gradio's variable GRADIO_SERVER_NAME, or this
         machine alone.
     port: None is the first free one from 7860 on. share: through a tunnel of gradio's to the internet.
-    max_queue: requests that wait; more are told that the queue is full. examples: folder of pictures to begin with.
+    max_queue: requests that wait; more are told that the queue is full. examples: folder of images to begin with.
     Errors: `MissingExtraError`, `UnknownGradioError`, `ModelError`, OSError if the port is taken.
     """
-    own = own_folder()  # before gradio is imported
+    own = temp_storage()  # before gradio is imported
     require("gradio", "mcp", what="the demo")
     from gradio.utils import LRUCache
     from starlette.middleware import Middleware
@@ -84,8 +84,8 @@ def start_demo(
     from .app import CSS, HEAD, THEME, build_page
     from .connections import bounded_connections
     from .endpoints import tools_answer_in_json
-    from .example_pictures import ExamplePictures
-    from .gate import Gate
+    from .example_images import ExampleImages
+    from .gate import RequestLimitMiddleware
     from .gradio_internals import UnknownGradioError, internal
     from .limits import Limits
     from .service import Service
@@ -93,12 +93,12 @@ def start_demo(
     limits = limits or Limits()
     service = Service.load(models, limits=limits, device=device)
     uploads = served_folder(own)
-    offered = ExamplePictures.collect(examples, uploads / "offered")
+    offered = ExampleImages.collect(examples, uploads / "offered")
     page = build_page(service, offered, uploads)
     # What is there before the first visitor belongs to the page: the examples, and gradio's copies of them.
     served = BoundedFolder(uploads, SERVED, kept=(file for file in uploads.rglob("*") if file.is_file()))
     page.queue(max_size=max_queue, default_concurrency_limit=1, api_open=False)
-    # Answers to visitors who have gone: gradio would keep those of two thousand, pictures and all.
+    # Answers to visitors who have gone: gradio would keep those of two thousand, images and all.
     queue = internal(page, "_queue")
     internal(queue, "pending_messages_per_session")
     queue.pending_messages_per_session = LRUCache(4 * max_queue + SESSIONS // 4)
@@ -124,7 +124,9 @@ def start_demo(
             css=CSS,
             head=HEAD,
             app_kwargs={
-                "middleware": [Middleware(Gate, upload_bytes=limits.upload_bytes, after_upload=served.trim)],
+                "middleware": [
+                    Middleware(RequestLimitMiddleware, upload_bytes=limits.upload_bytes, after_upload=served.trim)
+                ],
             },
         )
     try:

@@ -1,4 +1,4 @@
-"""What the demo takes: pictures and requests from strangers, checked and bounded before any work is done."""
+"""What the demo takes: images and requests from strangers, checked and bounded before any work is done."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pixelllm_hf.processing.tasks import TASK_SPECS, task_spec
 from .refusals import RefusedError
 
 # What browsers show. Others are refused by their first bytes: of some, Pillow starts other programs (EPS).
-PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """upload_bytes, pixels: of a picture. prompts: boxes, points or expressions of a request. letters: of a text.
+    """upload_bytes, pixels: of an image. prompts: boxes, points or expressions of a request. letters: of a text.
 
-    seconds: writing an answer longer than this is stopped. new_tokens: longest text. objects: most of a picture.
+    seconds: writing an answer longer than this is stopped. new_tokens: longest text. objects: most of an image.
     """
 
     upload_bytes: int = 10 << 20
@@ -42,40 +42,38 @@ def uploaded_file(payload: Any, folder: Path) -> Path:
     """The file that gradio's record of an upload names; only one in `folder`, where uploads are kept, is taken."""
     path = payload.get("path") if isinstance(payload, Mapping) else None
     if not isinstance(path, str) or not path:
-        raise RefusedError("a picture is needed. Upload one, or choose an example.")
+        raise RefusedError("an image is needed. Upload one, or choose an example.")
     try:
         file = Path(path).resolve()
         known = file.is_relative_to(folder.resolve()) and file.is_file()
     except (OSError, ValueError):  # too long a name, a zero in it
         known = False
     if not known:
-        raise RefusedError("this picture is not here, or not any longer. Upload it again.")
+        raise RefusedError("this image is not here, or not any longer. Upload it again.")
     return file
 
 
-def read_picture(file: Path, limits: Limits) -> Image.Image:
+def read_upload(file: Path, limits: Limits) -> Image.Image:
     """-> upright, RGB, of its original size."""
     try:
         with open(file, "rb") as stream:
             content = stream.read(limits.upload_bytes + 1)
     except OSError as error:
-        raise RefusedError("this picture is not here any longer. Upload it again.") from error
+        raise RefusedError("this image is not here any longer. Upload it again.") from error
     if len(content) > limits.upload_bytes:
-        raise RefusedError(
-            f"a picture may have {limits.upload_bytes >> 20} MB, but this one has more. Make it smaller."
-        )
-    too_large = f"a picture may have {limits.pixels / 1e6:.0f} million pixels, but this one has more. Scale it down."
+        raise RefusedError(f"an image may have {limits.upload_bytes >> 20} MB, but this one has more. Make it smaller.")
+    too_large = f"an image may have {limits.pixels / 1e6:.0f} million pixels, but this one has more. Scale it down."
     try:
-        image = Image.open(io.BytesIO(content), formats=PICTURE_FORMATS)
-        return read_image(image, max_pixels=limits.pixels, name="the picture").pixels
+        image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
+        return read_image(image, max_pixels=limits.pixels, name="the image").pixels
     except (ImageTooLargeError, Image.DecompressionBombError) as error:
         raise RefusedError(too_large) from error
     except UnidentifiedImageError as error:
-        raise RefusedError("this file is not a picture in a known format. Send a JPEG, PNG, WebP or GIF.") from error
+        raise RefusedError("this file is not an image in a known format. Send a JPEG, PNG, WebP or GIF.") from error
     except UnreadableImageError:
         raise
     except Exception as error:  # Pillow's plugins raise nearly anything on broken headers
-        raise RefusedError("this picture has a broken header. Save it again as JPEG or PNG.") from error
+        raise RefusedError("this image has a broken header. Save it again as JPEG or PNG.") from error
 
 
 def checked_request(
@@ -90,7 +88,7 @@ def checked_request(
 ) -> Request:
     """The request of a task. expressions: texts; boxes: (x0, y0, x1, y1) each; points: (x, y) each; None for none.
 
-    Whether a place lies in the picture is for the processor to say.
+    Whether a place lies in the image is for the processor to say.
     """
     if task not in list(TASK_SPECS):  # of any type
         raise RefusedError(f"the tasks are {', '.join(TASK_SPECS)}, but {_short(task)} came.")
@@ -101,7 +99,7 @@ def checked_request(
         wanted = "what to find, for example “the red car”" if task_spec(task).text_is_answer else "a question"
         raise RefusedError(f"write {wanted}.")
     if task == "region" and not places and not single:
-        raise RefusedError("draw a box or click a point on the picture, or give its numbers.")
+        raise RefusedError("draw a box or click a point on the image, or give its numbers.")
     if len(places) + len(single) > limits.prompts:
         raise RefusedError(f"at most {limits.prompts} boxes and points can be asked about at once.")
     most = limits.objects if max_results is None else checked_whole(max_results, 1, limits.objects, "the results")
@@ -146,7 +144,7 @@ def _text(value: Any, limits: Limits) -> str:
 
 def _numbers(value: Any, count: int, rule: str) -> tuple[float, ...]:
     if not isinstance(value, (list, tuple)) or len(value) != count or not all(map(_is_number, value)):
-        raise RefusedError(f"{rule}, {count} numbers in pixels of the picture, but {_short(value)} came.")
+        raise RefusedError(f"{rule}, {count} numbers in pixels of the image, but {_short(value)} came.")
     return tuple(float(number) for number in value)
 
 
@@ -168,4 +166,4 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:60] + "…"
 
 
-__all__ = ["PICTURE_FORMATS", "Limits", "checked_request", "checked_whole", "read_picture", "uploaded_file"]
+__all__ = ["IMAGE_FORMATS", "Limits", "checked_request", "checked_whole", "read_upload", "uploaded_file"]

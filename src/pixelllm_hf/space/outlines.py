@@ -17,7 +17,7 @@ _SMOOTHING = 7  # steps along the outline that are averaged: takes the stairs aw
 
 
 def mask_outlines(mask: np.ndarray) -> list[list[float]]:
-    """mask (H, W) bool -> outlines [x0, y0, x1, y1, ...] of its largest parts, pixels of the mask's picture.
+    """mask (H, W) bool -> outlines [x0, y0, x1, y1, ...] of its largest parts, pixels of the mask's image.
 
     Holes are filled, as in COCO's polygons. An empty mask has none.
     """

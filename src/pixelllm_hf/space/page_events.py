@@ -19,24 +19,24 @@ from pixelllm_hf.processing.grounded_targets import objects_of
 from pixelllm_hf.processing.tasks import TASK_SPECS, task_spec
 
 from .downloads import RECORDS, TEXT_SHOWN, drawing, new_file, record_text
-from .example_pictures import ExamplePictures
-from .limits import checked_request, checked_whole, read_picture, uploaded_file
-from .refusals import FOR_VISITORS, RefusedError, for_notice, told
+from .example_images import ExampleImages
+from .limits import checked_request, checked_whole, read_upload, uploaded_file
+from .refusals import FOR_VISITORS, RefusedError, as_gradio_error, for_notice
 from .service import Service
 from .share_link import SharedView, read_query
-from .view import ShownPicture, build_view, shown_score
+from .view import ShownImage, build_view, shown_score
 
 logger = logging.getLogger(__name__)
 
 OPENINGS = 6  # examples that are asked about before the page opens
-PLACES = 6  # number fields: a box and a point
+LOCATION_FIELDS = 6  # number fields: a box and a point
 
 
 @dataclass(frozen=True)
 class Answered:
     """What a visitor sees, kept until the session ends: for files and links. results: records, which are small."""
 
-    picture: Path
+    image: Path
     request: Request
     beams: int
     model: str
@@ -55,20 +55,20 @@ class Opening:
 
 
 @dataclass
-class Visitor:
+class Session:
     """One for each session, and the same one in all its listeners, so that a later one stops an answer that is written.
 
-    turn: grows with every new picture and place; picture: the one that is looked at, None if that is not known.
+    turn: grows with every new image and place; image: the one that is looked at, None if that is not known.
     unasked: the outputs of `answer` that show it alone, until something is asked about it.
     """
 
     turn: int = 0
-    picture: str | None = None
+    image: str | None = None
     unasked: tuple[Any, list[list[Any]], str, Answered | None] | None = None
 
-    def looks_at(self, picture: Any) -> bool:
-        """Whether this picture is, as far as is known, the one on the page."""
-        return self.picture is None or not isinstance(picture, dict) or picture.get("path") == self.picture
+    def looks_at(self, image: Any) -> bool:
+        """Whether this image is, as far as is known, the one on the page."""
+        return self.image is None or not isinstance(image, dict) or image.get("path") == self.image
 
 
 class PageEvents:
@@ -77,7 +77,7 @@ class PageEvents:
     uploads: the folder in which gradio keeps uploaded files.
     """
 
-    def __init__(self, service: Service, examples: ExamplePictures, uploads: Path):
+    def __init__(self, service: Service, examples: ExampleImages, uploads: Path):
         self.service = service
         self.limits = service.limits
         self.examples = examples
@@ -91,15 +91,15 @@ class PageEvents:
         return max(candidates, key=_sureness, default=Opening(None))
 
     def _answered_example(self, file: Path) -> Opening:
-        picture, visitor = {"path": str(file)}, Visitor()
+        image, visitor = {"path": str(file)}, Session()
         if "caption" in self.service.lacking(None):  # nothing can be asked without a visitor's words
-            *_, view = self.show(picture, visitor)
+            *_, view = self.show(image, visitor)
             return Opening(str(file), view)
         try:
-            *_, shown = self.answer(picture, "caption", "", *([None] * PLACES), 1, "", visitor)
+            *_, shown = self.answer(image, "caption", "", *([None] * LOCATION_FIELDS), 1, "", visitor)
         except gr.Error as error:  # too slow, say; the page opens all the same
             logger.warning("the example %s has no answer: %s", file.name, error)
-            *_, view = self.show(picture, visitor)
+            *_, view = self.show(image, visitor)
             shown = view, [], "", None
         return Opening(str(file), *shown)
 
@@ -107,33 +107,33 @@ class PageEvents:
         """The file of an example."""
         return str(self.examples.files[name])
 
-    def show(self, picture: Any, visitor: Visitor) -> tuple[Any, ...]:
-        """A new picture -> itself, empty place fields, nothing answered, an empty table and note, the viewer with it.
+    def show(self, image: Any, visitor: Session) -> tuple[Any, ...]:
+        """A new image -> itself, empty place fields, nothing answered, an empty table and note, the viewer with it.
 
         One that is refused leaves the page without any.
         """
         visitor.turn += 1
         visitor.unasked = None
-        visitor.picture = picture.get("path") if isinstance(picture, dict) else ""
+        visitor.image = image.get("path") if isinstance(image, dict) else ""
         view, kept = None, gr.skip()
-        if picture is not None:
+        if image is not None:
             try:
-                view = build_view(self._read(picture)[1], [], task="caption")
+                view = build_view(self._read(image)[1], [], task="caption")
             except FOR_VISITORS as error:
                 gr.Warning(for_notice(error))
-                visitor.picture, kept = "", None
+                visitor.image, kept = "", None
         visitor.unasked = view, [], "", None
-        return kept, *([None] * PLACES), None, [], "", view
+        return kept, *([None] * LOCATION_FIELDS), None, [], "", view
 
     def answer(
-        self, picture: Any, task: Any, phrase: Any, *rest: Any
+        self, image: Any, task: Any, phrase: Any, *rest: Any
     ) -> Iterator[tuple[Any, list[list[Any]], str, Answered | None]]:
         """The controls' values -> view, rows of the table, note and what was answered, growing while it is written."""
         *place, beams, model, visitor = rest
         turn = visitor.turn
-        if visitor.looks_at(picture):
+        if visitor.looks_at(image):
             visitor.unasked = None
-        with told():
+        with as_gradio_error():
             box, point = _places(place)
             asked_phrase = task in TASK_SPECS and task_spec(task).needs_words
             request = checked_request(
@@ -145,31 +145,31 @@ class PageEvents:
             )
             width = checked_whole(beams, 1, self.limits.beams, "the beams")
             name = self.service.chosen(model)
-            file, pixels = self._read(picture)
-            shown, started = ShownPicture.of(pixels), time.perf_counter()
+            file, pixels = self._read(image)
+            shown, started = ShownImage.of(pixels), time.perf_counter()
             results: list[GroundedCaption] = []
             try:
                 with closing(self.service.stream(pixels, request, model=name, beams=width)) as steps:
                     for results in steps:
-                        if turn != visitor.turn or not visitor.looks_at(picture):
-                            if visitor.looks_at(picture):  # another place in it was drawn; nobody writes on here
+                        if turn != visitor.turn or not visitor.looks_at(image):
+                            if visitor.looks_at(image):  # another place in it was drawn; nobody writes on here
                                 yield build_view(shown, results, task=request.task), [], "Broken off.", None
                             elif visitor.unasked is not None:
-                                # The last word may have reached the page after the new picture; it must not stay.
+                                # The last word may have reached the page after the new image; it must not stay.
                                 yield visitor.unasked
                             return
                         yield build_view(shown, results, task=request.task, writing=True), [], "Writing …", None
             except Exception:
-                if results and visitor.looks_at(picture):  # what is there stays, but nobody writes on
+                if results and visitor.looks_at(image):  # what is there stays, but nobody writes on
                     yield build_view(shown, results, task=request.task), [], "Broken off.", None
                 raise
             note = _note(request, results, time.perf_counter() - started)
             answered = Answered(file, request, width, name, tuple(result.to_dict() for result in results))
             yield build_view(shown, results, task=request.task), _rows(results, request.task), note, answered
 
-    def answer_new(self, picture: Any, task: Any, phrase: Any, *rest: Any) -> Iterator[tuple[Any, ...]]:
+    def answer_new(self, image: Any, task: Any, phrase: Any, *rest: Any) -> Iterator[tuple[Any, ...]]:
         """`answer` for an image that has just been chosen; a hint where the task wants something of it first."""
-        if picture is None:  # refused
+        if image is None:  # refused
             return
         wanted = "Draw a box or click a point on the image." if task == "region" else ""
         if task in TASK_SPECS and task_spec(task).needs_words and not phrase:
@@ -177,14 +177,14 @@ class PageEvents:
         if wanted:
             yield gr.skip(), [], wanted, None
         else:
-            yield from self.answer(picture, task, phrase, *rest)
+            yield from self.answer(image, task, phrase, *rest)
 
-    def drawn(self, visitor: Visitor, event: gr.EventData) -> tuple[Any, ...]:
+    def drawn(self, visitor: Session, event: gr.EventData) -> tuple[Any, ...]:
         """A box or a point from the viewer -> the task and the place fields."""
         visitor.turn += 1
         data = event._data if isinstance(event._data, dict) else {}
         place: list[float | None]
-        with told():
+        with as_gradio_error():
             if "box" in data:
                 place = [*checked_request("region", self.limits, boxes=[data["box"]]).boxes[0], None, None]
             else:
@@ -194,7 +194,7 @@ class PageEvents:
 
     def choose_model(self, model: Any, task: Any) -> tuple[Any, str]:
         """A model -> the tasks that it can do, and what it lacks for the others."""
-        with told():
+        with as_gradio_error():
             lacking = self.service.lacking(model)
         choices = task_choices(lacking)
         return gr.update(choices=choices, value=choices[0][1] if task in lacking else task), lacks(lacking)
@@ -202,14 +202,14 @@ class PageEvents:
     # --- taking away ---
 
     def make_file(self, form: Any, side: Any, answered: Answered | None) -> tuple[str, Any, Any]:
-        """A format -> the file, its text to copy and its picture; what the format does not have is hidden."""
-        with told():
+        """A format -> the file, its text to copy and its image; what the format does not have is hidden."""
+        with as_gradio_error():
             if answered is None:
                 raise RefusedError("ask something first; then there is something to take away.")
             results = [GroundedCaption.from_dict(record) for record in answered.results]
-            pixels = read_picture(answered.picture, self.limits)
+            pixels = read_upload(answered.image, self.limits)
             if form in list(RECORDS):
-                name = f"{self._stem(answered.picture)}{answered.picture.suffix}"
+                name = f"{self._stem(answered.image)}{answered.image.suffix}"
                 text = record_text(form, results, name, pixels.size)
                 file = new_file(self.uploads, f"pixelllm-{form.lower()}.json")
                 file.write_text(text, encoding="utf-8")
@@ -226,10 +226,10 @@ class PageEvents:
 
     def link(self, answered: Answered | None) -> str:
         """The query of the link to what is seen."""
-        with told():
+        with as_gradio_error():
             if answered is None:
                 raise RefusedError("ask something first; then there is something to link to.")
-            example = self.examples.name_of(uploaded_file({"path": str(answered.picture)}, self.uploads))
+            example = self.examples.name_of(uploaded_file({"path": str(answered.image)}, self.uploads))
             if example is None:
                 raise RefusedError("a link can name an example only: your image is not kept. Take the file instead.")
             request, points = answered.request, answered.request.points
@@ -245,7 +245,7 @@ class PageEvents:
 
     def open_link(self, request: gr.Request) -> tuple[Any, ...]:
         """The address that the page was opened with -> the controls, whether to ask at once, and an empty answer."""
-        as_it_is = (gr.skip(),) * (3 + PLACES + 3) + (None,) + (gr.skip(),) * 4
+        as_it_is = (gr.skip(),) * (3 + LOCATION_FIELDS + 3) + (None,) + (gr.skip(),) * 4
         try:
             view = read_query(request.query_params.multi_items(), self.limits)
             if view is None:
@@ -266,12 +266,12 @@ class PageEvents:
 
     # --- common ---
 
-    def _read(self, picture: Any) -> tuple[Path, Any]:
-        file = uploaded_file(picture, self.uploads)
-        return file, read_picture(file, self.limits)
+    def _read(self, image: Any) -> tuple[Path, Any]:
+        file = uploaded_file(image, self.uploads)
+        return file, read_upload(file, self.limits)
 
-    def _stem(self, picture: Path) -> str:
-        return self.examples.name_of(picture) or "picture"
+    def _stem(self, image: Path) -> str:
+        return self.examples.name_of(image) or "image"
 
 
 def task_choices(lacking: dict[str, str]) -> list[tuple[str, str]]:
@@ -332,4 +332,4 @@ def _note(request: Request, results: Sequence[GroundedCaption], seconds: float) 
     return f"{found} in {seconds:.1f} s."
 
 
-__all__ = ["Answered", "PageEvents", "Visitor", "lacks", "task_choices", "words_tasks"]
+__all__ = ["Answered", "PageEvents", "Session", "lacks", "task_choices", "words_tasks"]

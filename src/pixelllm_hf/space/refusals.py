@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from pixelllm_hf.inference import ModelError, TooSlowError, first_lines
 from pixelllm_hf.processing.image_reading import ImageError
-from pixelllm_hf.processing.prompt_places import PromptError
+from pixelllm_hf.processing.prompt_locations import PromptError
 
 
 class RefusedError(ValueError):
@@ -25,7 +25,7 @@ def for_notice(error: Exception) -> str:
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def as_gradio_error() -> Iterator[None]:
     """Errors for visitors become notices of the page and error messages of the API."""
     import gradio as gr
 
@@ -35,4 +35,4 @@ def told() -> Iterator[None]:
         raise gr.Error(for_notice(error), print_exception=False) from error
 
 
-__all__ = ["FOR_VISITORS", "RefusedError", "for_notice", "told"]
+__all__ = ["FOR_VISITORS", "RefusedError", "as_gradio_error", "for_notice"]

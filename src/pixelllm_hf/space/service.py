@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Service:
-    """Answers requests about pictures with the model that is chosen.
+    """Answers requests about images with the model that is chosen.
 
     captioners: by the names that visitors see; the first one answers where none is named.
     """
@@ -56,27 +56,27 @@ class Service:
         return model
 
     def answer(
-        self, picture: Image.Image, request: Request, *, model: str | None = None, beams: int = 1
+        self, image: Image.Image, request: Request, *, model: str | None = None, beams: int = 1
     ) -> list[GroundedCaption]:
-        """The results for a picture, as `checked_request` and `read_picture` let it in."""
+        """The results for an image, as `checked_request` and `read_upload` let it in."""
         name = self._ready(model, request)
         with self._locks[name]:
             return self._captioners[name](
-                [picture], request, seconds=self.limits.seconds, **self._writing(request, beams)
+                [image], request, seconds=self.limits.seconds, **self._writing(request, beams)
             )[0]
 
     def stream(
-        self, picture: Image.Image, request: Request, *, model: str | None = None, beams: int = 1
+        self, image: Image.Image, request: Request, *, model: str | None = None, beams: int = 1
     ) -> Generator[list[GroundedCaption], None, None]:
         """The same while it is written, longer each time; at once what cannot be streamed."""
         name = self._ready(model, request)
         one = len(request.boxes) + len(request.points) <= 1
         if not task_spec(request.task).streams or beams > 1 or not one:
-            yield self.answer(picture, request, model=name, beams=beams)
+            yield self.answer(image, request, model=name, beams=beams)
             return
         with self._locks[name]:
             yield from self._captioners[name].stream(
-                picture, request, seconds=self.limits.seconds, **self._writing(request, beams)
+                image, request, seconds=self.limits.seconds, **self._writing(request, beams)
             )
 
     def _ready(self, model: str | None, request: Request) -> str:

@@ -1,4 +1,4 @@
-"""What the page shows of some answers: plain JSON of bounded size, in pixels of the original picture."""
+"""What the page shows of some answers: plain JSON of bounded size, in pixels of the original image."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pixelllm_hf.processing.tasks import task_spec
 
 from .outlines import mask_outlines
 
-PICTURE_SIDE = 1280  # longest side of the picture on the page; a screen has rarely more for it
-PICTURE_BYTES = 600_000  # of the JPEG; a noisy picture is made smaller until it fits
+IMAGE_SIDE = 1280  # longest side of the image on the page; a screen has rarely more for it
+IMAGE_BYTES = 600_000  # of the JPEG; a noisy image is made smaller until it fits
 MOST_ANSWERS = 100
 MOST_WORDS = 400
 MOST_LETTERS = 4000
@@ -26,8 +26,8 @@ _JPEG_QUALITY = 88
 
 
 @dataclass(frozen=True)
-class ShownPicture:
-    """A picture as the page shows it. Make it once where the same picture gets many views, as while streaming.
+class ShownImage:
+    """An image as the page shows it. Make it once where the same image gets many views, as while streaming.
 
     url: a data URI of a JPEG that was encoded here, so nothing but pixels of what a visitor sent reaches the page.
     size: (width, height) of the original in pixels, which all places refer to.
@@ -37,50 +37,50 @@ class ShownPicture:
     size: tuple[int, int]
 
     @classmethod
-    def of(cls, picture: Image.Image) -> ShownPicture:
-        """picture: the original, as it went into the processor (turned upright already). Transparency turns white."""
+    def of(cls, image: Image.Image) -> ShownImage:
+        """image: the original, as it went into the processor (turned upright already). Transparency turns white."""
         # Pasted, not converted: a conversion takes the file's comments and profiles along, and saving writes them.
-        shown = Image.new("RGB", picture.size, "white")
-        if picture.has_transparency_data:
-            with_alpha = picture.convert("RGBA")
+        shown = Image.new("RGB", image.size, "white")
+        if image.has_transparency_data:
+            with_alpha = image.convert("RGBA")
             shown.paste(with_alpha, mask=with_alpha)
         else:
-            shown.paste(picture.convert("RGB"))
-        scale = min(1.0, PICTURE_SIDE / max(shown.size))
+            shown.paste(image.convert("RGB"))
+        scale = min(1.0, IMAGE_SIDE / max(shown.size))
         while True:
             encoded = _jpeg(shown, scale)
-            if len(encoded) <= PICTURE_BYTES:
+            if len(encoded) <= IMAGE_BYTES:
                 break
             scale *= 0.7
-        return cls("data:image/jpeg;base64," + base64.b64encode(encoded).decode("ascii"), picture.size)
+        return cls("data:image/jpeg;base64," + base64.b64encode(encoded).decode("ascii"), image.size)
 
 
 def build_view(
-    picture: Image.Image | ShownPicture,
+    image: Image.Image | ShownImage,
     results: Sequence[GroundedCaption],
     *,
     task: str,
     writing: bool = False,
 ) -> dict[str, Any]:
-    """The value of `LinkedViewer`: a picture and its answers.
+    """The value of `LinkedViewer`: an image and its answers.
 
-    results: of this picture, in the order they are to be listed; fewer and shorter ones while the model still writes.
-    -> {"picture", "size" [w, h], "task", "writing", "answers": [{"text", "score", "box", "mask", "prompt",
+    results: of this image, in the order they are to be listed; fewer and shorter ones while the model still writes.
+    -> {"image", "size" [w, h], "task", "writing", "answers": [{"text", "score", "box", "mask", "prompt",
     "prompt_box", "prompt_points", "words": [{"text", "start", "end", "point", "box", "mask", "score", "spread",
-    "visual"}]}], "left_out"}. Words that probably have no place come without point and box.
+    "visual"}]}], "left_out"}. Words that probably have no location come without point and box.
     Where an answer writes targets, or has several, its words are their phrases, each with a mask. A mask is a list of
     outlines [x0, y0, x1, y1, ...], or None; an answer's score is that of `shown_score`.
     What is not finite is None. left_out: how many answers beyond the first hundred are not in it.
     """
-    shown = picture if isinstance(picture, ShownPicture) else ShownPicture.of(picture)
+    shown = image if isinstance(image, ShownImage) else ShownImage.of(image)
     for i, result in enumerate(results):
         if tuple(result.image_size) != tuple(shown.size):
             raise ValueError(
-                f"result {i} belongs to a picture of {result.image_size[0]} x {result.image_size[1]} pixels, but this "
-                f"one is {shown.size[0]} x {shown.size[1]}. Pass the picture that went into the processor."
+                f"result {i} belongs to an image of {result.image_size[0]} x {result.image_size[1]} pixels, but this "
+                f"one is {shown.size[0]} x {shown.size[1]}. Pass the image that went into the processor."
             )
     return {
-        "picture": shown.url,
+        "image": shown.url,
         "size": [int(side) for side in shown.size],
         "task": task,
         "writing": bool(writing),
@@ -174,13 +174,13 @@ def _number(value: float | None, *, digits: int) -> float | None:
     return None if value is None or not math.isfinite(value) else round(float(value), digits)
 
 
-def _jpeg(picture: Image.Image, scale: float) -> bytes:
+def _jpeg(image: Image.Image, scale: float) -> bytes:
     if scale < 1:
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        picture = picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
     buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=_JPEG_QUALITY)
+    image.save(buffer, format="JPEG", quality=_JPEG_QUALITY)
     return buffer.getvalue()
 
 
-__all__ = ["ShownPicture", "build_view", "shown_score"]
+__all__ = ["ShownImage", "build_view", "shown_score"]

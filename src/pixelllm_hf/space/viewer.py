@@ -1,4 +1,4 @@
-"""The linked viewer: a picture and its captions, where each word and its place light up together."""
+"""The linked viewer: an image and its captions, where each word and its place light up together."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _SCRIPTS = ("geometry.js", "stage.js", "answer_list.js", "announcer.js", "drawin
 def LinkedViewer(value: Mapping[str, Any] | None = None, *, placeholder: str = "", **options: Any) -> gr.HTML:
     """A gradio component whose value is a view (see `build_view`) or None.
 
-    Its event `submit` brings what the visitor drew, in pixels of the original picture:
+    Its event `submit` brings what the visitor drew, in pixels of the original image:
 
         def ask(event: gr.EventData):
             event._data  # {"box": [x0, y0, x1, y1]} or {"point": [x, y]}
 
         viewer.submit(ask, ..., show_progress="hidden")
 
-    A listener that streams gives it growing views of the same `ShownPicture`; the page only adds what is new.
-    Listeners that write to it want show_progress="hidden": gradio's own progress would lie over the picture.
+    A listener that streams gives it growing views of the same `ShownImage`; the page only adds what is new.
+    Listeners that write to it want show_progress="hidden": gradio's own progress would lie over the image.
 
-    placeholder: what is written where the picture will be; options: those of `gr.HTML`.
+    placeholder: what is written where the image will be; options: those of `gr.HTML`.
     A function and no subclass: gradio writes a .pyi file beside the source of every component class.
     """
     return gr.HTML(

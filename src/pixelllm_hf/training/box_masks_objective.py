@@ -40,7 +40,7 @@ class BoxMasks(nn.Module):
     def forward(self, **batch: Any) -> PixelLLMOutput:
         """A batch of task `segment` as in the model; rows without a box or a mask teach nothing."""
         model = self.model
-        features = model.features_or_see(batch.get("image_features"), batch.get("pixel_values"), batch["pixel_mask"])
+        features = model.encode_image(batch.get("image_features"), batch.get("pixel_values"), batch["pixel_mask"])
         boxes = true_boxes(batch["point_labels"])
         known = boxes.isfinite().all(-1) & (batch["mask_loss_mask"] > 0)
         images = model.image_of_row(batch["prompt_mask"], len(batch["pixel_mask"]), len(boxes))[known]
@@ -48,10 +48,10 @@ class BoxMasks(nn.Module):
         boxes = boxes[known] * sizes_wh.repeat(1, 2)
         if self.training:
             boxes = boxes + BOX_NOISE * torch.randn_like(boxes) * (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-        logits, promised = masks_of_boxes(model, features, boxes, images)
+        logits, iou_predictions = masks_of_boxes(model, features, boxes, images)
         every = slice(PIXELS_PER_LABEL // 2, None, PIXELS_PER_LABEL)
         masks, real = batch["mask_labels"][known][:, every, every], batch["pixel_mask"][images][:, every, every]
-        parts = mask_loss(logits, promised, masks, pixel_mask=real)
+        parts = mask_loss(logits, iou_predictions, masks, pixel_mask=real)
         loss = torch.stack(list(parts.values())).sum()
         return PixelLLMOutput(loss=loss, loss_parts={"mask": loss.detach(), "mask_iou": mean_overlap(logits, masks)})
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
-from pixelllm_hf.training.initial_model import model_config
+from pixelllm_hf.training.build_model import model_config
 from pixelllm_hf.training.lora import add_lora
 from pixelllm_hf.training.memory_estimate import Sizes, activation_bytes, state_bytes
 from pixelllm_hf.training.parameter_groups import configured_groups, freeze

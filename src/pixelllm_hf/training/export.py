@@ -33,7 +33,7 @@ def save_folder(
     """Write config, weights and processor. With adapters the weights are merged, and `adapter/` has them alone.
 
     dtype is that of the stored tensors alone: the config keeps the model's own, so a model trained in float32 loads in
-    float32 from a file of half the size. The modules that compute places are always stored in float32.
+    float32 from a file of half the size. The modules that compute locations are always stored in float32.
     """
     tensors = merged_state_dict(model) if lora is not None else whole_state_dict(model)
     keep = tuple(f"{name}." for name in model._keep_in_fp32_modules_strict or ())

@@ -12,10 +12,10 @@ from accelerate import Accelerator
 from torch import nn
 
 from pixelllm_hf.training.auxiliary.beside_language import WithAuxiliary, with_auxiliary
+from pixelllm_hf.training.build_model import build_model_and_processor
 from pixelllm_hf.training.checkpointing import batches_per_step
 from pixelllm_hf.training.export import export_dtype, save_folder
 from pixelllm_hf.training.feature_cache import CachedFeatureBatches, FeatureMaker, kept_maps
-from pixelllm_hf.training.initial_model import initial_model_and_processor
 from pixelllm_hf.training.lora import add_lora
 from pixelllm_hf.training.objective import Objective
 from pixelllm_hf.training.parameter_groups import freeze
@@ -34,7 +34,7 @@ def language_objective(recipe: TrainConfig, accelerator: Accelerator) -> Objecti
     if not data.sources:
         raise ConfigError("objective language learns from data.sources. Name one at least.")
     final_dtype = export_dtype(settings.export_dtype)
-    model, processor = initial_model_and_processor(settings)
+    model, processor = build_model_and_processor(settings)
     freeze(model, settings.freeze)
     if settings.lora is not None:
         add_lora(model, settings.lora)

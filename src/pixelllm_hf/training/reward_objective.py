@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from pixelllm_hf.data.packed_labels import NO_SEGMENT, pack_labels
 from pixelllm_hf.data.plain_texts import plain_prompt
-from pixelllm_hf.modeling.losses import IGNORED_LABEL
+from pixelllm_hf.modeling.losses import IGNORE_INDEX
 from pixelllm_hf.modeling.model_output import PixelLLMOutput
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.modeling.packed_texts import packed_texts
@@ -63,9 +63,7 @@ class SelfCritical(nn.Module):
         if not rewarded:
             return self.model(**batch)
         model = self.model
-        features = model.features_or_see(
-            batch.get("image_features"), batch.get("pixel_values"), batch.get("pixel_mask")
-        )
+        features = model.encode_image(batch.get("image_features"), batch.get("pixel_values"), batch.get("pixel_mask"))
         seen = model.get_prompt_features(
             features, batch.get("pixel_mask"), batch["prompt_boxes"], prompt_mask=batch["prompt_mask"]
         )
@@ -114,7 +112,7 @@ class SelfCritical(nn.Module):
     def _loss(self, captions: list[list[list[int]]], advantages: Tensor, states: Tensor, mask: Tensor) -> Tensor:
         """Negative log-likelihood of each token, times what its caption is worth more than the others of its image."""
         model, flat = self.model, [ids for row in captions for ids in row]
-        labels = torch.full((len(flat), max(map(len, flat))), IGNORED_LABEL)
+        labels = torch.full((len(flat), max(map(len, flat))), IGNORE_INDEX)
         for row, ids in enumerate(flat):
             labels[row, : len(ids)] = torch.tensor(ids)
         packed = pack_labels({"labels": labels}, [len(row) for row in captions])

@@ -215,7 +215,7 @@ class SourceRows:
     """The rows of one source by image, marked with its name and with pixels from the cache where there is one.
 
     images_inside: the rows hold the files' bytes instead of their paths.
-    flip: chance that the collator mirrors a picture. plain_texts: see `DataConfig`.
+    flip: chance that the collator mirrors an image. plain_texts: see `DataConfig`.
     """
 
     def __init__(
@@ -282,7 +282,7 @@ class SourceRows:
 
     @property
     def file_names(self) -> list[str]:
-        """Of the pictures of a pixel cache, in order, without their folders."""
+        """Of the images of a pixel cache, in order, without their folders."""
         return [os.path.basename(name) for name in self.image_names]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -300,12 +300,12 @@ class SourceRows:
         return row
 
 
-def check_pictures_stay(sources: Mapping[str, Any], who: str) -> None:
-    """Raise unless every source shows its pictures alike every time, from a pixel cache; `who` needs that."""
+def check_images_stay(sources: Mapping[str, Any], who: str) -> None:
+    """Raise unless every source shows its images alike every time, from a pixel cache; `who` needs that."""
     for name, source in sources.items():
         if getattr(source, "cache", None) is None or source.flip:
             raise ConfigError(
-                f"{who} needs pictures that are the same every time, but those of source {name!r} are scaled or "
+                f"{who} needs images that are the same every time, but those of source {name!r} are scaled or "
                 "flipped at random, or are not there. Set its scale to [1, 1] and its flip to 0."
             )
 

@@ -12,7 +12,7 @@ from pixelllm_hf.data.annotation_text import read_lines
 from pixelllm_hf.data.bad_records import AnnotationFileError, ReadReport
 from pixelllm_hf.data.packed_labels import pack_labels
 from pixelllm_hf.data.plain_texts import plain_prompt, plain_text
-from pixelllm_hf.modeling.losses import IGNORED_LABEL
+from pixelllm_hf.modeling.losses import IGNORE_INDEX
 from pixelllm_hf.training.config import ConfigError
 from pixelllm_hf.training.sources import DataConfig, SourceConfig, read_source_cached
 
@@ -58,7 +58,7 @@ class TextBatches:
     def batch_at(self, index: int) -> dict[str, Any]:
         epoch, place = divmod(index, len(self.tokens) // self.batch_size)
         chosen = [self.tokens[text] for text in self._pass(epoch)[place]]
-        labels = torch.full((len(chosen), max(map(len, chosen))), IGNORED_LABEL)
+        labels = torch.full((len(chosen), max(map(len, chosen))), IGNORE_INDEX)
         for row, ids in enumerate(chosen):
             labels[row, : len(ids)] = torch.from_numpy(ids)
         counts = [len(part) for part in np.array_split(np.arange(len(chosen)), -(-len(chosen) // TEXTS_PER_ROW))]

@@ -14,8 +14,8 @@ from pixelllm_hf.modeling.losses import label_loss
 from pixelllm_hf.modeling.model_output import PixelLLMOutput
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.modeling.packed_texts import packed_texts
+from pixelllm_hf.training.build_model import build_model_and_processor
 from pixelllm_hf.training.export import export_dtype, save_folder
-from pixelllm_hf.training.initial_model import initial_model_and_processor
 from pixelllm_hf.training.objective import Objective
 from pixelllm_hf.training.recipe_values import ConfigError
 from pixelllm_hf.training.text_batches import TextBatches, recipe_texts
@@ -61,7 +61,7 @@ def text_objective(recipe: TrainConfig, accelerator: Accelerator) -> Objective:
     """The answers of `data.sources` and the lines of `data.texts`; `data.held_out` for the loss meanwhile."""
     data, settings = recipe.data, recipe.model
     final_dtype = export_dtype(settings.export_dtype)
-    model, processor = initial_model_and_processor(settings)
+    model, processor = build_model_and_processor(settings)
     with accelerator.main_process_first():
         texts = list(recipe_texts(data, data.sources))
         held_out = list(recipe_texts(replace(data, texts=[]), data.held_out))

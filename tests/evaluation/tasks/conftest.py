@@ -15,24 +15,24 @@ from pixelllm_hf.processing.grounded_results import GroundedCaption
 
 
 class Oracle:
-    """Both model and processor. `answer(picture)` gives a picture's answers; `asked` records the calls."""
+    """Both model and processor. `answer(image)` gives an image's answers; `asked` records the calls."""
 
     device = torch.device("cpu")
     config = SimpleNamespace(point_head_config={}, mask_head_config={}, proposal_head_config={})
 
-    def __init__(self, pictures: Sequence[Any], answer: Callable[[Any], list[GroundedCaption]]):
-        self.pictures = {picture.open().tobytes(): picture for picture in pictures}
+    def __init__(self, images: Sequence[Any], answer: Callable[[Any], list[GroundedCaption]]):
+        self.known = {image.open().tobytes(): image for image in images}
         self.answer = answer
         self.asked: list[dict[str, Any]] = []
 
     def __call__(self, images: Sequence[Image.Image], **asked: Any) -> dict[str, torch.Tensor]:
         self.asked.append({"images": len(images), **asked})
-        self.chosen = [self.pictures[image.tobytes()] for image in images]
+        self.chosen = [self.known[image.tobytes()] for image in images]
         return {"pixel_values": torch.zeros(len(images))}
 
     def generate(self, **options: Any) -> list[list[GroundedCaption]]:
         self.asked[-1]["options"] = {name: value for name, value in options.items() if name != "pixel_values"}
-        return [self.answer(picture) for picture in self.chosen]
+        return [self.answer(image) for image in self.chosen]
 
     def post_process_grounded_generation(self, output: Any, inputs: Mapping[str, Any]) -> Any:
         return output

@@ -1,4 +1,4 @@
-"""How sure places are: read by a small model from a small folder like Flickr30k Entities, and calibrated."""
+"""How sure locations are: read by a small model from a small folder like Flickr30k Entities, and calibrated."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pixelllm_hf import PixelLLMForGroundedGeneration, PixelLLMProcessor
 from pixelllm_hf.evaluation.calibration import as_calibrated, fitted_settings, save_settings
 from pixelllm_hf.evaluation.report import curve_tables
 from pixelllm_hf.evaluation.report_layout import problem_of
-from pixelllm_hf.evaluation.runner import Asking, CannotDoError, answers_of, evaluate
+from pixelllm_hf.evaluation.runner import CannotDoError, GenerationSettings, answers_of, evaluate
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.tasks import task_for
 from pixelllm_hf.evaluation.tasks.certainty import certainties
-from pixelllm_hf.evaluation.tasks.task import Thoroughness
+from pixelllm_hf.evaluation.tasks.task import EvalSettings
 from pixelllm_hf.processing.grounded_results import GroundedCaption, GroundedWord
 
 REPOSITORY = Path(__file__).parents[3]
@@ -67,21 +67,21 @@ def unsure(small_checkpoint: Path, tmp_path: Path) -> Path:
 
 def test_words_are_compared_with_their_phrases_and_unknown_ones_left_out(flickr: Path):
     task = task_for("certainty", DataFolder(flickr, split="val"))
-    (picture,) = task.read(DataFolder(flickr, split="val"))
+    (asked,) = task.read(DataFolder(flickr, split="val"))
 
     def word(text: str, start: int, visual: float, x: float = 0.0) -> GroundedWord:
         box = (x, 0.0, x + 10, 20.0)
         return GroundedWord(text, start, start + len(text), (x + 5, 10.0), box, 0.5, (4.0, 2.0, 4.0, 2.0), visual)
 
     answers = []
-    for caption in picture.captions:
+    for caption in asked.captions:
         words, at = [], 0
         for text in caption.text.rstrip(".").split():
             start = caption.text.index(text, at)
             at = start + len(text)
             words.append(word(text, start, 0.25 if text in ("throws", "in", "is", "happy") else 0.75))
         answers.append(GroundedCaption(caption.text, tuple(words), (40, 20)))
-    (image,) = certainties([task.record(picture, answers)])
+    (image,) = certainties([task.record(asked, answers)])
     assert image.probs.tolist() == [0.75, 0.75, 0.25, 0.75, 0.75, 0.25, 0.75, 0.75, 0.25, 0.25]  # not of "a park"
     assert image.placed.tolist() == [True, True, False, True, True, False, True, True, False, False]
     assert image.errors[0] == pytest.approx([0.0, 0.0, 0.25, 0.0]) and image.errors[2] == pytest.approx(
@@ -94,30 +94,30 @@ def test_a_model_is_measured_and_calibrated(flickr: Path, unsure: Path):
     model = PixelLLMForGroundedGeneration.from_pretrained(unsure).eval()
     processor, data = PixelLLMProcessor.from_pretrained(unsure), DataFolder(flickr, split="val")
     task = task_for("certainty", data)
-    result = evaluate(model, processor, task, data, how=Thoroughness(resamples=10)).result  # type: ignore[union-attr]
+    result = evaluate(model, processor, task, data, settings=EvalSettings(resamples=10)).result  # type: ignore[union-attr]
     assert result["located_words"] == 6 and result["words_with_place"] == 6 and result["words_without_place"] == 4
     assert result["metrics"]["visual_ECE"]["count"] == 10 and set(result["curves"]) == {"spread", "visual"}
     whole = {"task": "certainty", "data": {"seed": 1}, "decoding": {}, "command": "x"} | result
     assert problem_of(json.loads(json.dumps(whole))) is None
     assert curve_tables(whole).startswith("| spread | error | count |")
 
-    pictures, asking = task.read(data), Asking(batch_size=1)
-    images = certainties(
-        [task.record(pictures[i], a) for i, a in answers_of(model, processor, task, pictures, asking=asking)]
+    images, generation = task.read(data), GenerationSettings(batch_size=1)
+    measured = certainties(
+        [task.record(images[i], a) for i, a in answers_of(model, processor, task, images, generation=generation)]
     )
     try:
-        settings = fitted_settings(model.config.point_head_config, images)
+        settings = fitted_settings(model.config.point_head_config, measured)
     except ValueError as error:  # an untrained head may be right the wrong way round
         assert "has not learnt that yet" in str(error)
         model.config.point_head_config.predict_visual = False
-        settings = fitted_settings(model.config.point_head_config, images)
-    expected = as_calibrated(model.config.point_head_config, images, settings)
+        settings = fitted_settings(model.config.point_head_config, measured)
+    expected = as_calibrated(model.config.point_head_config, measured, settings)
     save_settings(unsure, settings)
     again = PixelLLMForGroundedGeneration.from_pretrained(unsure).eval()
-    found = [task.record(pictures[i], a) for i, a in answers_of(again, processor, task, pictures, asking=asking)]
-    for measured, image in zip(certainties(found), expected, strict=True):
-        np.testing.assert_allclose(measured.spreads, image.spreads, rtol=1e-3)
-        np.testing.assert_allclose(measured.probs, image.probs, atol=1e-3)
+    found = [task.record(images[i], a) for i, a in answers_of(again, processor, task, images, generation=generation)]
+    for words, wanted in zip(certainties(found), expected, strict=True):
+        np.testing.assert_allclose(words.spreads, wanted.spreads, rtol=1e-3)
+        np.testing.assert_allclose(words.probs, wanted.probs, atol=1e-3)
     settings_kept = json.loads((unsure / "config.json").read_text())["point_head_config"]
     assert settings_kept["scale_factor"] == settings["scale_factor"] and settings_kept["hidden_size"] == 24
 

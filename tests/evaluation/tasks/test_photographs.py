@@ -13,15 +13,15 @@ from PIL import Image
 
 from pixelllm_hf import PixelLLMForGroundedGeneration, PixelLLMProcessor
 from pixelllm_hf.evaluation.baselines import CENTRAL, BaselineError, baseline
+from pixelllm_hf.evaluation.images import EvaluationDataError
 from pixelllm_hf.evaluation.object_detector import Detection
-from pixelllm_hf.evaluation.pictures import EvaluationDataError
-from pixelllm_hf.evaluation.runner import Asking, evaluate, evaluate_baseline
+from pixelllm_hf.evaluation.runner import GenerationSettings, evaluate, evaluate_baseline
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.tasks import task_for
-from pixelllm_hf.evaluation.tasks.task import QUICK, Thoroughness
+from pixelllm_hf.evaluation.tasks.task import QUICK, EvalSettings
 from pixelllm_hf.processing.grounded_results import GroundedCaption, GroundedWord
 
-HOW = Thoroughness(resamples=20, meteor="meteor-approx")
+HOW = EvalSettings(resamples=20, meteor="meteor-approx")
 SENTENCES = {
     "1": [
         "[/EN#1/people A man] throws [/EN#2/other a ball] to [/EN#3/animals two brown dogs] .",
@@ -30,7 +30,7 @@ SENTENCES = {
     "2": ["[/EN#4/people A girl] in [/EN#5/scene a park] smiles ."],
 }
 # xyxy of each entity, in shares of the sides; entity 3 has two boxes, 5 none.
-PLACES = {
+LOCATION_FIELDS = {
     "1": {1: [(0.0, 0.0, 0.5, 1.0)], 2: [(0.5, 0.0, 0.6, 0.2)], 3: [(0.6, 0.5, 0.8, 0.8), (0.7, 0.6, 1.0, 1.0)]},
     "2": {4: [(0.25, 0.2, 0.75, 0.8)]},
 }
@@ -48,7 +48,7 @@ def flickr(tmp_path_factory: pytest.TempPathFactory) -> Path:
         objects = "".join(
             f"<object><name>{entity}</name><bndbox><xmin>{x0 * width + 1}</xmin><ymin>{y0 * height + 1}</ymin>"
             f"<xmax>{x1 * width}</xmax><ymax>{y1 * height}</ymax></bndbox></object>"
-            for entity, boxes in PLACES[image_id].items()
+            for entity, boxes in LOCATION_FIELDS[image_id].items()
             for x0, y0, x1, y1 in boxes
         )
         size = f"<size><width>{width}</width><height>{height}</height></size>"
@@ -83,19 +83,19 @@ class Reading:
         return {"input_ids": np.zeros((len(texts), 1), np.int64)}
 
 
-def reader(oracle: Any, pictures: Any, answer: Any) -> Any:
+def reader(oracle: Any, images: Any, answer: Any) -> Any:
     class Reader(Reading, oracle):
         def __call__(self, images: Any, **asked: Any) -> dict[str, torch.Tensor]:
             return super().__call__(images, **asked) | {"input_ids": torch.zeros(1, 1, dtype=torch.int64)}
 
-    return Reader(pictures, answer)
+    return Reader(images, answer)
 
 
 def test_phrases_are_read_from_their_last_word_and_compared_with_the_union_of_their_boxes(flickr: Path, oracle):
     data = DataFolder(flickr, split="val")
     task = task_for("phrases", data)
-    pictures = task.read(data)
-    assert [len(picture.captions) for picture in pictures] == [2, 1]
+    images = task.read(data)
+    assert [len(image.captions) for image in images] == [2, 1]
     places: dict[str, Any] = {
         "A": (0.9, 0.9, 1.0, 1.0),  # not in the man's box, and not the word that the phrase is read from
         "The": (0.1, 0.1, 0.2, 0.2),
@@ -108,12 +108,12 @@ def test_phrases_are_read_from_their_last_word_and_compared_with_the_union_of_th
         "girl": (0.25, 0.2, 0.75, 0.5),  # IoU one half: a hit, as in the protocol
     }
 
-    def answer(picture):
-        assert all(caption.text.endswith(".") and " ." not in caption.text for caption in picture.captions)
-        return [located(caption.text, places, SIZES[picture.image_id]) for caption in picture.captions]
+    def answer(image):
+        assert all(caption.text.endswith(".") and " ." not in caption.text for caption in image.captions)
+        return [located(caption.text, places, SIZES[image.image_id]) for caption in image.captions]
 
-    model = reader(oracle, pictures, answer)
-    result = evaluate(model, model, task, data, how=HOW, asking=Asking(batch_size=1)).result
+    model = reader(oracle, images, answer)
+    result = evaluate(model, model, task, data, settings=HOW, generation=GenerationSettings(batch_size=1)).result
     metrics = result["metrics"]
     assert result["captions"] == 3 and result["phrases"] == metrics["R@1"]["count"] == 5
     assert metrics["R@1"]["value"] == pytest.approx(4 / 5)  # both men, the dogs, the girl
@@ -129,7 +129,9 @@ def test_captions_are_read_by_a_model_and_keep_their_words(flickr: Path, small_c
     processor = PixelLLMProcessor.from_pretrained(small_checkpoint)
     data = DataFolder(flickr, split="val")
     task = task_for("phrases", data)
-    one, two = (evaluate(model, processor, task, data, how=QUICK, asking=Asking(size)) for size in (1, 2))
+    one, two = (
+        evaluate(model, processor, task, data, settings=QUICK, generation=GenerationSettings(size)) for size in (1, 2)
+    )
     assert one is not None and two is not None
     assert [answer["captions"][0]["caption"] for answer in one.answers] == [
         "A man throws a ball to two brown dogs.",
@@ -144,15 +146,15 @@ def test_captions_are_read_by_a_model_and_keep_their_words(flickr: Path, small_c
 def test_nouns_of_a_written_caption_count_where_a_reference_has_them(flickr: Path, oracle):
     data = DataFolder(flickr, split="val")
     task = task_for("grounded_caption", data)
-    pictures = task.read(data)
-    assert pictures[0].heads == {"man", "ball", "dogs", "girl"}, "a park has no box"
+    images = task.read(data)
+    assert images[0].heads == {"man", "ball", "dogs", "girl"}, "a park has no box"
     said = {
         # the man is right, the ball elsewhere, "brown" no noun, and no girl is in the references
         "1": ("A man, a girl and a brown ball", {"man": (0.0, 0.0, 0.2, 0.2), "ball": (0.0, 0.5, 0.1, 0.6)}),
         "2": ("A girl", {"girl": (0.3, 0.3, 0.5, 0.5)}),
     }
-    model = oracle(pictures, lambda p: [located(*said[p.image_id], SIZES[p.image_id])])
-    result = evaluate(model, model, task, data, how=HOW).result
+    model = oracle(images, lambda p: [located(*said[p.image_id], SIZES[p.image_id])])
+    result = evaluate(model, model, task, data, settings=HOW).result
     assert result["nouns"] == 4
     assert result["metrics"]["noun_in_references"]["value"] == pytest.approx(3 / 4)
     inside = result["metrics"]["noun_point_in_box"]
@@ -162,16 +164,16 @@ def test_nouns_of_a_written_caption_count_where_a_reference_has_them(flickr: Pat
 def test_captions_of_photographs_have_all_their_references(flickr: Path, oracle, said):
     data = DataFolder(flickr, split="val")
     task = task_for("caption", data)
-    pictures = task.read(data)
-    assert [len(picture.captions) for picture in pictures] == [2, 1]
-    model = oracle(pictures, lambda picture: [said(picture.captions[-1])])
-    metrics = evaluate(model, model, task, data, how=HOW).result["metrics"]
+    images = task.read(data)
+    assert [len(image.captions) for image in images] == [2, 1]
+    model = oracle(images, lambda image: [said(image.captions[-1])])
+    metrics = evaluate(model, model, task, data, settings=HOW).result["metrics"]
     assert metrics["BLEU-1"]["value"] == pytest.approx(1) and metrics["CIDEr"]["count"] == 2
 
 
 def test_any_list_of_the_folder_is_a_split(flickr: Path):
     data = DataFolder(flickr, split="other")
-    assert [picture.image_id for picture in task_for("caption", data).read(data)] == ["2"]
+    assert [image.image_id for image in task_for("caption", data).read(data)] == ["2"]
     with pytest.raises(ValueError, match="has no split 'test'; it has other, val"):
         task_for("caption", DataFolder(flickr, split="test")).read(DataFolder(flickr, split="test"))
 
@@ -218,12 +220,12 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_region_is_right_if_its_head_noun_is_the_category_or_a_synonym(coco: Path, oracle, said):
     data = DataFolder(coco, split="val")
     task = task_for("region", data)
-    pictures = task.read(data)
-    asked = [[thing.name for thing in picture.objects] for picture in pictures]
+    images = task.read(data)
+    asked = [[thing.name for thing in image.objects] for image in images]
     assert asked == [["dog", "person"], ["hot dog"]], "neither small boxes nor crowds"
     answers = {"dog": "two brown puppies on grass", "person": "a dog beside a man", "hot dog": "a dog"}
-    model = oracle(pictures, lambda picture: [said(answers[thing.name]) for thing in picture.objects])
-    result = evaluate(model, model, task, data, how=HOW).result
+    model = oracle(images, lambda image: [said(answers[thing.name]) for thing in image.objects])
+    result = evaluate(model, model, task, data, settings=HOW).result
     assert model.asked[0]["boxes"][0] == [[0, 0, 40, 40], [50, 10, 90, 70]]
     assert result["metrics"]["head_noun"] == pytest.approx(
         {**result["metrics"]["head_noun"], "value": 1 / 3, "count": 3}
@@ -242,7 +244,7 @@ def test_found_boxes_count_under_the_category_that_their_caption_names(coco: Pat
     model = oracle(
         task.read(data), lambda p: [said(text, box=box, box_score=score) for text, box, score in found[p.image_id]]
     )
-    result = evaluate(model, model, task, data, how=HOW).result
+    result = evaluate(model, model, task, data, settings=HOW).result
     assert result["objects"] == 5 and result["detections_without_category"] == 1
     # person 1, hot dog 1, cup without area 0, dog one of two found before a false one
     assert result["metrics"]["AP50"]["value"] == pytest.approx((1 + 1 + 0 + 51 / 101) / 4)
@@ -251,25 +253,25 @@ def test_found_boxes_count_under_the_category_that_their_caption_names(coco: Pat
 def test_masks_are_asked_of_objects_that_are_alone_of_their_category(coco: Path, oracle, said):
     data = DataFolder(coco, split="val")
     task = task_for("segment", data)
-    pictures = task.read(data)
-    assert [[e.text for e in picture.expressions] for picture in pictures] == [["person"], ["hot dog"]]
+    images = task.read(data)
+    assert [[e.text for e in image.expressions] for image in images] == [["person"], ["hot dog"]]
 
-    def answer(picture):
+    def answer(image):
         mask = np.zeros((80, 100), bool)
-        if picture.image_id == "1":
+        if image.image_id == "1":
             mask[10:70, 50:70] = True  # half of the person
         else:
             mask[0:32, 0:32] = True
-        return [said(picture.expressions[0].text, mask, box=(0.0, 0.0, 1.0, 1.0))]
+        return [said(image.expressions[0].text, mask, box=(0.0, 0.0, 1.0, 1.0))]
 
-    model = oracle(pictures, answer)
-    metrics = evaluate(model, model, task, data, how=HOW).result["metrics"]
+    model = oracle(images, answer)
+    metrics = evaluate(model, model, task, data, settings=HOW).result["metrics"]
     assert metrics["seg_gIoU"]["value"] == pytest.approx(0.75, abs=1e-4) and metrics["seg_gIoU"]["count"] == 2
 
 
 def test_captions_of_coco_are_found_beside_the_instances(coco: Path):
     data = DataFolder(coco, split="val")
-    assert [picture.captions for picture in task_for("caption", data).read(data)] == [
+    assert [image.captions for image in task_for("caption", data).read(data)] == [
         ("caption 1 of it",),
         ("caption 2 of it",),
     ]
@@ -300,7 +302,7 @@ class Detector:
 
 
 def measured(kind: str, task: str, data: DataFolder, **options: Any) -> dict[str, Any]:
-    done = evaluate_baseline(baseline(kind, **options), task_for(task, data), data, how=HOW)
+    done = evaluate_baseline(baseline(kind, **options), task_for(task, data), data, settings=HOW)
     return {name: estimate["value"] for name, estimate in done.result["metrics"].items()}
 
 

@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 
 from pixelllm_hf.data import prepare_format
-from pixelllm_hf.evaluation.questions import AskedPicture, AskedQuestion
-from pixelllm_hf.evaluation.runner import Asking, CannotDoError, evaluate
+from pixelllm_hf.evaluation.questions import AskedImage, AskedQuestion
+from pixelllm_hf.evaluation.runner import CannotDoError, GenerationSettings, evaluate
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.target_iou import TargetIoU
 from pixelllm_hf.evaluation.tasks import TASKS, task_for
 from pixelllm_hf.evaluation.tasks.pointing import PointingAnswer
-from pixelllm_hf.evaluation.tasks.task import QUICK, Thoroughness
+from pixelllm_hf.evaluation.tasks.task import QUICK, EvalSettings
 from pixelllm_hf.inference import Captioner
 from pixelllm_hf.processing.canvas_transform import CanvasTransform
 from pixelllm_hf.processing.grounded_results import GroundedCaption
@@ -47,11 +47,11 @@ def answer(*masks: np.ndarray, sure: float = 9.0) -> PointingAnswer:
     return PointingAnswer(caption, logits, CanvasTransform.fit((WIDTH, HEIGHT), WIDTH))
 
 
-def scored(task, *pairs: tuple[AskedQuestion, PointingAnswer], how=QUICK) -> dict[str, float]:
+def scored(task, *pairs: tuple[AskedQuestion, PointingAnswer], settings=QUICK) -> dict[str, float]:
     """One image a pair."""
-    pictures = [AskedPicture(str(i), Path("x"), (HEIGHT, WIDTH), (asked,)) for i, (asked, _) in enumerate(pairs)]
-    records = [task.record(picture, [given]) for picture, (_, given) in zip(pictures, pairs, strict=True)]
-    return {name: estimate.value for name, estimate in task.score(pictures, records, how).metrics.items()}
+    images = [AskedImage(str(i), Path("x"), (HEIGHT, WIDTH), (asked,)) for i, (asked, _) in enumerate(pairs)]
+    records = [task.record(image, [given]) for image, (_, given) in zip(images, pairs, strict=True)]
+    return {name: estimate.value for name, estimate in task.score(images, records, settings).metrics.items()}
 
 
 def test_right_answers_score_one_in_whatever_order_they_come():
@@ -95,7 +95,7 @@ def test_the_numbers_are_those_of_the_meter():
 def test_the_released_meter_is_an_option_and_favours_a_confident_false_positive():
     wrong = (question(square(0)), answer(square(0), square(20)))
     assert "gIoU_released" not in scored(MUSE, wrong)
-    numbers = scored(MUSE, wrong, how=Thoroughness(resamples=0, released_meter=True))
+    numbers = scored(MUSE, wrong, settings=EvalSettings(resamples=0, released_meter=True))
     assert numbers["gIoU"] == pytest.approx(0.5, abs=1e-4) and numbers["gIoU_released"] == pytest.approx(1, abs=1e-4)
 
 
@@ -118,9 +118,9 @@ def test_the_masks_of_an_answer_are_one_for_reasonseg_and_ignored_pixels_do_not_
 
 def test_intervals_draw_images():
     pairs = [(question(square(0)), answer(square(0))), (question(square(0)), answer(square(20)))] * 4
-    pictures = [AskedPicture(str(i), Path("x"), (HEIGHT, WIDTH), (asked,)) for i, (asked, _) in enumerate(pairs)]
-    records = [MUSE.record(picture, [given]) for picture, (_, given) in zip(pictures, pairs, strict=True)]
-    estimate = MUSE.score(pictures, records, Thoroughness()).metrics["gIoU"]
+    images = [AskedImage(str(i), Path("x"), (HEIGHT, WIDTH), (asked,)) for i, (asked, _) in enumerate(pairs)]
+    records = [MUSE.record(image, [given]) for image, (_, given) in zip(images, pairs, strict=True)]
+    estimate = MUSE.score(images, records, EvalSettings()).metrics["gIoU"]
     assert estimate.low < estimate.value < estimate.high and estimate.count == 8
 
 
@@ -134,20 +134,20 @@ def test_masks_are_where_logits_on_the_image_are_above_zero():
 
 
 def test_the_questions_of_scenes_are_read_from_their_files_and_from_prepared_rows(scene_folder: Path, tmp_path: Path):
-    pictures = MUSE.read(DataFolder(scene_folder))
-    assert len(pictures) == 8 and all(picture.questions for picture in pictures)
+    images = MUSE.read(DataFolder(scene_folder))
+    assert len(images) == 8 and all(image.questions for image in images)
     prepare_format("muse", scene_folder / "muse" / "muse.json", scene_folder / "images", tmp_path / "rows")
-    for picture, same in zip(pictures, MUSE.read(DataFolder(tmp_path / "rows")), strict=True):
-        assert picture.open().size == same.open().size == picture.size_hw[::-1]
-        assert [q.text for q in picture.questions] == [q.text for q in same.questions]
-        for one, other in zip(picture.questions, same.questions, strict=True):
-            assert torch.equal(one.masks(picture.size_hw), other.masks(picture.size_hw))
+    for image, same in zip(images, MUSE.read(DataFolder(tmp_path / "rows")), strict=True):
+        assert image.open().size == same.open().size == image.size_hw[::-1]
+        assert [q.text for q in image.questions] == [q.text for q in same.questions]
+        for one, other in zip(image.questions, same.questions, strict=True):
+            assert torch.equal(one.masks(image.size_hw), other.masks(image.size_hw))
 
 
 def test_expressions_of_a_refs_file_are_read_several_at_once(scene_folder: Path):
-    pictures = MULTIREFER.read(DataFolder(scene_folder))
-    assert max(len(q.targets) for picture in pictures for q in picture.questions) > 1
-    assert all(q.text.startswith("What is the ") for picture in pictures for q in picture.questions)
+    images = MULTIREFER.read(DataFolder(scene_folder))
+    assert max(len(q.targets) for image in images for q in image.questions) > 1
+    assert all(q.text.startswith("What is the ") for image in images for q in image.questions)
 
 
 def test_reasonseg_asks_the_first_question_of_an_image(tmp_path: Path):
@@ -160,7 +160,7 @@ def test_reasonseg_asks_the_first_question_of_an_image(tmp_path: Path):
     record = {"text": ["First?", "Second?"], "is_sentence": True, "shapes": shapes}
     (tmp_path / "val" / "1.json").write_text(json.dumps(record))
     data = DataFolder(tmp_path, split="val")
-    ((asked,),) = (picture.questions for picture in task_for("reasonseg", data).read(data))
+    ((asked,),) = (image.questions for image in task_for("reasonseg", data).read(data))
     assert asked.text == "First?" and asked.masks((HEIGHT, WIDTH)).unique().tolist() == [0, 1, 255]
 
 
@@ -172,8 +172,8 @@ def test_any_model_that_writes_targets_is_measured(request, checkpoint: str, sce
     captioner = Captioner.load(str(request.getfixturevalue(checkpoint)), "cpu", "auto", {})
     results = []
     for size in (1, 3):
-        asking = Asking(batch_size=size, max_new_tokens=12)
-        evaluation = evaluate(captioner.model, captioner.processor, MUSE, scene_folder, asking=asking, limit=3)
+        generation = GenerationSettings(batch_size=size, max_new_tokens=12)
+        evaluation = evaluate(captioner.model, captioner.processor, MUSE, scene_folder, generation=generation, limit=3)
         results.append([asked for line in json.loads(json.dumps(evaluation.answers)) for asked in line["questions"]])
     for alone, beside in zip(*results, strict=True):  # an answer does not depend on its neighbours
         assert {**alone, **dict.fromkeys(COUNTS)} == {**beside, **dict.fromkeys(COUNTS)}

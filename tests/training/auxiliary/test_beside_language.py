@@ -16,13 +16,13 @@ from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.training.auxiliary.batches import LabelledBatches
 from pixelllm_hf.training.auxiliary.beside_language import WithAuxiliary, with_auxiliary
-from pixelllm_hf.training.auxiliary.cell_heads import CellHeads
+from pixelllm_hf.training.auxiliary.cell_heads import PatchHeads
 from pixelllm_hf.training.auxiliary.config import AuxiliaryConfig
 from pixelllm_hf.training.auxiliary.heads import AuxiliaryHeads
 from pixelllm_hf.training.auxiliary.labels import image_labels
 from pixelllm_hf.training.auxiliary.token_heads import TokenTaskConfig
+from pixelllm_hf.training.build_model import load_processor
 from pixelllm_hf.training.config import ConfigError, from_dict
-from pixelllm_hf.training.initial_model import load_processor
 from pixelllm_hf.training.parameter_groups import freeze
 from pixelllm_hf.training.recipe import TrainConfig
 from pixelllm_hf.training.sources import DataConfig, SourceConfig, grounded_batches
@@ -59,15 +59,15 @@ def made(
     return make
 
 
-def test_every_picture_comes_with_its_own_labels(made: Any, squares: SimpleNamespace, tmp_path: Path) -> None:
+def test_every_image_comes_with_its_own_labels(made: Any, squares: SimpleNamespace, tmp_path: Path) -> None:
     _, batches = made()
     canvas, cells = 64, batches.labels.shape[-1]
     labels = image_labels(squares.instances, squares.images, tmp_path, canvas=canvas, cells=cells)
     for index in range(4):
         batch = batches.batch_at(index)
-        for row, picture in enumerate(batch["pixel_values"]):
+        for row, pixels in enumerate(batch["pixel_values"]):
             # The squares are far brighter in one channel than the grey around them.
-            colourful = (picture.amax(0) - picture.amin(0) > 60).float()
+            colourful = (pixels.amax(0) - pixels.amin(0) > 60).float()
             here = torch.nn.functional.adaptive_avg_pool2d(colourful[None], cells)[0] > 0.9
             assert here.any() and bool((batch["auxiliary_labels"][row, 0][here] > 0).all())
         own = {tuple(image.flatten().tolist()) for image in batch["auxiliary_labels"][:, 0]}
@@ -151,7 +151,7 @@ def test_heads_go_on_from_their_file(made: Any, tmp_path: Path) -> None:
     both.heads.save(tmp_path)
     again, _ = made(heads=tmp_path / "cell_heads.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(both.heads.parameters(), again.heads.parameters(), strict=True))
-    AuxiliaryHeads(CellHeads({"fused": 40}, 9, {}, both.heads.cells.task)).save(tmp_path)
+    AuxiliaryHeads(PatchHeads({"fused": 40}, 9, {}, both.heads.cells.task)).save(tmp_path)
     with pytest.raises(ConfigError, match="cell_heads.safetensors"):
         made(heads=tmp_path / "cell_heads.safetensors")
 
@@ -159,16 +159,16 @@ def test_heads_go_on_from_their_file(made: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "named"), [({"flip": 0.5}, "flip"), ({"scale": (0.75, 1.25)}, "scale")], ids=["flip", "scale"]
 )
-def test_pictures_that_change_are_refused(made: Any, settings: dict[str, Any], named: str) -> None:
+def test_images_that_change_are_refused(made: Any, settings: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         made(**settings)
 
 
-def test_pictures_without_labels_are_refused(made: Any, squares: SimpleNamespace, tmp_path: Path) -> None:
+def test_images_without_labels_are_refused(made: Any, squares: SimpleNamespace, tmp_path: Path) -> None:
     _, batches = made()
     labels = image_labels(squares.instances, squares.images, tmp_path, canvas=64, cells=8)
     fewer = replace(labels, image_files=labels.image_files[1:])
-    with pytest.raises(ConfigError, match="1 of 12 pictures"):
+    with pytest.raises(ConfigError, match="1 of 12 images"):
         LabelledBatches(batches.batches, fewer, 64)
 
 

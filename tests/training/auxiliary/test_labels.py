@@ -19,13 +19,13 @@ from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.processing.image_processing_pixelllm import PixelLLMImageProcessor
 from pixelllm_hf.training.auxiliary.batches import ImageBatches
-from pixelllm_hf.training.auxiliary.cell_heads import CellHeads, CellTaskConfig
+from pixelllm_hf.training.auxiliary.cell_heads import CellTaskConfig, PatchHeads
 from pixelllm_hf.training.auxiliary.labels import image_labels
 from pixelllm_hf.training.auxiliary.objective import TowerLearner
+from pixelllm_hf.training.build_model import build_model
 from pixelllm_hf.training.cacheable_images import ImageFiles
 from pixelllm_hf.training.canvas_reader import CanvasReader
 from pixelllm_hf.training.config import ConfigError
-from pixelllm_hf.training.initial_model import initial_model
 from pixelllm_hf.training.pixel_cache import open_pixel_cache
 
 Launcher = Callable[..., Any]
@@ -47,7 +47,7 @@ def test_labels_say_what_covers_each_cell(squares: SimpleNamespace, tmp_path: Pa
     assert np.array_equal(labels.labels[0], expected)
 
 
-def test_a_mirrored_picture_has_mirrored_labels_and_boxes(squares: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_mirrored_image_has_mirrored_labels_and_boxes(squares: SimpleNamespace, tmp_path: Path) -> None:
     labels = image_labels(squares.instances, squares.images, tmp_path, canvas=80, cells=20)
     cache = open_pixel_cache(ImageFiles(labels.image_files), tmp_path, canvas=80, read=CanvasReader(80))
     rows = np.arange(1)
@@ -115,7 +115,7 @@ def test_both_towers_learn_from_the_dense_loss() -> None:
     config = PixelLLMConfig.for_tests()
     towers: Any = PixelLLMForGroundedGeneration(config).vision_towers
     widths = {"fused": 24 + 16, "eva02": 24, "sam": 16}
-    model = TowerLearner(towers, CellHeads(widths, 4, {"size": 2}, CellTaskConfig(box_loss_weight=1.0)))
+    model = TowerLearner(towers, PatchHeads(widths, 4, {"size": 2}, CellTaskConfig(box_loss_weight=1.0)))
     vision: Any = config.vision_config
     cells = vision.grid_size * 2
     labels = torch.randint(0, 3, (2, 2, cells, cells))
@@ -137,12 +137,12 @@ def test_pretrained_towers_start_the_model(squares_recipe: dict[str, Any], tmp_p
     output = launch("train.py", tmp_path / "recipe.yaml").finish()
     assert "fused foreground accuracy" in output
     weights = str(tmp_path / "run" / "model" / "vision_towers.safetensors")
-    model = initial_model("for_tests", vision_weights=weights)
+    model = build_model("for_tests", vision_weights=weights)
     saved = load_file(weights)
     for name, tensor in model.vision_towers.state_dict().items():
         assert torch.equal(tensor, saved[f"vision_towers.{name}"])
     with pytest.raises(ConfigError, match="does not fit the model"):
-        initial_model("tiny", vision_weights=weights)
+        build_model("tiny", vision_weights=weights)
     recipe |= {"model": {"init": "for_tests", "vision_weights": weights}, "optimizer": {"learning_rate": 0.0}}
     recipe["run"] |= {"output_dir": str(tmp_path / "further")}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))

@@ -67,19 +67,19 @@ def test_masks_are_those_of_the_boxes_they_come_with(squares: SimpleNamespace, t
         assert any(np.allclose([x, y, x + w, y + h], box, atol=1e-4) for x, y, w, h in known)
 
 
-def test_a_picture_shows_no_more_objects_than_asked_and_others_next_time(
+def test_an_image_shows_no_more_objects_than_asked_and_others_next_time(
     squares: SimpleNamespace, tmp_path: Path
 ) -> None:
     batches, _ = batches_of(squares, tmp_path, objects_per_image=1)
     first, again = batches.batch_at(0), batches.batch_at(0)
     assert first["image_of_row"].tolist() == [0, 1, 2, 3]
     assert all(torch.equal(first[name], again[name]) for name in first), "a batch is a function of its number"
-    picture = int(batches.batches.rows_at(0)[0])
+    image = int(batches.batches.rows_at(0)[0])
     shown = set()
     for index in range(60):
-        if picture in (rows := batches.batches.rows_at(index).tolist()):
-            shown.add(batches.batch_at(index)["object_masks"][rows.index(picture)].numpy().tobytes())
-    assert len(shown) == len(batches.objects.of_row[picture])
+        if image in (rows := batches.batches.rows_at(index).tolist()):
+            shown.add(batches.batch_at(index)["object_masks"][rows.index(image)].numpy().tobytes())
+    assert len(shown) == len(batches.objects.of_row[image])
 
 
 def test_boxes_move_with_the_noise_and_stay_boxes(squares: SimpleNamespace, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_only_towers_and_mask_decoder_learn_and_the_gate_is_closed(squares: Simp
     assert learner.model.mask_head.adapter.alpha.eq(0).all()
 
 
-def test_a_few_pictures_can_be_learnt_by_heart(squares: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_few_images_can_be_learnt_by_heart(squares: SimpleNamespace, tmp_path: Path) -> None:
     batches, labels = batches_of(squares, tmp_path)
     learner, batch = learner_of(labels), batches.batch_at(0)
     optimizer = torch.optim.Adam([p for p in learner.parameters() if p.requires_grad], 3e-3)

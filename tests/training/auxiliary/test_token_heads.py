@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.training.auxiliary.objective import TokenLearner
-from pixelllm_hf.training.auxiliary.token_heads import TokenHeads, TokenTaskConfig, objects_of_cells
+from pixelllm_hf.training.auxiliary.token_heads import QueryTokenHeads, TokenTaskConfig, objects_of_cells
 from pixelllm_hf.training.config import ConfigError
 
 
@@ -45,7 +45,7 @@ def test_images_without_objects_and_padding_give_background() -> None:
     labels[:, :, 6:] = -1
     found, _ = objects_of_cells(labels, boxes, 2, 3)
     assert found.eq(0).all()
-    heads = TokenHeads(8, 6, 3, {"color": 4}, TokenTaskConfig(2, 3))
+    heads = QueryTokenHeads(8, 6, 3, {"color": 4}, TokenTaskConfig(2, 3))
     output = heads(torch.randn(1, 6, 8, requires_grad=True), labels, boxes)
     output.loss.backward()
     assert torch.isfinite(output.loss) and output.loss_parts["box"] == 0 and output.loss_parts["color"] == 0
@@ -54,7 +54,7 @@ def test_images_without_objects_and_padding_give_background() -> None:
 def test_the_heads_can_learn_what_the_tokens_carry() -> None:
     torch.manual_seed(0)
     labels, boxes = painted((3, (1, 1, 3, 3)), (1, (6, 2, 9, 6)), (2, (8, 8, 10, 10)))
-    heads, tokens = TokenHeads(16, 12, 3, {"color": 30}, TokenTaskConfig(2, 5)), torch.randn(1, 12, 16)
+    heads, tokens = QueryTokenHeads(16, 12, 3, {"color": 30}, TokenTaskConfig(2, 5)), torch.randn(1, 12, 16)
     optimizer = torch.optim.Adam(heads.parameters(), 0.05)
     for _ in range(150):
         output = heads(tokens, labels, boxes)
@@ -66,12 +66,14 @@ def test_the_heads_can_learn_what_the_tokens_carry() -> None:
 
 def test_a_grid_of_more_cells_than_tokens_is_refused() -> None:
     with pytest.raises(ConfigError, match="needs 30 prompt tokens, but the model has 8"):
-        TokenHeads(16, 8, 3, {}, TokenTaskConfig(5, 6))
+        QueryTokenHeads(16, 8, 3, {}, TokenTaskConfig(5, 6))
 
 
 def test_only_the_way_to_the_tokens_learns() -> None:
     model = PixelLLMForGroundedGeneration(PixelLLMConfig.for_tests())
-    heads = TokenHeads(model.language_model.width, model.config.prompt_config.num_tokens, 3, {}, TokenTaskConfig(1, 2))
+    heads = QueryTokenHeads(
+        model.language_model.width, model.config.prompt_config.num_tokens, 3, {}, TokenTaskConfig(1, 2)
+    )
     labels, boxes = painted((3, (1, 1, 3, 3)))
     TokenLearner(model, heads)(
         torch.rand(1, 3, 64, 64) * 255, torch.ones(1, 64, 64, dtype=torch.bool), labels[:, :1], boxes

@@ -48,13 +48,13 @@ def _narrative(inputs: dict[str, Tensor], hparams: dict) -> dict[str, np.ndarray
 
 def _localized_narratives(inputs: dict[str, Tensor], golden: Golden) -> dict[str, Tensor]:
     """The online step: a box per token in original pixels, then image and points on the canvas."""
-    picture = Image.fromarray(inputs["image"].numpy())
-    size_hw = (picture.height, picture.width)
+    image = Image.fromarray(inputs["image"].numpy())
+    size_hw = (image.height, image.width)
     points = torch.stack([_token_corners(inputs, row, size_hw) for row in range(len(inputs["text_tokens"]))])
 
-    transform = CanvasTransform.fit(picture.size, golden.hparams["target_size"])
+    transform = CanvasTransform.fit(image.size, golden.hparams["target_size"])
     width, height = transform.resized_size_wh
-    resized = torch.from_numpy(resize_pixels(picture, transform.resized_size_wh, antialias=False))
+    resized = torch.from_numpy(resize_pixels(image, transform.resized_size_wh, antialias=False))
     canvas, mask = pad_image(resized, transform.canvas)
     placed = transform.to_canvas(points)
     final = crop_points(placed, (0, 0, height, width))  # nothing is left to crop: clips to the image
@@ -85,15 +85,15 @@ def _token_corners(inputs: dict[str, Tensor], row: int, size_hw: tuple[int, int]
 
 def _detection_transforms(inputs: dict[str, Tensor], golden: Golden) -> dict[str, Tensor]:
     """Boxes, masks and texts through decoding, flip, resize and crop; the crop's random place is the golden one."""
-    picture = Image.fromarray(golden.inputs["ln/image"].numpy())
-    limits = torch.tensor(picture.size * 2, dtype=torch.float32)
+    image = Image.fromarray(golden.inputs["ln/image"].numpy())
+    limits = torch.tensor(image.size * 2, dtype=torch.float32)
     boxes = (inputs["boxes_yxyx_norm"][:, [1, 0, 3, 2]] * limits).clamp(min=0).minimum(limits)
-    flipped = flip_boxes(boxes, picture.width)
+    flipped = flip_boxes(boxes, image.width)
 
     canvas = golden.hparams["target_size"]
-    big_wh = fitted_size(picture.size, golden.hparams["big_size"])
-    transform = CanvasTransform(picture.size, big_wh, canvas)
-    mirrored = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    big_wh = fitted_size(image.size, golden.hparams["big_size"])
+    transform = CanvasTransform(image.size, big_wh, canvas)
+    mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     masks = resize_masks(inputs["masks"][..., 0].flip(-1), big_wh[::-1])
 
     top, left = golden.outputs["det/crop_region_yxhw"][:2].tolist()

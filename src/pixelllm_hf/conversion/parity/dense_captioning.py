@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...modeling.box_ops import select_tokens
 from ...modeling.detections import rescore_with_captions
-from ...modeling.modeling_pixelllm import IGNORED_LABEL
+from ...modeling.modeling_pixelllm import IGNORE_INDEX
 from ...modeling.prompt_encoder import box_corners
 from ...modeling.vision_towers import valid_size_hw
 from ..scenic import restore_pixelllm
@@ -112,7 +112,7 @@ class _Run:
             **self.image,
             input_ids=self.context[:, 0],
             object_boxes=gt_boxes,
-            object_labels=tokens[..., 1:].masked_fill(tokens[..., 1:] == 0, IGNORED_LABEL),
+            object_labels=tokens[..., 1:].masked_fill(tokens[..., 1:] == 0, IGNORE_INDEX),
             point_labels=points[..., 1:, :, :],
         )
         assert output.loss is not None and output.loss_parts is not None

@@ -11,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from ...modeling.box_ops import points_to_boxes, select_tokens
 from ...modeling.mask_head import MaskHeadOutput
 from ...modeling.mask_losses import mask_loss
-from ...modeling.modeling_pixelllm import IGNORED_LABEL
+from ...modeling.modeling_pixelllm import IGNORE_INDEX
 from ...modeling.vision_towers import VisionFeatures, valid_size_hw
 from ..scenic import restore_pixelllm
 from .golden import Computed, Golden
@@ -81,13 +81,13 @@ class _Run:
         computed.add({name: self._by_image(value) for name, value in values.items()}, "teacher_forced/")
         keep = self._selected(self.hparams["point_output_ignore"])
         boxes = points_to_boxes(points, keep)
-        masks, promised = self._masks(*self.seen, output.decoder_states, boxes).best()
+        masks, iou_predictions = self._masks(*self.seen, output.decoder_states, boxes).best()
         values = {
             "point_coords": points,
             "point_valid_mask": keep,
             "detection_boxes": boxes,
             "detection_masks": masks,
-            "iou_predictions": promised,
+            "iou_predictions": iou_predictions,
         }
         computed.add({name: self._by_image(value) for name, value in values.items()}, "refer/")
 
@@ -115,8 +115,8 @@ class _Run:
 
         second_tokens = without_repeated_end(padded[:, -1], eos)
         second = self._second_pass(second_tokens)
-        # Places come from the one pass of generate() where it gives any: at words, not at BOS, EOS and padding. A token
-        # that padding follows sees everything alike in the second pass, which one pass cannot know beforehand.
+        # Locations come from the one pass of generate() where it gives any: at words, not at BOS, EOS and padding. A
+        # token that padding follows sees everything alike in the second pass, which one pass cannot know beforehand.
         places = torch.nn.functional.pad(
             coordinates[:, -1], (0, 0, 0, 0, 0, length - coordinates.shape[2]), value=torch.nan
         )
@@ -152,7 +152,7 @@ class _Run:
             image_features=maps,
             **self.where,
             **self.text,
-            labels=self.tokens[:, 1:].masked_fill(self.tokens[:, 1:] == 0, IGNORED_LABEL),
+            labels=self.tokens[:, 1:].masked_fill(self.tokens[:, 1:] == 0, IGNORE_INDEX),
             point_labels=target[:, 1:],
             text_loss_mask=is_object.float(),
         )

@@ -56,7 +56,7 @@ def prompt_adapter(golden: Golden) -> Computed:
 
 def dense_outputs(extractor: PromptFeatureExtractor, image_map: Tensor, image_pe: Tensor, *prompts: Tensor) -> Tensor:
     """The map as each prompt leaves it, (R,h,w,C); no released recipe uses it."""
-    _, image = extractor._look(*extractor._projected(image_map, image_pe), *prompts)
+    _, image = extractor._attend(*extractor._projected(image_map, image_pe), *prompts)
     return extractor.dense_output_mlp(image).unflatten(1, image_map.shape[1:3])
 
 

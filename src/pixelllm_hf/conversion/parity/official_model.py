@@ -50,7 +50,7 @@ def decoding_options(golden: Golden, name: str, *, per_node_beam: int) -> dict[s
         "eos_token_id": model["end_token_id"],
         "pad_token_id": 0,
         "output_scores": True,
-        "prompts_at_once": 1000,
+        "prompt_chunk_size": 1000,
         **options,
     }
 

@@ -66,7 +66,7 @@ def _blend(amount: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndar
 
 
 def _smooth_noise(rng: np.random.Generator, size_wh: tuple[int, int], cells: int) -> np.ndarray:
-    """(H, W) float32 around 0..1 with features of about 1/cells of the picture."""
+    """(H, W) float32 around 0..1 with features of about 1/cells of the image."""
     coarse = Image.fromarray(rng.integers(0, 256, (cells, cells), dtype=np.uint8))
     return np.asarray(coarse.resize(size_wh, Image.Resampling.BICUBIC), dtype=np.float32) / 255
 

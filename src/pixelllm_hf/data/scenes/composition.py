@@ -81,7 +81,7 @@ class Entity:
 
 @dataclass(frozen=True, eq=False)
 class Composition:
-    """A drawn scene: picture, objects, and the entities from left to right."""
+    """A drawn scene: image, objects, and the entities from left to right."""
 
     image: Image.Image
     objects: tuple[SceneObject, ...]
@@ -152,7 +152,7 @@ def _choose_parts(rng: np.random.Generator, library: ObjectLibrary) -> list[_Par
         parts[0].band = "small" if rng.random() < 0.6 or parts[0].count == 3 else ""
     if has_twin:
         parts.insert(1, _choose_twin(rng, library, parts[0]))
-    if sum(p.band == "big" for p in parts) > 1:  # two big things fill the picture
+    if sum(p.band == "big" for p in parts) > 1:  # two big things fill the image
         for part in [p for p in parts if p.band == "big"][1:]:
             part.band = ""
     return parts

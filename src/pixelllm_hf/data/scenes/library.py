@@ -110,7 +110,7 @@ class ObjectLibrary:
         if not records:
             raise ObjectFolderError(
                 f"the folder of cut-outs {folder} holds no {' or '.join(IMAGE_SUFFIXES)} files; "
-                "give pictures with an alpha channel, named after what they show."
+                "give images with an alpha channel, named after what they show."
             )
         return cls([_read_sprite(folder, record) for record in records])
 
@@ -171,7 +171,7 @@ def _read_sprite(folder: Path, record: dict) -> Sprite:
             image = opened.convert("RGBA")
     except Exception as error:  # Pillow raises nearly anything on broken data
         raise ObjectFolderError(
-            f"the cut-out {path} cannot be read as a picture ({error}); replace or remove it."
+            f"the cut-out {path} cannot be read as an image ({error}); replace or remove it."
         ) from error
     box = image.getchannel("A").point(lambda a: 255 if a > 16 else 0).getbbox()
     if box is None:

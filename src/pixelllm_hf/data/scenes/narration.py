@@ -33,7 +33,7 @@ def narrate(
     rng: np.random.Generator, entities: tuple[Entity, ...], size_wh: tuple[int, int]
 ) -> list[list[NarratedWord]]:
     """One to three captions of different build; each names every entity once, from left to right."""
-    builders = [_listing, _listing_with_places, _relations]
+    builders = [_listing, _listing_with_locations, _relations]
     order = rng.permutation(3)
     how_many = int(rng.choice([1, 2, 3], p=[0.4, 0.35, 0.25]))
     return [builders[k](rng, entities, size_wh) for k in order[:how_many]]
@@ -83,12 +83,12 @@ def _listing(rng: np.random.Generator, entities: tuple[Entity, ...], size_wh: tu
     return _plain(opening) + listing(entities)
 
 
-def _listing_with_places(
+def _listing_with_locations(
     rng: np.random.Generator, entities: tuple[Entity, ...], size_wh: tuple[int, int]
 ) -> list[NarratedWord]:
     """There is a red car on the left, a small dog in the middle and two apples on the right."""
     words = _plain(_there(entities[0]))
-    places = [place_of(e, size_wh) for e in entities] if len(entities) <= 4 else [""] * len(entities)
+    places = [location_of(e, size_wh) for e in entities] if len(entities) <= 4 else [""] * len(entities)
     for i, place in enumerate(places):
         if i and i == len(entities) - 1:
             words.append(NarratedWord("and"))
@@ -97,8 +97,8 @@ def _listing_with_places(
     return words
 
 
-def place_of(entity: Entity, size_wh: tuple[int, int]) -> str:
-    """The third of the picture its centre is in, "" when it is too near a border between two to say."""
+def location_of(entity: Entity, size_wh: tuple[int, int]) -> str:
+    """The third of the image its centre is in, "" when it is too near a border between two to say."""
     x = entity.center_xy[0] / size_wh[0]
     if x < LEFT_THIRD - MARGIN:
         return "on the left"

@@ -60,7 +60,7 @@ def compose_scene(
     ...     7, 3, ObjectLibrary.builtin()).image.tobytes()
     True
     """
-    # a stream for each concern: a change in how captions are worded leaves the pictures as they are
+    # a stream for each concern: a change in how captions are worded leaves the images as they are
     streams = {name: np.random.default_rng((seed, index, k)) for k, name in enumerate(_STREAMS)}
     composed = compose(
         streams["layout"], library, lambda size_wh: paint_background(streams["background"], size_wh, photographs)

@@ -91,7 +91,7 @@ def write_scenes(
 
 
 class _Job:
-    """What a process needs to draw scenes; the pictures are loaded where they are used."""
+    """What a process needs to draw scenes; the images are loaded where they are used."""
 
     def __init__(
         self,

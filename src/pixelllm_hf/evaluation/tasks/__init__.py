@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pixelllm_hf.evaluation.pictures import EvaluationDataError
+from pixelllm_hf.evaluation.images import EvaluationDataError
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.tasks.caption import CaptionTask, PhrasedCaptionTask
 from pixelllm_hf.evaluation.tasks.categories import CategoryDenseTask, CategoryRegionTask, CategorySegmentTask

@@ -16,21 +16,20 @@ from pixelllm_hf.evaluation.average_precision import NamedBox, average_precision
 from pixelllm_hf.evaluation.baselines import Baseline
 from pixelllm_hf.evaluation.bootstrap import ratio_of_sums, resampled
 from pixelllm_hf.evaluation.category_names import categories_named
-from pixelllm_hf.evaluation.phrases import shares
-from pixelllm_hf.evaluation.pictures import (
-    Box,
+from pixelllm_hf.evaluation.images import (
+    CategorisedImage,
     CategorisedObject,
-    CategorisedPicture,
     EvaluationDataError,
     Expression,
-    ReferredPicture,
+    ReferredImage,
 )
-from pixelllm_hf.evaluation.row_pictures import read_categorised
+from pixelllm_hf.evaluation.phrases import shares
+from pixelllm_hf.evaluation.row_images import read_categorised
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.segmentation_iou import VARIANT
 from pixelllm_hf.evaluation.tasks.segment import SegmentTask
-from pixelllm_hf.evaluation.tasks.task import Scores, Task, Thoroughness
-from pixelllm_hf.processing.canvas_transform import xywh_to_xyxy
+from pixelllm_hf.evaluation.tasks.task import EvalSettings, Scores, Task
+from pixelllm_hf.processing.canvas_transform import BoxXYXY, xywh_to_xyxy
 from pixelllm_hf.processing.grounded_results import GroundedCaption
 
 LEAST_PIXELS = 32**2
@@ -47,19 +46,19 @@ class CategoryRegionTask(Task):
 
     name = "region"
 
-    def read(self, data: DataFolder) -> list[CategorisedPicture]:
-        pictures = []
-        for picture in read_categorised(data):
-            asked = tuple(thing for thing in picture.objects if is_counted(thing) and _is_inside(thing, picture))
+    def read(self, data: DataFolder) -> list[CategorisedImage]:
+        images = []
+        for image in read_categorised(data):
+            asked = tuple(thing for thing in image.objects if is_counted(thing) and _is_inside(thing, image))
             if asked:
-                pictures.append(replace(picture, objects=asked))
-        return _some(pictures, data, "an object whose box has at least 32 x 32 pixels")
+                images.append(replace(image, objects=asked))
+        return _some(images, data, "an object whose box has at least 32 x 32 pixels")
 
-    def ask(self, pictures: Sequence[CategorisedPicture]) -> dict[str, Any]:
-        return {"boxes": [[xywh_to_xyxy(thing.box).tolist() for thing in picture.objects] for picture in pictures]}
+    def ask(self, images: Sequence[CategorisedImage]) -> dict[str, Any]:
+        return {"boxes": [[xywh_to_xyxy(thing.box).tolist() for thing in image.objects] for image in images]}
 
-    def record(self, picture: CategorisedPicture, answers: Sequence[GroundedCaption]) -> dict[str, Any]:
-        rows = zip(picture.objects, answers, strict=True)
+    def record(self, image: CategorisedImage, answers: Sequence[GroundedCaption]) -> dict[str, Any]:
+        rows = zip(image.objects, answers, strict=True)
         return {
             "answers": [
                 {"bbox": list(thing.box), "category": thing.name, "caption": a.text, "named": categories_named(a.text)}
@@ -67,13 +66,13 @@ class CategoryRegionTask(Task):
             ]
         }
 
-    def guesses(self, pictures: Sequence[CategorisedPicture], baseline: Baseline) -> Iterable[list[GroundedCaption]]:
-        for picture in pictures:
-            boxes = [shares(xywh_to_xyxy(thing.box).tolist(), picture.size_wh) for thing in picture.objects]
-            yield [GroundedCaption(baseline.named(picture, box), (), (1, 1)) for box in boxes]  # type: ignore[arg-type]
+    def guesses(self, images: Sequence[CategorisedImage], baseline: Baseline) -> Iterable[list[GroundedCaption]]:
+        for image in images:
+            boxes = [shares(xywh_to_xyxy(thing.box).tolist(), image.size_wh) for thing in image.objects]
+            yield [GroundedCaption(baseline.named(image, box), (), (1, 1)) for box in boxes]  # type: ignore[arg-type]
 
     def score(
-        self, pictures: Sequence[CategorisedPicture], records: Sequence[dict[str, Any]], how: Thoroughness
+        self, images: Sequence[CategorisedImage], records: Sequence[dict[str, Any]], settings: EvalSettings
     ) -> Scores:
         rows = [[(a["category"], a["category"] in a["named"]) for a in record["answers"]] for record in records]
         others = [[(name, right) for name, right in row if name != _PERSON] for row in rows]
@@ -81,7 +80,7 @@ class CategoryRegionTask(Task):
             name: ratio_of_sums(
                 np.array([sum(right for _, right in row) for row in chosen]),
                 np.array([len(row) for row in chosen]),
-                resamples=how.resamples,
+                resamples=settings.resamples,
             )
             for name, chosen in (("head_noun", rows), ("head_noun_not_person", others))
         }
@@ -99,10 +98,10 @@ class CategoryDenseTask(Task):
 
     name = "dense"
 
-    def read(self, data: DataFolder) -> list[CategorisedPicture]:
+    def read(self, data: DataFolder) -> list[CategorisedImage]:
         return read_categorised(data)
 
-    def record(self, picture: CategorisedPicture, answers: Sequence[GroundedCaption]) -> dict[str, Any]:
+    def record(self, image: CategorisedImage, answers: Sequence[GroundedCaption]) -> dict[str, Any]:
         rows = []
         for answer in answers:
             assert answer.box is not None, "every detection has one"
@@ -118,21 +117,21 @@ class CategoryDenseTask(Task):
             )
         return {"answers": rows}
 
-    def guesses(self, pictures: Sequence[CategorisedPicture], baseline: Baseline) -> Iterable[list[GroundedCaption]]:
-        for picture in pictures:
+    def guesses(self, images: Sequence[CategorisedImage], baseline: Baseline) -> Iterable[list[GroundedCaption]]:
+        for image in images:
             yield [
-                GroundedCaption(d.name, (), picture.size_wh, box=_pixels(d.box, picture.size_wh), box_score=d.score)
-                for d in baseline.objects(picture)
+                GroundedCaption(d.name, (), image.size_wh, box=_pixels(d.box, image.size_wh), box_score=d.score)
+                for d in baseline.objects(image)
             ]
 
     def score(
-        self, pictures: Sequence[CategorisedPicture], records: Sequence[dict[str, Any]], how: Thoroughness
+        self, images: Sequence[CategorisedImage], records: Sequence[dict[str, Any]], settings: EvalSettings
     ) -> Scores:
         found = [
             [NamedBox(a["category"], a["bbox"], a["score"] or 0.0) for a in record["answers"] if a["category"]]
             for record in records
         ]
-        known = [[NamedBox(t.name, t.box, crowd=t.crowd) for t in picture.objects] for picture in pictures]
+        known = [[NamedBox(t.name, t.box, crowd=t.crowd) for t in image.objects] for image in images]
         named = average_precision(found, known)
         alike = average_precision(
             [[NamedBox("", a["bbox"], a["score"] or 0.0) for a in record["answers"]] for record in records],
@@ -142,9 +141,9 @@ class CategoryDenseTask(Task):
         metrics = resampled(
             {"AP50": named.value, "AP50_boxes_alone": alike.value},
             lambda weights: [named.redrawn(weights), alike.redrawn(weights)],
-            len(pictures),
+            len(images),
             count=objects,
-            resamples=how.resamples,
+            resamples=settings.resamples,
         )
         answers = [a for record in records for a in record["answers"]]
         counts = {
@@ -159,53 +158,53 @@ class CategoryDenseTask(Task):
 class CategorySegmentTask(SegmentTask):
     """Objects that are alone of their category in their image, asked for by its name; the model finds the box too."""
 
-    covers = ()
+    also_scores = ()
 
-    def read(self, data: DataFolder) -> list[ReferredPicture]:
-        pictures, number = [], 0
-        for picture in read_categorised(data, "segment"):  # those alone of their category
+    def read(self, data: DataFolder) -> list[ReferredImage]:
+        images, number = [], 0
+        for image in read_categorised(data, "segment"):  # those alone of their category
             expressions = []
-            for thing in picture.objects:
+            for thing in image.objects:
                 if is_counted(thing) and thing.segmentation is not None:
                     number += 1
                     expressions.append(Expression(number, thing.name, thing.box, thing.segmentation, None))
             if expressions:
-                size_hw = picture.size_wh[::-1]
-                pictures.append(ReferredPicture(picture.image_id, picture.file, size_hw, tuple(expressions)))
-        return _some(pictures, data, "an object with a mask that is alone of its category")
+                size_hw = image.size_wh[::-1]
+                images.append(ReferredImage(image.image_id, image.file, size_hw, tuple(expressions)))
+        return _some(images, data, "an object with a mask that is alone of its category")
 
-    def guesses(self, pictures: Sequence[ReferredPicture], baseline: Baseline) -> Iterable[list[GroundedCaption]]:
+    def guesses(self, images: Sequence[ReferredImage], baseline: Baseline) -> Iterable[list[GroundedCaption]]:
         """The baseline's boxes, filled."""
-        for picture in pictures:
+        for image in images:
             answers = []
-            for expression in picture.expressions:
-                size_wh = picture.size_hw[1], picture.size_hw[0]
-                box = _pixels(baseline.box(picture, expression.text), size_wh)
-                mask = np.zeros(picture.size_hw, bool)
+            for expression in image.expressions:
+                size_wh = image.size_hw[1], image.size_hw[0]
+                box = _pixels(baseline.box(image, expression.text), size_wh)
+                mask = np.zeros(image.size_hw, bool)
                 x0, y0, x1, y1 = (int(round(side)) for side in box)
                 mask[y0:y1, x0:x1] = True
                 answers.append(GroundedCaption(expression.text, (), size_wh, box=box, mask=mask))
             yield answers
 
     def score(
-        self, pictures: Sequence[ReferredPicture], records: Sequence[dict[str, Any]], how: Thoroughness
+        self, images: Sequence[ReferredImage], records: Sequence[dict[str, Any]], settings: EvalSettings
     ) -> Scores:
-        scores = super().score(pictures, records, how)
+        scores = super().score(images, records, settings)
         kept = {name: value for name, value in scores.metrics.items() if "_busy" not in name}
         return replace(scores, metrics=kept, notes=(VARIANT, "the model finds the box itself"))
 
 
-def _some(pictures: list[Any], data: DataFolder, wanted: str) -> list[Any]:
-    if not pictures:
+def _some(images: list[Any], data: DataFolder, wanted: str) -> list[Any]:
+    if not images:
         raise EvaluationDataError(f"no image of {data.folder} has {wanted}.")
-    return pictures
+    return images
 
 
-def _is_inside(thing: CategorisedObject, picture: CategorisedPicture) -> bool:
+def _is_inside(thing: CategorisedObject, image: CategorisedImage) -> bool:
     x, y, width, height = thing.box
-    return x < picture.size_wh[0] and y < picture.size_wh[1] and x + width > 0 and y + height > 0
+    return x < image.size_wh[0] and y < image.size_wh[1] and x + width > 0 and y + height > 0
 
 
-def _pixels(box: Box, size_wh: tuple[int, int]) -> Box:
+def _pixels(box: BoxXYXY, size_wh: tuple[int, int]) -> BoxXYXY:
     width, height = size_wh
     return box[0] * width, box[1] * height, box[2] * width, box[3] * height

@@ -1,4 +1,4 @@
-"""Dense object captioning: everything in the picture, each with a box, a caption and a score.
+"""Dense object captioning: everything in the image, each with a box, a caption and a score.
 
 Average precision as in `evaluation.dense_captioning_map`; predictions rank by the score of the detection.
 """
@@ -17,11 +17,11 @@ from pixelllm_hf.evaluation.dense_captioning_map import (
     DenseCaptioningMap,
     dense_captioning_map,
 )
+from pixelllm_hf.evaluation.images import DescribedImage
 from pixelllm_hf.evaluation.meteor import meteor
-from pixelllm_hf.evaluation.pictures import DescribedPicture
-from pixelllm_hf.evaluation.row_pictures import read_described
+from pixelllm_hf.evaluation.row_images import read_described
 from pixelllm_hf.evaluation.scene_folder import DataFolder
-from pixelllm_hf.evaluation.tasks.task import Scores, Task, Thoroughness
+from pixelllm_hf.evaluation.tasks.task import EvalSettings, Scores, Task
 from pixelllm_hf.processing.grounded_results import GroundedCaption
 
 
@@ -29,12 +29,12 @@ class DenseTask(Task):
     """No prompts: the model finds the places itself."""
 
     name = "dense"
-    looks = {"mAP": "dense_map", "mAP_detection": "dense_map_detection"}
+    logged_metrics = {"mAP": "dense_map", "mAP_detection": "dense_map_detection"}
 
-    def read(self, data: DataFolder) -> list[DescribedPicture]:
+    def read(self, data: DataFolder) -> list[DescribedImage]:
         return read_described(data, "dense")
 
-    def record(self, picture: DescribedPicture, answers: Sequence[GroundedCaption]) -> dict[str, Any]:
+    def record(self, image: DescribedImage, answers: Sequence[GroundedCaption]) -> dict[str, Any]:
         rows = []
         for answer in answers:
             assert answer.box is not None, "every detection has one"
@@ -44,22 +44,22 @@ class DenseTask(Task):
         return {"answers": rows}
 
     def score(
-        self, pictures: Sequence[DescribedPicture], records: Sequence[dict[str, Any]], how: Thoroughness
+        self, images: Sequence[DescribedImage], records: Sequence[dict[str, Any]], settings: EvalSettings
     ) -> Scores:
         predictions = [{"image_id": i, **a} for i, record in enumerate(records) for a in record["answers"]]
         annotations = [
             {"image_id": i, "bbox": list(region.box), "caption": region.phrase}
-            for i, picture in enumerate(pictures)
-            for region in picture.regions
+            for i, image in enumerate(images)
+            for region in image.regions
         ]
 
         def scorer(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[np.ndarray, str]:
-            scored = meteor(candidates, references, variant=how.meteor)
+            scored = meteor(candidates, references, variant=settings.meteor)
             return scored.samples, scored.variant
 
-        result = dense_captioning_map(predictions, annotations, image_ids=range(len(pictures)), caption_scorer=scorer)
+        result = dense_captioning_map(predictions, annotations, image_ids=range(len(images)), caption_scorer=scorer)
         counts = {"ground_truth": result.ground_truth_count, "detections": result.count}
-        return Scores(_estimates(result, how.resamples), counts, (result.variant,))
+        return Scores(_estimates(result, settings.resamples), counts, (result.variant,))
 
 
 def _estimates(result: DenseCaptioningMap, resamples: int) -> dict[str, Estimate]:

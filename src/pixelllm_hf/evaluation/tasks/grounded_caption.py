@@ -18,11 +18,11 @@ import numpy as np
 from pixelllm_hf.evaluation.baselines import Baseline, caption_of_words
 from pixelllm_hf.evaluation.bootstrap import ratio_of_sums
 from pixelllm_hf.evaluation.object_names import words_of
-from pixelllm_hf.evaluation.phrases import PhrasedPicture, head_word, shares
+from pixelllm_hf.evaluation.phrases import PhrasedImage, head_word, shares
 from pixelllm_hf.evaluation.repetition import repetition_metrics
-from pixelllm_hf.evaluation.row_pictures import read_phrased
+from pixelllm_hf.evaluation.row_images import read_phrased
 from pixelllm_hf.evaluation.scene_folder import DataFolder
-from pixelllm_hf.evaluation.tasks.task import Scores, Task, Thoroughness
+from pixelllm_hf.evaluation.tasks.task import EvalSettings, Scores, Task
 from pixelllm_hf.processing.grounded_results import GroundedCaption
 from pixelllm_hf.processing.tasks import TaskSpec, task_spec
 
@@ -37,17 +37,17 @@ class GroundedCaptionTask(Task):
         """A caption is asked for."""
         return task_spec("caption")
 
-    def read(self, data: DataFolder) -> list[PhrasedPicture]:
+    def read(self, data: DataFolder) -> list[PhrasedImage]:
         return read_phrased(data)
 
-    def record(self, picture: PhrasedPicture, answers: Sequence[GroundedCaption]) -> dict[str, Any]:
+    def record(self, image: PhrasedImage, answers: Sequence[GroundedCaption]) -> dict[str, Any]:
         answer = answers[0]
-        said = {word.lower() for caption in picture.captions for word in words_of(caption.text)}
-        phrases = [phrase for caption in picture.captions for phrase in caption.phrases]
+        said = {word.lower() for caption in image.captions for word in words_of(caption.text)}
+        phrases = [phrase for caption in image.captions for phrase in caption.phrases]
         nouns = []
         for word in answer.words:
             noun = head_word(word.text)
-            if noun not in picture.heads:
+            if noun not in image.heads:
                 continue
             point = shares(word.point, answer.image_size)
             named = [phrase for phrase in phrases if phrase.head == noun]
@@ -61,24 +61,26 @@ class GroundedCaptionTask(Task):
             )
         return {"caption": answer.text, "score": answer.score, "nouns": nouns}
 
-    def guesses(self, pictures: Sequence[PhrasedPicture], baseline: Baseline) -> Iterable[list[GroundedCaption]]:
+    def guesses(self, images: Sequence[PhrasedImage], baseline: Baseline) -> Iterable[list[GroundedCaption]]:
         """The baseline's caption, each word with the box that the baseline has for it."""
-        said = {picture.image_id: [caption.text for caption in picture.captions] for picture in pictures}
-        for picture in pictures:
-            text = baseline.caption(picture, said)
-            yield [caption_of_words(text, [baseline.box(picture, head_word(word)) for word in text.split()])]
+        said = {image.image_id: [caption.text for caption in image.captions] for image in images}
+        for image in images:
+            text = baseline.caption(image, said)
+            yield [caption_of_words(text, [baseline.box(image, head_word(word)) for word in text.split()])]
 
-    def score(self, pictures: Sequence[PhrasedPicture], records: Sequence[dict[str, Any]], how: Thoroughness) -> Scores:
+    def score(
+        self, images: Sequence[PhrasedImage], records: Sequence[dict[str, Any]], settings: EvalSettings
+    ) -> Scores:
         def sums(name: str) -> np.ndarray:
             return np.array([sum(noun[name] for noun in record["nouns"]) for record in records])
 
         nouns = np.array([len(record["nouns"]) for record in records])
         inside, boxed, named = sums("point_in_box"), sums("has_box"), sums("in_references")
         metrics = {
-            "noun_point_in_box": ratio_of_sums(inside, boxed, resamples=how.resamples),
-            "noun_in_references": ratio_of_sums(named, nouns, resamples=how.resamples),
+            "noun_point_in_box": ratio_of_sums(inside, boxed, resamples=settings.resamples),
+            "noun_in_references": ratio_of_sums(named, nouns, resamples=settings.resamples),
         }
-        metrics |= repetition_metrics([record["caption"] for record in records], resamples=how.resamples)
+        metrics |= repetition_metrics([record["caption"] for record in records], resamples=settings.resamples)
         counts = {
             "captions": len(records),
             "different_captions": len({record["caption"] for record in records}),

@@ -16,10 +16,10 @@ import numpy as np
 from pixelllm_hf.evaluation.baselines import Baseline, caption_of_words
 from pixelllm_hf.evaluation.bootstrap import ratio_of_sums
 from pixelllm_hf.evaluation.box_iou import aligned_box_iou
-from pixelllm_hf.evaluation.phrases import PhrasedCaption, PhrasedPicture, shares, words_between_blanks
-from pixelllm_hf.evaluation.row_pictures import read_phrased
+from pixelllm_hf.evaluation.phrases import PhrasedCaption, PhrasedImage, shares, words_between_blanks
+from pixelllm_hf.evaluation.row_images import read_phrased
 from pixelllm_hf.evaluation.scene_folder import DataFolder
-from pixelllm_hf.evaluation.tasks.task import Scores, Task, Thoroughness
+from pixelllm_hf.evaluation.tasks.task import EvalSettings, Scores, Task
 from pixelllm_hf.processing.canvas_transform import xyxy_to_xywh
 from pixelllm_hf.processing.grounded_results import GroundedCaption
 from pixelllm_hf.processing.tasks import TaskSpec, task_spec
@@ -43,43 +43,45 @@ class PhrasesTask(Task):
         """Captions are asked for, but given."""
         return task_spec("caption")
 
-    def read(self, data: DataFolder) -> list[PhrasedPicture]:
-        pictures = []
-        for picture in read_phrased(data):
-            placed = tuple(caption for caption in picture.captions if caption.phrases)
+    def read(self, data: DataFolder) -> list[PhrasedImage]:
+        images = []
+        for image in read_phrased(data):
+            placed = tuple(caption for caption in image.captions if caption.phrases)
             if placed:
-                pictures.append(PhrasedPicture(**{**vars(picture), "captions": placed}))
-        return pictures
+                images.append(PhrasedImage(**{**vars(image), "captions": placed}))
+        return images
 
-    def ask(self, pictures: Sequence[PhrasedPicture]) -> dict[str, Any]:
-        return {"text": [[None] * len(picture.captions) for picture in pictures]}
+    def ask(self, images: Sequence[PhrasedImage]) -> dict[str, Any]:
+        return {"text": [[None] * len(image.captions) for image in images]}
 
-    def inputs(self, processor: Any, pictures: Sequence[PhrasedPicture]) -> Mapping[str, Any]:
+    def inputs(self, processor: Any, images: Sequence[PhrasedImage]) -> Mapping[str, Any]:
         """Those of captions, with the answers given."""
-        inputs = super().inputs(processor, pictures)
-        texts = [caption.text for picture in pictures for caption in picture.captions]
+        inputs = super().inputs(processor, images)
+        texts = [caption.text for image in images for caption in image.captions]
         encoded = processor.encode_prompts(texts, may_be_unwritable=True, truncation=True)
         inputs["query_ids"] = inputs["input_ids"].new_tensor(encoded["input_ids"].tolist())
         inputs["query_characters"] = inputs["input_ids"].new_tensor(as_characters(texts).tolist())
         return inputs
 
-    def record(self, picture: PhrasedPicture, answers: Sequence[GroundedCaption]) -> dict[str, Any]:
-        read = zip(picture.captions, answers, strict=True)
+    def record(self, image: PhrasedImage, answers: Sequence[GroundedCaption]) -> dict[str, Any]:
+        read = zip(image.captions, answers, strict=True)
         return {"captions": [_compared(caption, answer) for caption, answer in read]}
 
-    def guesses(self, pictures: Sequence[PhrasedPicture], baseline: Baseline) -> Iterable[list[GroundedCaption]]:
+    def guesses(self, images: Sequence[PhrasedImage], baseline: Baseline) -> Iterable[list[GroundedCaption]]:
         """Every word of a phrase with the box that the baseline has for its head word."""
-        for picture in pictures:
+        for image in images:
             answers = []
-            for caption in picture.captions:
+            for caption in image.captions:
                 boxes: list[Any] = [None] * len(caption.text.split())
                 for phrase in caption.phrases:
-                    box = baseline.box(picture, phrase.head)
+                    box = baseline.box(image, phrase.head)
                     boxes[phrase.first : phrase.last + 1] = [box] * (phrase.last + 1 - phrase.first)
                 answers.append(caption_of_words(caption.text, boxes))
             yield answers
 
-    def score(self, pictures: Sequence[PhrasedPicture], records: Sequence[dict[str, Any]], how: Thoroughness) -> Scores:
+    def score(
+        self, images: Sequence[PhrasedImage], records: Sequence[dict[str, Any]], settings: EvalSettings
+    ) -> Scores:
         captions = [record["captions"] for record in records]
         ious = [np.array([phrase["iou"] for caption in row for phrase in caption["phrases"]]) for row in captions]
         phrases = np.array([len(row) for row in ious])
@@ -87,9 +89,9 @@ class PhrasesTask(Task):
             np.array([sum(caption[name] for caption in row) for row in captions]) for name in ("words", "words_in_box")
         )
         metrics = {
-            "R@1": ratio_of_sums(np.array([(row >= HIT).sum() for row in ious]), phrases, resamples=how.resamples),
-            "mean_IoU": ratio_of_sums(np.array([row.sum() for row in ious]), phrases, resamples=how.resamples),
-            "point_in_box": ratio_of_sums(inside, words, resamples=how.resamples),
+            "R@1": ratio_of_sums(np.array([(row >= HIT).sum() for row in ious]), phrases, resamples=settings.resamples),
+            "mean_IoU": ratio_of_sums(np.array([row.sum() for row in ious]), phrases, resamples=settings.resamples),
+            "point_in_box": ratio_of_sums(inside, words, resamples=settings.resamples),
         }
         counts = {
             "captions": sum(map(len, captions)),

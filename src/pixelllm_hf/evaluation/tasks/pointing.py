@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from pixelllm_hf.evaluation.bootstrap import Estimate, ratio_of_sums
-from pixelllm_hf.evaluation.questions import AskedPicture, AskedQuestion, read_questions
+from pixelllm_hf.evaluation.questions import AskedImage, AskedQuestion, read_questions
 from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.target_iou import FEW, intersection_and_union, iou_of, question_counts
-from pixelllm_hf.evaluation.tasks.task import Scores, Task, Thoroughness
+from pixelllm_hf.evaluation.tasks.task import EvalSettings, Scores, Task
 from pixelllm_hf.processing.canvas_transform import CanvasTransform
 from pixelllm_hf.processing.grounded_results import GroundedCaption
 from pixelllm_hf.processing.mask_resizing import logits_on_image
@@ -54,11 +54,11 @@ class PointingTask(Task):
         """Questions are asked."""
         return task_spec("reason")
 
-    def read(self, data: DataFolder) -> list[AskedPicture]:
+    def read(self, data: DataFolder) -> list[AskedImage]:
         return read_questions(data, self.name)
 
-    def ask(self, pictures: Sequence[AskedPicture]) -> dict[str, Any]:
-        return {"text": [[question.text for question in picture.questions] for picture in pictures]}
+    def ask(self, images: Sequence[AskedImage]) -> dict[str, Any]:
+        return {"text": [[question.text for question in image.questions] for image in images]}
 
     def answers(self, processor: Any, output: Any, inputs: Mapping[str, Any]) -> list[list[Any]]:
         results = self.spec.results(processor, output, inputs)
@@ -72,10 +72,10 @@ class PointingTask(Task):
             own.append(PointingAnswer(results[source.image_index][len(own)], logits, source.transform))
         return answers
 
-    def record(self, picture: AskedPicture, answers: Sequence[Any]) -> dict[str, Any]:
+    def record(self, image: AskedImage, answers: Sequence[Any]) -> dict[str, Any]:
         rows = []
-        for question, answer in zip(picture.questions, answers, strict=True):
-            counts, raw = self.counts(answer.on_image(picture.size_hw), question.masks(picture.size_hw))
+        for question, answer in zip(image.questions, answers, strict=True):
+            counts, raw = self.counts(answer.on_image(image.size_hw), question.masks(image.size_hw))
             rows.append(
                 {
                     "question": question.text,
@@ -93,17 +93,17 @@ class PointingTask(Task):
         return question_counts(logits, masks), question_counts(logits, masks, released=True)
 
     def score(
-        self, pictures: Sequence[AskedPicture], records: Sequence[Mapping[str, Any]], how: Thoroughness
+        self, images: Sequence[AskedImage], records: Sequence[Mapping[str, Any]], settings: EvalSettings
     ) -> Scores:
         asked = [record["questions"] for record in records]
-        metrics = _ious(asked, "", lambda question: True, how)
+        metrics = _ious(asked, "", lambda question: True, settings)
         sizes = {"_few": lambda question: 0 < question["annotated"] <= FEW, "_many": lambda q: q["annotated"] > FEW}
         for suffix, belongs in sizes.items():
-            metrics |= _ious(asked, suffix, belongs, how)
-        metrics["right_number"] = _share(asked, lambda q: True, how)
-        metrics["empty_accuracy"] = _share(asked, lambda q: q["annotated"] == 0, how)
-        if how.released_meter:
-            metrics |= _ious(asked, "_released", lambda question: True, how, counts="released_counts")
+            metrics |= _ious(asked, suffix, belongs, settings)
+        metrics["right_number"] = _share(asked, lambda q: True, settings)
+        metrics["empty_accuracy"] = _share(asked, lambda q: q["annotated"] == 0, settings)
+        if settings.released_meter:
+            metrics |= _ious(asked, "_released", lambda question: True, settings, counts="released_counts")
         counts = {
             "questions": sum(map(len, asked)),
             "targets": sum(question["annotated"] for row in asked for question in row),
@@ -117,7 +117,7 @@ class MuseTask(PointingTask):
     """MUSE, and the questions about composed scenes."""
 
     name = "muse"
-    looks = {"gIoU": "muse_giou", "cIoU": "muse_ciou", "right_number": "muse_right_number"}
+    logged_metrics = {"gIoU": "muse_giou", "cIoU": "muse_ciou", "right_number": "muse_right_number"}
 
 
 class MultiReferTask(PointingTask):
@@ -143,8 +143,8 @@ class ReasonSegTask(PointingTask):
     watched = False
     note = "the masks of an answer are united, as the annotation is one mask; ignored pixels do not count"
 
-    def read(self, data: DataFolder) -> list[AskedPicture]:
-        return [AskedPicture(p.image_id, p.file, p.size_hw, p.questions[:1]) for p in super().read(data)]
+    def read(self, data: DataFolder) -> list[AskedImage]:
+        return [AskedImage(p.image_id, p.file, p.size_hw, p.questions[:1]) for p in super().read(data)]
 
     def counts(self, logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         united = logits.amax(0) if len(logits) else torch.full(masks.shape[1:], -1.0)
@@ -156,7 +156,7 @@ def _ious(
     asked: Sequence[Sequence[Mapping[str, Any]]],
     suffix: str,
     belongs: Callable[[Mapping[str, Any]], bool],
-    how: Thoroughness,
+    settings: EvalSettings,
     counts: str = "counts",
 ) -> dict[str, Estimate]:
     """gIoU and cIoU of the targets of the questions that belong, with intervals that draw images."""
@@ -167,18 +167,18 @@ def _ious(
         image[:] = float(iou_of(pairs[:, 0], pairs[:, 1]).sum()), len(pairs), *pairs.sum(0).tolist()
         if counts != "counts":  # the released mean divides by the larger side of the whole image
             image[1] = max(sum(q["predicted"] for q in chosen), sum(q["annotated"] for q in chosen))
-    giou = ratio_of_sums(sums[:, 0], sums[:, 1], resamples=how.resamples)
-    ciou = ratio_of_sums(sums[:, 2], sums[:, 3], resamples=how.resamples)
+    giou = ratio_of_sums(sums[:, 0], sums[:, 1], resamples=settings.resamples)
+    ciou = ratio_of_sums(sums[:, 2], sums[:, 3], resamples=settings.resamples)
     return {f"gIoU{suffix}": giou, f"cIoU{suffix}": Estimate(ciou.value, ciou.low, ciou.high, giou.count)}
 
 
 def _share(
-    asked: Sequence[Sequence[Mapping[str, Any]]], belongs: Callable[[Mapping[str, Any]], bool], how: Thoroughness
+    asked: Sequence[Sequence[Mapping[str, Any]]], belongs: Callable[[Mapping[str, Any]], bool], settings: EvalSettings
 ) -> Estimate:
     """Of the questions that belong, those whose answer has the right number of targets."""
     chosen = [[question for question in questions if belongs(question)] for questions in asked]
     right = np.array([sum(q["predicted"] == q["annotated"] for q in questions) for questions in chosen])
-    return ratio_of_sums(right, np.array([len(questions) for questions in chosen]), resamples=how.resamples)
+    return ratio_of_sums(right, np.array([len(questions) for questions in chosen]), resamples=settings.resamples)
 
 
 __all__ = ["AskedQuestion", "MultiReferTask", "MuseTask", "PointingAnswer", "PointingTask", "ReasonSegTask"]

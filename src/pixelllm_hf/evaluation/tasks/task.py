@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 from pixelllm_hf.evaluation.baselines import Baseline, BaselineError
 from pixelllm_hf.evaluation.bootstrap import RESAMPLES, Estimate
-from pixelllm_hf.evaluation.pictures import Picture
+from pixelllm_hf.evaluation.images import EvaluationImage
 from pixelllm_hf.evaluation.scene_folder import DataFolder
-from pixelllm_hf.evaluation.sharing import Share
+from pixelllm_hf.evaluation.sharing import DistributedShard
 from pixelllm_hf.processing.grounded_results import GroundedCaption
 from pixelllm_hf.processing.tasks import TaskSpec, task_spec
 
@@ -28,7 +28,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Thoroughness:
+class EvalSettings:
     """resamples: of the bootstrap, 0 for none. meteor: a key of `meteor.VARIANTS`, None for the best that can run.
 
     released_meter: of answers that point, also what PixelLM's release would report.
@@ -40,19 +40,19 @@ class Thoroughness:
 
 
 # A look during training: no intervals, and no table of paraphrases to load.
-QUICK = Thoroughness(resamples=0, meteor="meteor-approx")
+QUICK = EvalSettings(resamples=0, meteor="meteor-approx")
 
 
 class Task(ABC):
-    """One way of asking about pictures and of scoring the answers.
+    """One way of asking about images and of scoring the answers.
 
-    The loop reads the pictures, asks about a batch of them in one call of the processor and of `generate`, and turns
-    every picture's answers into a record. Records travel between processes; scores are made once, of all records.
+    The loop reads the images, asks about a batch of them in one call of the processor and of `generate`, and turns
+    every image's answers into a record. Records travel between processes; scores are made once, of all records.
     """
 
     name: ClassVar[str]
-    covers: ClassVar[tuple[str, ...]] = ()  # tasks that ask the same, and can be scored from its records
-    looks: ClassVar[dict[str, str]] = {}  # metric -> its name in a training log
+    also_scores: ClassVar[tuple[str, ...]] = ()  # tasks that ask the same, and can be scored from its records
+    logged_metrics: ClassVar[dict[str, str]] = {}  # metric -> its name in a training log
     watched: ClassVar[bool] = True  # looked at during training where nobody names tasks
 
     @property
@@ -60,7 +60,7 @@ class Task(ABC):
         """What the rest of the package knows of the task."""
         return task_spec(self.name)
 
-    def problem(self, model: Any) -> str | None:
+    def unsupported_reason(self, model: Any) -> str | None:
         """Why this model cannot do the task, or None."""
         head = self.spec.missing_head(model.config)
         return None if head is None else f"it has no {head}"
@@ -72,39 +72,39 @@ class Task(ABC):
 
     @abstractmethod
     def read(self, data: DataFolder) -> list[Any]:
-        """The pictures (`Picture`s) with what is asked and what is true."""
+        """The images (`EvaluationImage`s) with what is asked and what is true."""
 
-    def ask(self, pictures: Sequence[Any]) -> dict[str, Any]:
+    def ask(self, images: Sequence[Any]) -> dict[str, Any]:
         """What the processor is told besides the images and the task's name."""
         return {}
 
-    def inputs(self, processor: Any, pictures: Sequence[Any]) -> Any:
+    def inputs(self, processor: Any, images: Sequence[Any]) -> Any:
         """What `generate` and post-processing take for these images."""
-        images = [picture.open() for picture in pictures]
-        return processor(images=images, task=self.spec.name, return_tensors="pt", **self.ask(pictures))
+        opened = [image.open() for image in images]
+        return processor(images=opened, task=self.spec.name, return_tensors="pt", **self.ask(images))
 
     def answers(self, processor: Any, output: Any, inputs: Mapping[str, Any]) -> list[list[GroundedCaption]]:
         """The model's output in the user's terms, per image."""
         return self.spec.results(processor, output, inputs)
 
     @abstractmethod
-    def record(self, picture: Any, answers: Sequence[GroundedCaption]) -> Any:
+    def record(self, image: Any, answers: Sequence[GroundedCaption]) -> Any:
         """All that scoring needs of the answers; small, and can be pickled."""
 
-    def guesses(self, pictures: Sequence[Any], baseline: Baseline) -> Iterable[list[GroundedCaption]]:
+    def guesses(self, images: Sequence[Any], baseline: Baseline) -> Iterable[list[GroundedCaption]]:
         """What a baseline answers in the model's place, image by image; of a task that has none a `BaselineError`."""
         raise BaselineError(f"there is no baseline for the task {self.name!r} on this data.")
 
-    def forced(
-        self, model: Any, processor: Any, data: DataFolder, share: Share, *, batch_size: int, progress: bool
+    def teacher_forced(
+        self, model: Any, processor: Any, data: DataFolder, share: DistributedShard, *, batch_size: int, progress: bool
     ) -> dict[str, Estimate]:
         """Numbers that are not about `generate` output. All processes call it."""
         return {}
 
     @abstractmethod
-    def score(self, pictures: Sequence[Any], records: Sequence[Any], how: Thoroughness) -> Scores:
-        """pictures and records run in parallel."""
+    def score(self, images: Sequence[Any], records: Sequence[Any], settings: EvalSettings) -> Scores:
+        """images and records run in parallel."""
 
-    def listed(self, picture: Picture, record: Any) -> dict[str, Any]:
+    def to_record(self, image: EvaluationImage, record: Any) -> dict[str, Any]:
         """One line of the file of answers, ready for JSON."""
-        return {"image_id": picture.image_id, **record}
+        return {"image_id": image.image_id, **record}

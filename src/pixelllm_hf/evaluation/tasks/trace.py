@@ -1,4 +1,4 @@
-"""Trace: long captions of whole pictures whose object words are placed. The definitions are in `evaluation.trace`."""
+"""Trace: long captions of whole images whose object words are placed. The definitions are in `evaluation.trace`."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from tqdm import tqdm
 
 from pixelllm_hf.data import GroundedCollator
 from pixelllm_hf.evaluation.bootstrap import Estimate, ratio_of_sums
+from pixelllm_hf.evaluation.images import EvaluationScene
 from pixelllm_hf.evaluation.local_bipartite_matching import local_bipartite_matching
 from pixelllm_hf.evaluation.object_names import ObjectNames
-from pixelllm_hf.evaluation.pictures import EvaluationScene
 from pixelllm_hf.evaluation.point_l1 import point_l1
+from pixelllm_hf.evaluation.pointing_game import PointingGame, pointing_metrics, score_pointing
 from pixelllm_hf.evaluation.repetition import repetition_metrics
-from pixelllm_hf.evaluation.row_pictures import read_scenes
+from pixelllm_hf.evaluation.row_images import read_scenes
 from pixelllm_hf.evaluation.scene_folder import DataFolder
-from pixelllm_hf.evaluation.sharing import Share
-from pixelllm_hf.evaluation.tasks.task import Scores, Task, Thoroughness
+from pixelllm_hf.evaluation.sharing import DistributedShard
+from pixelllm_hf.evaluation.tasks.task import EvalSettings, Scores, Task
 from pixelllm_hf.evaluation.trace import SceneScore, score_scene, trace_metrics
-from pixelllm_hf.evaluation.unnamed_places import Pointing, pointing_metrics, score_pointing
 from pixelllm_hf.processing.grounded_results import GroundedCaption
 from pixelllm_hf.processing.tasks import TASK_SPECS
 from pixelllm_hf.processing.word_spans import SpanReader
@@ -43,14 +43,14 @@ class TraceRecord:
 
     caption: GroundedCaption
     score: SceneScore
-    pointing: Pointing | None
+    pointing: PointingGame | None
 
 
 class TraceTask(Task):
     """`generate` output on scenes; with narratives also what the paper reads of given captions: `point_l1` and LBM."""
 
     name = "trace"
-    looks = {
+    logged_metrics = {
         name: name
         for name in (
             "object_f1",
@@ -67,30 +67,30 @@ class TraceTask(Task):
         assert names is not None, "scenes have categories"
         return [TracedScene(**vars(s), vocabulary=names, has_other_names=data.trained is not None) for s in scenes]
 
-    def record(self, picture: TracedScene, answers: Sequence[GroundedCaption]) -> TraceRecord:
-        caption, names = answers[0], picture.vocabulary
-        pointing = score_pointing(caption, picture.boxes, names) if picture.has_other_names else None
-        return TraceRecord(caption, score_scene(caption, picture, names), pointing)
+    def record(self, image: TracedScene, answers: Sequence[GroundedCaption]) -> TraceRecord:
+        caption, names = answers[0], image.vocabulary
+        pointing = score_pointing(caption, image.boxes, names) if image.has_other_names else None
+        return TraceRecord(caption, score_scene(caption, image, names), pointing)
 
-    def forced(
-        self, model: Any, processor: Any, data: DataFolder, share: Share, *, batch_size: int, progress: bool
+    def teacher_forced(
+        self, model: Any, processor: Any, data: DataFolder, share: DistributedShard, *, batch_size: int, progress: bool
     ) -> dict[str, Estimate]:
         read = read_given_narratives(model, processor, data, share=share, batch_size=batch_size, progress=progress)
         if read is None:
             return {}
         return {"point_l1_teacher_forced": narratives_point_l1(read)} | narratives_matching(read)
 
-    def score(self, pictures: Sequence[TracedScene], records: Sequence[TraceRecord], how: Thoroughness) -> Scores:
-        metrics = trace_metrics([record.score for record in records], resamples=how.resamples)
+    def score(self, images: Sequence[TracedScene], records: Sequence[TraceRecord], settings: EvalSettings) -> Scores:
+        metrics = trace_metrics([record.score for record in records], resamples=settings.resamples)
         if pointing := [record.pointing for record in records if record.pointing is not None]:
-            metrics |= pointing_metrics(pointing, resamples=how.resamples)
-        metrics |= repetition_metrics([record.caption.text for record in records], resamples=how.resamples)
+            metrics |= pointing_metrics(pointing, resamples=settings.resamples)
+        metrics |= repetition_metrics([record.caption.text for record in records], resamples=settings.resamples)
         return Scores(metrics, {"words": sum(len(record.caption.words) for record in records)})
 
-    def listed(self, picture: TracedScene, record: TraceRecord) -> dict[str, Any]:  # type: ignore[override]
+    def to_record(self, image: TracedScene, record: TraceRecord) -> dict[str, Any]:  # type: ignore[override]
         score = record.score
         return {
-            "image_id": picture.image_id,
+            "image_id": image.image_id,
             "present": sorted(score.present),
             "found": sorted(score.found),
             "words": [vars(mention) for mention in score.mentions],
@@ -102,8 +102,8 @@ class TraceTask(Task):
 class GivenNarrative:
     """A narrative of an image as the model reads it, in shares of the image's sides.
 
-    points and targets: (T,P,2) and (T,G,2) of its tokens; NaN targets where a token has no place. words: the tokens of
-    each word.
+    points and targets: (T,P,2) and (T,G,2) of its tokens; NaN targets where a token has no location. words: the tokens
+    of each word.
     """
 
     image_id: str
@@ -117,12 +117,12 @@ def read_given_narratives(
     processor: Any,
     data: DataFolder,
     *,
-    share: Share | None = None,
+    share: DistributedShard | None = None,
     batch_size: int = 25,
     progress: bool = False,
 ) -> list[GivenNarrative] | None:
     """The written narratives, each read in one pass. None if the folder has none."""
-    rows, share = data.narratives(), share or Share()
+    rows, share = data.narratives(), share or DistributedShard()
     if rows is None:
         return None
     contexts = {"trace": [TASK_SPECS["trace"].default]}  # one wording, not one drawn for each row
@@ -146,7 +146,7 @@ def narratives_point_l1(narratives: Sequence[GivenNarrative]) -> Estimate:
     """The reference's `point_l1`: mean over images."""
     values = []
     for _, group in groupby(narratives, key=lambda narrative: narrative.image_id):
-        # In units of the image's sides already, so its size is 1 x 1; NaN marks tokens without a place.
+        # In units of the image's sides already, so its size is 1 x 1; NaN marks tokens without a location.
         values.append(_pooled_point_l1([(one.points, np.nan_to_num(one.targets)) for one in group]))
     return ratio_of_sums(np.array(values), np.ones(len(values)))
 
@@ -154,8 +154,8 @@ def narratives_point_l1(narratives: Sequence[GivenNarrative]) -> Estimate:
 def narratives_matching(narratives: Sequence[GivenNarrative]) -> dict[str, Estimate]:
     """LBM of the traces of given narratives, as in controlled trace generation: a mean over narratives, images redrawn.
 
-    A row of a trace is a word: the box around the points of its tokens. Words without a place are not in the annotated
-    trace, but in the predicted one.
+    A row of a trace is a word: the box around the points of its tokens. Words without a location are not in the
+    annotated trace, but in the predicted one.
     """
     predicted = [np.array([_around(one.points, word) for word in one.words]).reshape(-1, 4) for one in narratives]
     annotated = [np.array([_with_area(_around(one.targets, word)) for word in one.words]) for one in narratives]
@@ -181,7 +181,7 @@ def _with_area(box: np.ndarray) -> np.ndarray:
 
 
 def _pooled_point_l1(captions: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
-    """Captions of one picture may differ in length; tokens are pooled over them."""
+    """Captions of one image may differ in length; tokens are pooled over them."""
     predictions = np.concatenate([points for points, _ in captions])[None]
     targets = np.concatenate([places for _, places in captions])[None]
     return point_l1(predictions, targets, np.ones(targets.shape[:2], bool), (1.0, 1.0))

@@ -1,10 +1,10 @@
-// Drawing a box or a point on the picture, with mouse, pen, finger or keys.
+// Drawing a box or a point on the image, with mouse, pen, finger or keys.
 
 const SMALLEST_DRAG = 4; // of the screen's pixels; less is a slip
 const hundredth = (value) => Math.round(value * 100) / 100;
 
 class Drawing {
-  // onDrawn({box} or {point}) in the picture's pixels, onHint(text).
+  // onDrawn({box} or {point}) in the image's pixels, onHint(text).
   constructor(stage, onDrawn, onHint) {
     Object.assign(this, { stage, onDrawn, onHint, tool: "look", start: null, cursor: null });
     const overlay = stage.overlay;
@@ -26,37 +26,37 @@ class Drawing {
     this.onHint(
       {
         look: "",
-        box: "Drag a box on the picture. Keys: arrows move, Enter sets each of two corners.",
-        point: "Click a point on the picture. Keys: arrows move, Enter sets it.",
+        box: "Drag a box on the image. Keys: arrows move, Enter sets each of two corners.",
+        point: "Click a point on the image. Keys: arrows move, Enter sets it.",
       }[tool],
     );
   }
 
-  toPicture(event) {
-    return toPicture(this.stage.overlay, event.clientX, event.clientY, this.stage.size);
+  toImage(event) {
+    return toImage(this.stage.overlay, event.clientX, event.clientY, this.stage.size);
   }
 
   begin(event) {
     if (this.tool === "look" || event.button !== 0 || !event.isPrimary) return;
-    if (!isOnPicture(this.stage.overlay, event.clientX, event.clientY, this.stage.size)) return;
+    if (!isOnImage(this.stage.overlay, event.clientX, event.clientY, this.stage.size)) return;
     this.keys = false;
-    this.start = this.toPicture(event);
+    this.start = this.toImage(event);
     this.startOnScreen = [event.clientX, event.clientY];
-    this.stage.overlay.setPointerCapture(event.pointerId); // the drag may leave the picture
+    this.stage.overlay.setPointerCapture(event.pointerId); // the drag may leave the image
     event.preventDefault();
   }
 
   move(event) {
     if (!this.start || this.keys || !event.isPrimary) return;
-    if (this.tool === "box") this.preview({ box: boxAround(this.start, this.toPicture(event)) });
+    if (this.tool === "box") this.preview({ box: boxAround(this.start, this.toImage(event)) });
   }
 
   end(event) {
     if (!this.start || this.keys || !event.isPrimary) return;
     const [x, y] = this.startOnScreen;
     const isDrag = Math.min(Math.abs(event.clientX - x), Math.abs(event.clientY - y)) >= SMALLEST_DRAG;
-    if (this.tool === "point") this.finish({ point: this.toPicture(event) });
-    else if (isDrag) this.finish({ box: boxAround(this.start, this.toPicture(event)) });
+    if (this.tool === "point") this.finish({ point: this.toImage(event) });
+    else if (isDrag) this.finish({ box: boxAround(this.start, this.toImage(event)) });
     else {
       this.cancel();
       this.onHint("That box is too small. Drag from one corner to the opposite one.");

@@ -1,15 +1,15 @@
-// Between the screen and the picture's own pixels, and what lies where. Boxes are [x0, y0, x1, y1].
+// Between the screen and the image's own pixels, and what lies where. Boxes are [x0, y0, x1, y1].
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
-// The overlay's viewBox is the picture in its own pixels, so its matrix knows scale, letterbox and page zoom.
-function toPicture(overlay, clientX, clientY, [width, height]) {
+// The overlay's viewBox is the image in its own pixels, so its matrix knows scale, letterbox and page zoom.
+function toImage(overlay, clientX, clientY, [width, height]) {
   const there = new DOMPoint(clientX, clientY).matrixTransform(overlay.getScreenCTM().inverse());
   return [clamp(there.x, 0, width), clamp(there.y, 0, height)];
 }
 
-// Whether a place on the screen is on the picture and not in the letterbox beside it.
-function isOnPicture(overlay, clientX, clientY, [width, height]) {
+// Whether a place on the screen is on the image and not in the letterbox beside it.
+function isOnImage(overlay, clientX, clientY, [width, height]) {
   const { x, y } = new DOMPoint(clientX, clientY).matrixTransform(overlay.getScreenCTM().inverse());
   return x >= 0 && y >= 0 && x <= width && y <= height;
 }
@@ -52,8 +52,8 @@ const objectBox = (answer) => answer.box || outlinesBox(answer.mask);
 
 const centre = (box) => [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2];
 
-// What of the view lies at a point of the picture, the smallest first: [{answer, word}], word null for an object.
-// margin: in the picture's pixels, so that a place that is a mere point can be met.
+// What of the view lies at a point of the image, the smallest first: [{answer, word}], word null for an object.
+// margin: in the image's pixels, so that a place that is a mere point can be met.
 function whatIsAt(view, point, margin) {
   const found = [];
   view.answers.forEach((answer, a) => {

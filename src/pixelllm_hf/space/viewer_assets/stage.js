@@ -1,4 +1,4 @@
-// The picture and what is drawn over it. Everything is drawn in the picture's pixels; lines and tags keep their size
+// The image and what is drawn over it. Everything is drawn in the image's pixels; lines and tags keep their size
 // on the screen.
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -17,7 +17,7 @@ function layer(parent, className) {
   return group;
 }
 
-// A line twice: a dark casing below the colour, so that it is seen on any picture.
+// A line twice: a dark casing below the colour, so that it is seen on any image.
 function cased(tag, attributes, className) {
   return [shape(tag, attributes, `lv-casing ${className}`), shape(tag, attributes, `lv-line ${className}`)];
 }
@@ -32,23 +32,23 @@ const pathAlong = (points) => points.map(([x, y], i) => `${i ? "L" : "M"}${x} ${
 class Stage {
   constructor(root) {
     this.frame = root.querySelector(".lv-frame");
-    this.picture = root.querySelector(".lv-picture");
+    this.image = root.querySelector(".lv-image");
     this.overlay = root.querySelector(".lv-overlay");
     this.size = [1, 1];
-    this.unit = 1; // the picture's pixels in one of the screen's
+    this.unit = 1; // the image's pixels in one of the screen's
     for (const name of ["objects", "prompts", "trace", "places", "glow", "drawing", "pointer"]) {
       this[name] = layer(this.overlay, `lv-${name}`);
     }
     new ResizeObserver(() => this.measure()).observe(this.frame);
   }
 
-  // The same <img> stays; a new address is set only when the picture is another one.
+  // The same <img> stays; a new address is set only when the image is another one.
   show(view) {
     this.size = view.size;
     const [width, height] = view.size;
     this.frame.style.setProperty("--ratio", width / height);
     this.overlay.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    if (this.picture.getAttribute("src") !== view.picture) this.picture.setAttribute("src", view.picture);
+    if (this.image.getAttribute("src") !== view.image) this.image.setAttribute("src", view.image);
     this.measure();
   }
 
@@ -59,7 +59,7 @@ class Stage {
     for (const node of this.overlay.querySelectorAll("[data-x]")) this.settle(node);
   }
 
-  // A group that keeps its size on the screen, with its origin at a point of the picture.
+  // A group that keeps its size on the screen, with its origin at a point of the image.
   at([x, y], ...children) {
     const group = shape("g", { "data-x": x, "data-y": y });
     group.append(...children);
@@ -69,7 +69,7 @@ class Stage {
 
   settle(group) {
     let [x, y, width] = ["x", "y", "width"].map((name) => Number(group.dataset[name] || 0));
-    if (width) { // a tag: above its point, or above the corner of its box, and always within the picture
+    if (width) { // a tag: above its point, or above the corner of its box, and always within the image
       if (group.dataset.rise) [x, y] = [x - (width / 2) * this.unit, y - group.dataset.rise * this.unit];
       x = clamp(x, 0, Math.max(this.size[0] - width * this.unit, 0));
       y = Math.max(y, 22 * this.unit);

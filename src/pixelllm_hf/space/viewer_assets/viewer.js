@@ -134,11 +134,11 @@ function pick(place) {
   light();
 }
 
-// Pointing at the picture.
+// PointingGame at the image.
 const marginOf = (event) => (event.pointerType === "touch" ? 16 : 7) * stage.unit;
 const thereAt = (event) =>
-  view && isOnPicture(stage.overlay, event.clientX, event.clientY, view.size)
-    ? whatIsAt(view, drawing.toPicture(event), marginOf(event))
+  view && isOnImage(stage.overlay, event.clientX, event.clientY, view.size)
+    ? whatIsAt(view, drawing.toImage(event), marginOf(event))
     : [];
 stage.overlay.addEventListener("pointermove", (event) => {
   if (drawing.tool !== "look" || event.pointerType === "touch") return;
@@ -178,7 +178,7 @@ find("[data-places]").addEventListener("click", (event) => {
 find("[data-play]").addEventListener("click", () => playback.toggle());
 
 function note() {
-  if (view.writing) return view.answers.length ? "" : "Looking at the picture…";
+  if (view.writing) return view.answers.length ? "" : "Looking at the image…";
   if (view.left_out) return `${view.left_out} more are not shown here.`;
   return view.task === "dense" && !view.answers.length ? "Nothing was found." : "";
 }
@@ -194,7 +194,7 @@ function bringIntoSight() {
 function show() {
   const given = props.value;
   const isMoreOfTheSame = Boolean(view && view.writing); // else places of earlier answers mean nothing
-  view = given && given.picture ? given : null;
+  view = given && given.image ? given : null;
   version += 1;
   root.dataset.list = view && view.answers.some(isObject) ? "objects" : "captions";
   root.dataset.state = view ? (view.writing ? "writing" : "ready") : "empty";
@@ -209,14 +209,14 @@ function show() {
     return;
   }
   if (isShown && !isMoreOfTheSame && (view.writing || view.answers.length)) bringIntoSight();
-  if (!isMoreOfTheSame || stage.picture.getAttribute("src") !== view.picture) {
+  if (!isMoreOfTheSame || stage.image.getAttribute("src") !== view.image) {
     [pointed, picked, drawnGlow] = [[], null, ""];
     if (playback.playing || played) playback.stop();
   }
   drawing.settle();
   stage.show(view);
-  stage.picture.alt = view.answers.map((answer) => answer.text).join("; ") || "The picture";
-  stage.overlay.setAttribute("aria-label", `Places of ${view.answers.length} answers in the picture`);
+  stage.image.alt = view.answers.map((answer) => answer.text).join("; ") || "The image";
+  stage.overlay.setAttribute("aria-label", `Places of ${view.answers.length} answers in the image`);
   list.show(view);
   spoken.say(view);
   find("[data-play]").disabled = !tracedWords().length;

@@ -13,7 +13,7 @@ from pixelllm_hf.training.cacheable_images import ImageFiles
 from pixelllm_hf.training.canvas_reader import CanvasReader
 from pixelllm_hf.training.pixel_cache import PixelCache, open_pixel_cache
 from pixelllm_hf.training.recipe_values import ConfigError
-from pixelllm_hf.training.sources import check_pictures_stay
+from pixelllm_hf.training.sources import check_images_stay
 
 
 class ImageBatches:
@@ -113,7 +113,7 @@ def image_batches(
 class LabelledBatches:
     """Batches of grounded rows with the labels of their images.
 
-    Needs sources whose pictures are the same every time, without random scale or flip, and known to the labels.
+    Needs sources whose images are the same every time, without random scale or flip, and known to the labels.
     """
 
     def __init__(self, batches: GroundedBatches, labels: ImageLabels, canvas: int):
@@ -121,14 +121,14 @@ class LabelledBatches:
         self.labels = labels.stacked()
         row_of = {file.name: row for row, file in enumerate(labels.image_files)}
         sources: dict[str, Any] = batches.sources
-        check_pictures_stay(sources, "auxiliary")
+        check_images_stay(sources, "auxiliary")
         self.rows: dict[str, np.ndarray] = {}
         for name, source in sources.items():
             rows = [row_of.get(file) for file in source.file_names]
             if missing := sum(row is None for row in rows):
                 raise ConfigError(
-                    f"{missing} of {len(rows)} pictures of source {name!r} are not in auxiliary.instances. Take the "
-                    "instances file of the same pictures."
+                    f"{missing} of {len(rows)} images of source {name!r} are not in auxiliary.instances. Take the "
+                    "instances file of the same images."
                 )
             self.rows[name] = np.array(rows)
 

@@ -33,7 +33,7 @@ class WithAuxiliary(nn.Module):
         auxiliary_boxes: Tensor,
         **batch: Any,
     ) -> PixelLLMOutput:
-        """auxiliary_labels (B,1+A,G,G), auxiliary_boxes (B,4,G,G) as in `CellHeads`; the rest as in the model."""
+        """auxiliary_labels (B,1+A,G,G), auxiliary_boxes (B,4,G,G) as in `PatchHeads`; the rest as in the model."""
         features = self.model.get_image_features(pixel_values, pixel_mask)
         output = self.model(image_features=features, pixel_mask=pixel_mask, **batch)
 

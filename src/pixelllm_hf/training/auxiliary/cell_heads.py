@@ -48,7 +48,7 @@ class AuxiliaryOutput(ModelOutput):
     loss_parts: dict[str, Tensor] | None = None
 
 
-class CellHeads(nn.Module):
+class PatchHeads(nn.Module):
     """Throw-away linear heads: one on the fused map, one on each tower's own."""
 
     def __init__(self, widths: dict[str, int], classes: int, attributes: dict[str, int], task: CellTaskConfig):
@@ -62,7 +62,7 @@ class CellHeads(nn.Module):
         )
 
     @classmethod
-    def for_model(cls, vision_config: Any, labels: ImageLabels, task: CellTaskConfig) -> CellHeads:
+    def for_model(cls, vision_config: Any, labels: ImageLabels, task: CellTaskConfig) -> PatchHeads:
         """For the maps of a model's towers and the names in the labels."""
         widths = {FUSED: vision_config.feature_channels}
         widths |= {name: channels for name, (channels, _) in vision_config.map_shapes.items()}

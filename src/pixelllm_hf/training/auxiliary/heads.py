@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.modeling.vision_towers import VisionFeatures
-from pixelllm_hf.training.auxiliary.cell_heads import CELL_HEADS_FILE, AuxiliaryOutput, CellHeads, CellTaskConfig
+from pixelllm_hf.training.auxiliary.cell_heads import CELL_HEADS_FILE, AuxiliaryOutput, CellTaskConfig, PatchHeads
 from pixelllm_hf.training.auxiliary.labels import ImageLabels
-from pixelllm_hf.training.auxiliary.token_heads import TOKEN_HEADS_FILE, TokenHeads, TokenTaskConfig
+from pixelllm_hf.training.auxiliary.token_heads import TOKEN_HEADS_FILE, QueryTokenHeads, TokenTaskConfig
 from pixelllm_hf.training.config import ConfigError
 
 # What the log shows of either.
@@ -26,8 +26,8 @@ class AuxiliaryHeads(nn.Module):
 
     def __init__(
         self,
-        cells: CellHeads | None,
-        tokens: TokenHeads | None = None,
+        cells: PatchHeads | None,
+        tokens: QueryTokenHeads | None = None,
         *,
         cells_weight: float = 1.0,
         tokens_weight: float = 1.0,
@@ -51,8 +51,8 @@ class AuxiliaryHeads(nn.Module):
     ) -> AuxiliaryHeads:
         """For a model and the names in the labels; a task that is None has no heads. Files are as `save` writes them,
         without one heads begin at random. A file that does not fit is a ConfigError."""
-        cell_heads = None if cells is None else CellHeads.for_model(model.config.vision_config, labels, cells)
-        token_heads = None if tokens is None else TokenHeads.for_model(model, labels, tokens)
+        cell_heads = None if cells is None else PatchHeads.for_model(model.config.vision_config, labels, cells)
+        token_heads = None if tokens is None else QueryTokenHeads.for_model(model, labels, tokens)
         for heads, file, objective in (
             (cell_heads, cell_file, "towers"),
             (token_heads, token_file, "prompt_tokens"),
@@ -64,7 +64,7 @@ class AuxiliaryHeads(nn.Module):
     def forward(
         self, features: VisionFeatures, visual_tokens: Callable[[], Tensor], labels: Tensor, boxes: Tensor
     ) -> AuxiliaryOutput:
-        """features, labels (B,1+A,G,G) and boxes (B,4,G,G) as in `CellHeads`; visual_tokens gives those of the whole
+        """features, labels (B,1+A,G,G) and boxes (B,4,G,G) as in `PatchHeads`; visual_tokens gives those of the whole
         images, (B,T,C), and is called if prompt tokens have heads. loss_parts: "cells" and "tokens", without weights,
         and what tells how it goes."""
         total = labels.new_zeros((), dtype=torch.float32)

@@ -37,7 +37,7 @@ class ImageLabels:
     attribute_names: dict[str, list[str]]
 
     def stacked(self) -> np.ndarray:
-        """(N, 1 + attributes, G, G): labels, then attributes, as `CellHeads` takes them."""
+        """(N, 1 + attributes, G, G): labels, then attributes, as `PatchHeads` takes them."""
         return np.stack([self.labels, *self.attributes.values()], axis=1)
 
 

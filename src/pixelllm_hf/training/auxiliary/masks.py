@@ -59,13 +59,13 @@ class MaskLearner(nn.Module):
         object_masks: Tensor,
         image_of_row: Tensor,
     ) -> AuxiliaryOutput:
-        """pixel_values (B,3,S,S), pixel_mask (B,S,S), labels and boxes as in `CellHeads`; object_boxes (R,4) xyxy
+        """pixel_values (B,3,S,S), pixel_mask (B,S,S), labels and boxes as in `PatchHeads`; object_boxes (R,4) xyxy
         canvas pixels, object_masks (R,M,M) of the canvas, image_of_row (R,)."""
         features = self.model.get_image_features(pixel_values, pixel_mask)
-        logits, promised = masks_of_boxes(self.model, features, object_boxes, image_of_row)
+        logits, iou_predictions = masks_of_boxes(self.model, features, object_boxes, image_of_row)
         stride = pixel_mask.shape[-1] // object_masks.shape[-1]
         real = pixel_mask[:, stride // 2 :: stride, stride // 2 :: stride]
-        parts = mask_loss(logits, promised, object_masks, pixel_mask=real[image_of_row])
+        parts = mask_loss(logits, iou_predictions, object_masks, pixel_mask=real[image_of_row])
         total = torch.stack(list(parts.values())).sum()
         looks = {"mask": total.detach(), "mask_iou": mean_overlap(logits, object_masks)}
         kept = self.heads(features, lambda: self.model.get_visual_tokens(features, pixel_mask), labels, boxes)
@@ -91,9 +91,9 @@ class ImageObjects:
 
 
 class MaskBatches:
-    """Dense batches with objects of their pictures: their masks, and their boxes moved a little.
+    """Dense batches with objects of their images: their masks, and their boxes moved a little.
 
-    Pictures without objects have none; a batch has at least one as long as any of its pictures does.
+    Images without objects have none; a batch has at least one as long as any of its images does.
     """
 
     def __init__(self, batches: ImageBatches, objects: ImageObjects, task: MaskTaskConfig, *, seed: int):

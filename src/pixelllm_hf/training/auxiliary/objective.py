@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.training.auxiliary.batches import ImageBatches, image_batches
-from pixelllm_hf.training.auxiliary.cell_heads import AuxiliaryOutput, CellHeads
+from pixelllm_hf.training.auxiliary.cell_heads import AuxiliaryOutput, PatchHeads
 from pixelllm_hf.training.auxiliary.heads import AuxiliaryHeads
 from pixelllm_hf.training.auxiliary.labels import ImageLabels
 from pixelllm_hf.training.auxiliary.masks import ImageObjects, MaskBatches, MaskLearner
-from pixelllm_hf.training.auxiliary.token_heads import TokenHeads, TokenTaskConfig
+from pixelllm_hf.training.auxiliary.token_heads import QueryTokenHeads, TokenTaskConfig
+from pixelllm_hf.training.build_model import build_model, load_processor
 from pixelllm_hf.training.export import export_dtype, save_folder
-from pixelllm_hf.training.initial_model import initial_model, load_processor
 from pixelllm_hf.training.objective import Objective
 from pixelllm_hf.training.recipe_values import ConfigError
 
@@ -37,28 +37,28 @@ TOKEN_PARTS = ("prompt_feature_extractor.", "prompt_pooling.", "visual_projectio
 class TowerLearner(nn.Module):
     """The towers and the throw-away heads that teach them."""
 
-    def __init__(self, vision_towers: nn.Module, heads: CellHeads):
+    def __init__(self, vision_towers: nn.Module, heads: PatchHeads):
         super().__init__()
         self.vision_towers, self.heads = vision_towers, heads
 
     def forward(
         self, pixel_values: Tensor, pixel_mask: Tensor, labels: Tensor, boxes: Tensor | None = None
     ) -> AuxiliaryOutput:
-        """pixel_values (B,3,S,S), pixel_mask (B,S,S); the rest as in `CellHeads`."""
+        """pixel_values (B,3,S,S), pixel_mask (B,S,S); the rest as in `PatchHeads`."""
         return self.heads(self.vision_towers(pixel_values, pixel_mask), labels, boxes)
 
 
 class TokenLearner(nn.Module):
     """A model of which only the way from the maps to the prompt tokens learns, and the heads that teach it."""
 
-    def __init__(self, model: PixelLLMForGroundedGeneration, token_heads: TokenHeads):
+    def __init__(self, model: PixelLLMForGroundedGeneration, token_heads: QueryTokenHeads):
         super().__init__()
         self.model, self.token_heads = model, token_heads
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith(TOKEN_PARTS))
 
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor, labels: Tensor, boxes: Tensor) -> AuxiliaryOutput:
-        """pixel_values (B,3,S,S), pixel_mask (B,S,S); the rest as in `TokenHeads`."""
+        """pixel_values (B,3,S,S), pixel_mask (B,S,S); the rest as in `QueryTokenHeads`."""
         with torch.no_grad():
             features = self.model.get_image_features(pixel_values, pixel_mask)
         return self.token_heads(self.model.get_visual_tokens(features, pixel_mask), labels, boxes)
@@ -70,7 +70,7 @@ def towers_objective(recipe: TrainConfig, accelerator: Accelerator) -> Objective
     towers, config = whole.vision_towers, whole.config
     del whole  # the language model need not stay in memory
     train, held_out, labels = _batches(recipe, config, accelerator)
-    heads = AuxiliaryHeads(CellHeads.for_model(config.vision_config, labels, auxiliary.cells))
+    heads = AuxiliaryHeads(PatchHeads.for_model(config.vision_config, labels, auxiliary.cells))
 
     def save(folder: Path, final: bool) -> None:
         save_vision_towers(towers, folder / TOWERS_FILE, labels.class_names)
@@ -83,11 +83,11 @@ def towers_objective(recipe: TrainConfig, accelerator: Accelerator) -> Objective
 
 
 def prompt_tokens_objective(recipe: TrainConfig, accelerator: Accelerator) -> Objective:
-    """Every prompt token tells of the object in a place of its own; towers and language stay as they are."""
+    """Every prompt token tells of the object in a location of its own; towers and language stay as they are."""
     auxiliary, model = _auxiliary(recipe), _model(recipe)
     processor = load_processor(recipe.model.processor or recipe.model.init, image_size=model.config.image_size)
     train, held_out, labels = _batches(recipe, model.config, accelerator)
-    heads = AuxiliaryHeads(None, TokenHeads.for_model(model, labels, auxiliary.tokens or TokenTaskConfig()))
+    heads = AuxiliaryHeads(None, QueryTokenHeads.for_model(model, labels, auxiliary.tokens or TokenTaskConfig()))
 
     def save(folder: Path, final: bool) -> None:
         save_folder(model, folder, processor=processor, dtype=_dtype(recipe, final))
@@ -153,7 +153,7 @@ def _auxiliary(recipe: TrainConfig) -> AuxiliaryConfig:
 
 def _model(recipe: TrainConfig) -> PixelLLMForGroundedGeneration:
     settings = recipe.model
-    return initial_model(
+    return build_model(
         settings.init,
         overrides=settings.overrides,
         vision_weights=settings.vision_weights,

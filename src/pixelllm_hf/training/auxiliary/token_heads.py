@@ -1,7 +1,7 @@
 """What teaches the prompt tokens what is where: token i tells of the object whose centre is in cell i of a grid.
 
 The language model sees of an image what the prompt tokens carry. Taught by language alone they carry the first two or
-three objects well and the others badly; with a place of its own to answer for, every token finds its object.
+three objects well and the others badly; with a location of its own to answer for, every token finds its object.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class TokenTaskConfig(RecipePart):
     box_loss_weight: NotNegative = 10.0
 
 
-class TokenHeads(nn.Module):
+class QueryTokenHeads(nn.Module):
     """Throw-away linear heads, the same for every token."""
 
     def __init__(self, width: int, num_tokens: int, classes: int, attributes: dict[str, int], task: TokenTaskConfig):
@@ -56,7 +56,9 @@ class TokenHeads(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(width, size) for name, size in self.outputs.items()})
 
     @classmethod
-    def for_model(cls, model: PixelLLMForGroundedGeneration, labels: ImageLabels, task: TokenTaskConfig) -> TokenHeads:
+    def for_model(
+        cls, model: PixelLLMForGroundedGeneration, labels: ImageLabels, task: TokenTaskConfig
+    ) -> QueryTokenHeads:
         """For the prompt tokens of a model and the names in the labels."""
         attributes = {name: len(values) for name, values in labels.attribute_names.items()}
         prompt = model.config.prompt_config
@@ -65,7 +67,7 @@ class TokenHeads(nn.Module):
 
     def forward(self, tokens: Tensor, labels: Tensor, boxes: Tensor) -> AuxiliaryOutput:
         """tokens (B,T,C) of the prompt that is the whole image; labels (B,1+A,G,G) and boxes (B,4,G,G) as in
-        `CellHeads`."""
+        `PatchHeads`."""
         targets, target_boxes = objects_of_cells(labels, boxes, self.task.rows, self.task.columns)
         tokens = self.norm(tokens[:, : self.num_cells])
         logits = {name: head(tokens).float().transpose(1, 2) for name, head in self.heads.items()}
@@ -94,7 +96,7 @@ class TokenHeads(nn.Module):
 def objects_of_cells(labels: Tensor, boxes: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
     """The object whose box has its centre in each cell of a grid; of several, the one that reaches lowest.
 
-    labels (B,1+A,G,G), boxes (B,4,G,G) xyxy in canvases, as in `CellHeads` -> labels (B,1+A,rows*columns), background
+    labels (B,1+A,G,G), boxes (B,4,G,G) xyxy in canvases, as in `PatchHeads` -> labels (B,1+A,rows*columns), background
     where there is no object; boxes (B,rows*columns,4) centre and size, anything where there is none.
     """
     labels, boxes = labels.flatten(2).long(), boxes.flatten(2)

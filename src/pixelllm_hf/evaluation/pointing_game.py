@@ -1,8 +1,8 @@
-"""Places of object words whatever they are called, for pictures whose objects have names that the model never learnt.
+"""Places of object words whatever they are called, for images whose objects have names that the model never learnt.
 
 An object word is a mention of any name that the model knows, right or wrong. It points at an object if its point lies
-in the object's box, border included. As boxes may cover much of a picture, the share that points drawn at random would
-reach comes along: the covered part of each picture, weighted with the number of its object words.
+in the object's box, border included. As boxes may cover much of an image, the share that points drawn at random would
+reach comes along: the covered part of each image, weighted with the number of its object words.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pixelllm_hf.processing.grounded_results import GroundedCaption
 
 
 @dataclass(frozen=True)
-class Pointing:
+class PointingGame:
     """Of one caption: its object words, those of them on an object, the objects, those of them pointed at.
 
-    covered: part of the picture that lies in some box, 0..1.
+    covered: part of the image that lies in some box, 0..1.
     """
 
     words: int
@@ -31,14 +31,14 @@ class Pointing:
     covered: float
 
 
-def score_pointing(caption: GroundedCaption, boxes: np.ndarray, names: ObjectNames) -> Pointing:
-    """boxes (O,4) xyxy of all objects, pixels of the picture."""
+def score_pointing(caption: GroundedCaption, boxes: np.ndarray, names: ObjectNames) -> PointingGame:
+    """boxes (O,4) xyxy of all objects, pixels of the image."""
     mentions = names.mentions([word.text for word in caption.words])
     places = [caption.words[mention.last].point for mention in mentions]
     points = np.array([place for place in places if place is not None], np.float64).reshape(-1, 1, 2)
     low, high = boxes[None, :, :2], boxes[None, :, 2:]
     hits = np.all((low <= points) & (points <= high), axis=-1)  # (points, objects)
-    return Pointing(
+    return PointingGame(
         words=len(mentions),
         on_object=int(np.any(hits, axis=1).sum()),
         objects=len(boxes),
@@ -48,7 +48,7 @@ def score_pointing(caption: GroundedCaption, boxes: np.ndarray, names: ObjectNam
 
 
 def covered_part(boxes: np.ndarray, size_wh: tuple[int, int]) -> float:
-    """The part of a picture that boxes (O,4) xyxy cover together, counted where they overlap once.
+    """The part of an image that boxes (O,4) xyxy cover together, counted where they overlap once.
 
     >>> covered_part(np.array([[0, 0, 5, 10], [0, 0, 10, 5]]), (10, 10))
     0.75
@@ -61,8 +61,8 @@ def covered_part(boxes: np.ndarray, size_wh: tuple[int, int]) -> float:
     return float((np.diff(ys)[:, None] * np.diff(xs) * inside).sum() / (size_wh[0] * size_wh[1]))
 
 
-def pointing_metrics(scores: Sequence[Pointing], *, resamples: int = RESAMPLES) -> dict[str, Estimate]:
-    """Shares of words and of objects over all pictures."""
+def pointing_metrics(scores: Sequence[PointingGame], *, resamples: int = RESAMPLES) -> dict[str, Estimate]:
+    """Shares of words and of objects over all images."""
     words, on_object, objects, pointed_at, covered = (
         np.array([getattr(score, name) for score in scores], np.float64)
         for name in ("words", "on_object", "objects", "pointed_at", "covered")

@@ -44,7 +44,7 @@ def family_of_start(init: str) -> Family:
         raise ConfigError(str(error)) from error
 
 
-def initial_model(
+def build_model(
     init: str,
     *,
     overrides: dict[str, Any] | None = None,
@@ -62,13 +62,13 @@ def initial_model(
     else:
         model = family_of_start(init).model_class.from_pretrained(init, config=config, dtype=torch.float32)
     for file in [*([vision_weights] if vision_weights else []), *(weights or [])]:
-        _lay_over(model, file, whole="vision_towers." if file == vision_weights else None)
+        _load_partial_weights(model, file, whole="vision_towers." if file == vision_weights else None)
     return model
 
 
-def initial_model_and_processor(settings: ModelSettings) -> tuple[PixelLLMForGroundedGeneration, Any]:
+def build_model_and_processor(settings: ModelSettings) -> tuple[PixelLLMForGroundedGeneration, Any]:
     """The model that a recipe starts from and its processor, whose words fit."""
-    model = initial_model(
+    model = build_model(
         settings.init,
         overrides=settings.overrides,
         vision_weights=settings.vision_weights,
@@ -91,7 +91,7 @@ def initial_model_and_processor(settings: ModelSettings) -> tuple[PixelLLMForGro
     return model, processor
 
 
-def _lay_over(model: PixelLLMForGroundedGeneration, file: str, *, whole: str | None) -> None:
+def _load_partial_weights(model: PixelLLMForGroundedGeneration, file: str, *, whole: str | None) -> None:
     try:
         tensors = load_file(file)
     except Exception as error:

@@ -71,7 +71,7 @@ class BoundedFolder:
 
 
 @cache
-def own_folder() -> Path:
+def temp_storage() -> Path:
     """The folder of this process, made now and removed at its end; those that killed demos have left are removed now.
 
     Gradio is told to keep its files in it, for which this must come before its components are made; what gradio reads
@@ -140,4 +140,4 @@ def served_folder(own: Path) -> Path:
     return own / "served"
 
 
-__all__ = ["BoundedFolder", "Bounds", "claimed_folder", "own_folder", "remove_left_folders", "served_folder"]
+__all__ = ["BoundedFolder", "Bounds", "claimed_folder", "remove_left_folders", "served_folder", "temp_storage"]

@@ -1,4 +1,4 @@
-"""What a user may mean by `boxes`, `points` and `text` -> one list of prompts per picture, checked."""
+"""What a user may mean by `boxes`, `points` and `text` -> one list of prompts per image, checked."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .canvas_transform import BoxXYXY
 from .canvas_transform import CanvasTransform
 
-Box = tuple[float, float, float, float]
 LabelledPoint = tuple[float, float, int]
 
 
@@ -19,9 +19,9 @@ class PromptError(ValueError):
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question about one picture: a box or points in image pixels (neither: the whole picture) and a text."""
+    """One question about one image: a box or points in image pixels (neither: the whole image) and a text."""
 
-    box: Box | None
+    box: BoxXYXY | None
     points: tuple[LabelledPoint, ...] | None
     text: str | None
 
@@ -29,9 +29,9 @@ class Prompt:
 def gather_prompts(
     boxes: Any, points: Any, text: Any, sizes_wh: Sequence[tuple[int, int]], max_points: int
 ) -> list[list[Prompt]]:
-    """-> per picture the list of its `Prompt`s.
+    """-> per image the list of its `Prompt`s.
 
-    A picture has as many prompts as its longest list; lists of one are repeated.
+    An image has as many prompts as its longest list; lists of one are repeated.
     """
     count = len(sizes_wh)
     box_lists = _per_image("boxes", boxes, count, _is_box)
@@ -66,7 +66,7 @@ def gather_prompts(
 
 
 def _per_image(name: str, given: Any, count: int, is_single: Any) -> list[list[Any]]:
-    """One list of entries per picture; None stands for one entry None."""
+    """One list of entries per image; None stands for one entry None."""
     given = _as_lists(given)
     if given is None or is_single(given):
         if given is not None and name != "text" and count != 1:
@@ -79,7 +79,7 @@ def _per_image(name: str, given: Any, count: int, is_single: Any) -> list[list[A
         raise PromptError(f"{name} must be None or (nested) lists, but a {type(given).__name__} came.")
     flat = all(item is None or is_single(item) for item in given)
     if count == 1 and flat and given:
-        return [given]  # the prompts of the only picture
+        return [given]  # the prompts of the only image
     if len(given) != count:
         raise PromptError(
             f"{name} must have one list per image, but there are {count} images and {len(given)} lists. "
@@ -120,8 +120,8 @@ def _is_box(item: Any) -> bool:
 _is_point = _is_box
 
 
-def _checked_box(box: Any, image_box: Box, name: str) -> Box | None:
-    """Clipped to the picture; a box with nothing in the picture is an error."""
+def _checked_box(box: Any, image_box: BoxXYXY, name: str) -> BoxXYXY | None:
+    """Clipped to the image; a box with nothing in the image is an error."""
     if box is None:
         return None
     if not _is_box(box) or len(box) != 4:
@@ -144,7 +144,7 @@ def _checked_box(box: Any, image_box: Box, name: str) -> Box | None:
     return max(x0, 0.0), max(y0, 0.0), min(x1, width), min(y1, height)
 
 
-def _checked_points(item: Any, image_box: Box, max_points: int, name: str) -> tuple[LabelledPoint, ...] | None:
+def _checked_points(item: Any, image_box: BoxXYXY, max_points: int, name: str) -> tuple[LabelledPoint, ...] | None:
     if item is None:
         return None
     points = [item] if _is_point(item) else item

@@ -1,4 +1,4 @@
-"""The pictures that the page offers to begin with."""
+"""The images that the page offers to begin with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCENES = (12, 13)
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
-class ExamplePictures:
+class ExampleImages:
     """Files by their names, all in one folder that gradio may serve."""
 
     def __init__(self, files: Mapping[str, Path]):
@@ -21,14 +21,14 @@ class ExamplePictures:
         self._names = {_digest(file): name for name, file in files.items()}
 
     @classmethod
-    def collect(cls, folder: Path | None, into: Path) -> ExamplePictures:
-        """Copies of the pictures in a folder; without one, composed scenes, which are free of anybody's rights."""
+    def collect(cls, folder: Path | None, into: Path) -> ExampleImages:
+        """Copies of the images in a folder; without one, composed scenes, which are free of anybody's rights."""
         into.mkdir(parents=True, exist_ok=True)
-        pictures = [] if folder is None else sorted(f for f in folder.iterdir() if f.suffix.lower() in _SUFFIXES)
+        images = [] if folder is None else sorted(f for f in folder.iterdir() if f.suffix.lower() in _SUFFIXES)
         files = {}
-        for picture in pictures:
-            name = re.sub(r"[^\w-]", "-", picture.stem, flags=re.ASCII)[:64]
-            files[name] = Path(shutil.copyfile(picture, into / f"{name}{picture.suffix.lower()}"))
+        for image in images:
+            name = re.sub(r"[^\w-]", "-", image.stem, flags=re.ASCII)[:64]
+            files[name] = Path(shutil.copyfile(image, into / f"{name}{image.suffix.lower()}"))
         return cls(files or _composed(into))
 
     def name_of(self, file: Path) -> str | None:
@@ -52,4 +52,4 @@ def _digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-__all__ = ["ExamplePictures"]
+__all__ = ["ExampleImages"]

@@ -1,4 +1,4 @@
-"""Pictures whose objects have names that the model never learnt."""
+"""Images whose objects have names that the model never learnt."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import pytest
 from PIL import Image, ImageDraw
 
 from pixelllm_hf.data.scenes import ObjectLibrary
-from pixelllm_hf.evaluation.pictures import EvaluationDataError
-from pixelllm_hf.evaluation.row_pictures import read_referred, read_scenes
+from pixelllm_hf.evaluation.images import EvaluationDataError
+from pixelllm_hf.evaluation.row_images import read_referred, read_scenes
 from pixelllm_hf.evaluation.runner import evaluate
 from pixelllm_hf.evaluation.scene_folder import DataFolder, composed_folder
+from pixelllm_hf.evaluation.seen_classes import SeenClasses
 from pixelllm_hf.evaluation.tasks import TASKS
 from pixelllm_hf.evaluation.tasks.task import QUICK
-from pixelllm_hf.evaluation.trained_names import TrainedNames
 from pixelllm_hf.processing.grounded_results import GroundedCaption, GroundedWord
 
-TRAINED = TrainedNames(frozenset({"car", "fish", "star"}), "three")
+TRAINED = SeenClasses(frozenset({"car", "fish", "star"}), "three")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def strange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataFolder]:
 
 
 def test_an_object_counts_under_the_longest_name_that_its_own_ends_with():
-    names = TrainedNames(frozenset({"bus", "bus stop", "stop"}))
+    names = SeenClasses(frozenset({"bus", "bus stop", "stop"}))
     assert [names.counted_as(n) for n in ("green bus", "old bus stop", "full stop", "busy street", "Bus")] == [
         "bus",
         "bus stop",
@@ -53,34 +53,34 @@ def test_an_object_counts_under_the_longest_name_that_its_own_ends_with():
 
 def test_names_are_read_from_a_file_or_are_those_of_the_built_in_cut_outs(tmp_path: Path):
     (tmp_path / "names.txt").write_text(" Race  car\n\nfish\n")
-    read = TrainedNames.read(tmp_path / "names.txt")
+    read = SeenClasses.read(tmp_path / "names.txt")
     assert read.names == {"race car", "fish"} and read.source == "names.txt"
-    assert TrainedNames.read("builtin").names == set(ObjectLibrary.builtin().names)
+    assert SeenClasses.read("builtin").names == set(ObjectLibrary.builtin().names)
     (tmp_path / "names.txt").write_text("\n")
     with pytest.raises(EvaluationDataError, match="has no name"):
-        TrainedNames.read(tmp_path / "names.txt")
+        SeenClasses.read(tmp_path / "names.txt")
 
 
 def test_an_oracle_that_knows_the_trained_names_alone_is_perfect_in_naming(strange: DataFolder, oracle, said):
-    pictures = TASKS["caption"].read(strange)
-    assert {"car"} < set().union(*(p.names for p in pictures)), "cars and others, or else the seed shows nothing"
+    images = TASKS["caption"].read(strange)
+    assert {"car"} < set().union(*(p.names for p in images)), "cars and others, or else the seed shows nothing"
 
-    def answer(picture: Any) -> list[GroundedCaption]:
-        return [said("a car" if "car" in picture.names else "something")]
+    def answer(image: Any) -> list[GroundedCaption]:
+        return [said("a car" if "car" in image.names else "something")]
 
-    model = oracle(pictures, answer)
-    metrics = evaluate(model, model, TASKS["caption"], strange, how=QUICK).result["metrics"]
-    with_car = sum("car" in picture.names for picture in pictures)
+    model = oracle(images, answer)
+    metrics = evaluate(model, model, TASKS["caption"], strange, settings=QUICK).result["metrics"]
+    with_car = sum("car" in image.names for image in images)
     for name in ("object_f1", "object_precision", "object_recall"):
-        assert metrics[name]["value"] == 1 and metrics[name]["count"] == with_car < len(pictures), name
+        assert metrics[name]["value"] == 1 and metrics[name]["count"] == with_car < len(images), name
 
 
 def test_a_trained_name_that_is_not_there_is_wrong(strange: DataFolder, oracle, said):
-    pictures = TASKS["caption"].read(strange)
-    model = oracle(pictures, lambda picture: [said("a star and a car")])
-    metrics = evaluate(model, model, TASKS["caption"], strange, how=QUICK).result["metrics"]
-    with_car = sum("car" in picture.names for picture in pictures)
-    assert metrics["object_precision"]["value"] == pytest.approx(with_car / (2 * len(pictures)))
+    images = TASKS["caption"].read(strange)
+    model = oracle(images, lambda image: [said("a star and a car")])
+    metrics = evaluate(model, model, TASKS["caption"], strange, settings=QUICK).result["metrics"]
+    with_car = sum("car" in image.names for image in images)
+    assert metrics["object_precision"]["value"] == pytest.approx(with_car / (2 * len(images)))
 
 
 def test_places_are_measured_on_all_objects_whatever_they_are_called(strange: DataFolder, oracle):
@@ -94,7 +94,7 @@ def test_places_are_measured_on_all_objects_whatever_they_are_called(strange: Da
         return [GroundedCaption("star", words, scene.open().size, score=0.5)]
 
     model = oracle(scenes, answer)
-    metrics = evaluate(model, model, TASKS["trace"], strange, how=QUICK, limit=len(scenes)).result["metrics"]
+    metrics = evaluate(model, model, TASKS["trace"], strange, settings=QUICK, limit=len(scenes)).result["metrics"]
     assert metrics["object_recall"]["value"] == 0
     assert metrics["word_on_object"]["value"] == pytest.approx(total / (total + len(scenes)))
     assert metrics["object_pointed_at"]["value"] == 1 and metrics["object_pointed_at"]["count"] == total
@@ -104,22 +104,22 @@ def test_places_are_measured_on_all_objects_whatever_they_are_called(strange: Da
 def test_scenes_of_trained_names_alone_have_no_such_metrics(scene_folder: Path, oracle, said):
     scenes = read_scenes(DataFolder(scene_folder))
     model = oracle(scenes, lambda scene: [said("a dog")])
-    result = evaluate(model, model, TASKS["trace"], scene_folder, how=QUICK, limit=len(scenes)).result
+    result = evaluate(model, model, TASKS["trace"], scene_folder, settings=QUICK, limit=len(scenes)).result
     assert "word_on_object" not in result["metrics"]
 
 
 def test_expressions_of_trained_names_are_also_counted_apart(strange: DataFolder, oracle, said):
-    pictures = read_referred(strange)
+    images = read_referred(strange)
 
-    def answer(picture: Any) -> list[GroundedCaption]:
+    def answer(image: Any) -> list[GroundedCaption]:
         """Finds what has a trained name."""
         results = []
-        for e in picture.expressions:
+        for e in image.expressions:
             x, y, w, h = e.box
-            results.append(said(e.text, box=(x, y, x + w, y + h) if e.has_trained_name else (0.0, 0.0, 1.0, 1.0)))
+            results.append(said(e.text, box=(x, y, x + w, y + h) if e.is_seen_class else (0.0, 0.0, 1.0, 1.0)))
         return results
 
-    model = oracle(pictures, answer)
+    model = oracle(images, answer)
     result = evaluate(model, model, TASKS["refer"], strange).result
     known, number = result["expressions_with_trained_name"], result["expressions"]
     assert 0 < known < number
@@ -132,10 +132,10 @@ def test_expressions_of_trained_names_are_also_counted_apart(strange: DataFolder
 
 
 def test_only_regions_with_a_trained_name_are_asked_about(strange: DataFolder):
-    phrases = [region.phrase for picture in TASKS["region"].read(strange) for region in picture.regions]
+    phrases = [region.phrase for image in TASKS["region"].read(strange) for region in image.regions]
     assert phrases and all(phrase.split()[-1] == "car" for phrase in phrases)
     assert any("race" in phrase for phrase in phrases)
-    skipped = sum(picture.skipped for picture in TASKS["region"].read(strange))
+    skipped = sum(image.skipped for image in TASKS["region"].read(strange))
     everything = TASKS["region"].read(DataFolder(strange.folder))
-    pictures_left = {picture.image_id for picture in TASKS["region"].read(strange)}
-    assert skipped == sum(len(p.regions) for p in everything if p.image_id in pictures_left) - len(phrases)
+    images_left = {image.image_id for image in TASKS["region"].read(strange)}
+    assert skipped == sum(len(p.regions) for p in everything if p.image_id in images_left) - len(phrases)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pixelllm_hf.space.own_folder import BoundedFolder, Bounds, claimed_folder, remove_left_folders
+from pixelllm_hf.space.temp_storage import BoundedFolder, Bounds, claimed_folder, remove_left_folders
 
 
 def filled(path: Path, ages: list[float], size: int = 10) -> list[Path]:
@@ -72,7 +72,7 @@ def test_a_link_out_of_the_folder_is_removed_and_not_followed(tmp_path):
 
 CLAIM = """
 import pathlib, sys
-from pixelllm_hf.space.own_folder import claimed_folder
+from pixelllm_hf.space.temp_storage import claimed_folder
 folder = claimed_folder(pathlib.Path(sys.argv[1]))
 (folder / "private.jpg").write_text("a visitor's image")
 print(folder.name, flush=True)
@@ -142,9 +142,9 @@ def test_folders_of_other_users_stay(tmp_path, monkeypatch):
 
 def test_a_folder_that_is_swept_away_before_it_is_claimed_is_made_again(tmp_path, monkeypatch):
     pytest.importorskip("fcntl", reason="needs locks of folders")
-    from pixelllm_hf.space import own_folder
+    from pixelllm_hf.space import temp_storage
 
-    lock = own_folder._locked
+    lock = temp_storage._locked
     swept = []
 
     def late(folder: Path, *, wait: bool) -> int | None:
@@ -154,6 +154,6 @@ def test_a_folder_that_is_swept_away_before_it_is_claimed_is_made_again(tmp_path
             folder.rmdir()  # another demo had the lock before
         return handle
 
-    monkeypatch.setattr(own_folder, "_locked", late)
+    monkeypatch.setattr(temp_storage, "_locked", late)
     mine = claimed_folder(tmp_path)
     assert mine.is_dir() and swept and mine != swept[0]

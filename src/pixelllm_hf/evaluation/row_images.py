@@ -13,31 +13,31 @@ from typing import Any
 import numpy as np
 
 from pixelllm_hf.evaluation.category_names import canonical
-from pixelllm_hf.evaluation.known_objects import KnownObject, class_of, known_objects
-from pixelllm_hf.evaluation.phrases import PhrasedPicture, noun_words, phrased_caption
-from pixelllm_hf.evaluation.pictures import (
-    Box,
-    CaptionedPicture,
+from pixelllm_hf.evaluation.images import (
+    CaptionedImage,
+    CategorisedImage,
     CategorisedObject,
-    CategorisedPicture,
-    DescribedPicture,
+    DescribedImage,
     EvaluationDataError,
     EvaluationScene,
     Expression,
-    ReferredPicture,
+    ReferredImage,
     Region,
     StoredFile,
 )
+from pixelllm_hf.evaluation.known_objects import KnownObject, class_of, known_objects
+from pixelllm_hf.evaluation.phrases import PhrasedImage, noun_words, phrased_caption
 from pixelllm_hf.evaluation.scene_folder import DataFolder
+from pixelllm_hf.processing.canvas_transform import BoxXYWH
 
 Prompt = Mapping[str, Any]
-PictureRows = tuple[str, Path | StoredFile, tuple[int, int], list[Prompt]]  # id, image, width and height, prompts
+ImageRows = tuple[str, Path | StoredFile, tuple[int, int], list[Prompt]]  # id, image, width and height, prompts
 
 
 def read_scenes(data: DataFolder) -> list[EvaluationScene]:
     """Images whose objects are known, and all of them: those of `instances.json`, or of the rows of a prepared one."""
     objects, scenes = known_objects(data.need_objects()), []
-    for image_id, file, _, _ in pictures_of(data.scene_rows()):
+    for image_id, file, _, _ in images_of(data.scene_rows()):
         if image_id not in objects:
             raise EvaluationDataError(f"{data.need_objects()} does not list image {image_id!r}.")
         names = tuple(data.counted_as(thing.name) for thing in objects[image_id])
@@ -46,10 +46,10 @@ def read_scenes(data: DataFolder) -> list[EvaluationScene]:
     return _some(scenes, data)
 
 
-def read_referred(data: DataFolder, task: str = "refer") -> list[ReferredPicture]:
+def read_referred(data: DataFolder, task: str = "refer") -> list[ReferredImage]:
     """Images with referring expressions, in the order of the rows. task: "segment" for their masks too."""
-    objects, pictures, number = _objects(data, task), [], 0
-    for image_id, file, (width, height), prompts in pictures_of(data.rows(task)):
+    objects, images, number = _objects(data, task), [], 0
+    for image_id, file, (width, height), prompts in images_of(data.rows(task)):
         expressions = []
         for prompt in prompts:
             number += 1
@@ -65,62 +65,62 @@ def read_referred(data: DataFolder, task: str = "refer") -> list[ReferredPicture
                 )
             )
         if expressions:
-            pictures.append(ReferredPicture(image_id, file, (height, width), tuple(expressions)))
-    return _some(pictures, data)
+            images.append(ReferredImage(image_id, file, (height, width), tuple(expressions)))
+    return _some(images, data)
 
 
-def read_described(data: DataFolder, task: str = "region") -> list[DescribedPicture]:
+def read_described(data: DataFolder, task: str = "region") -> list[DescribedImage]:
     """Images with described regions, perhaps none."""
     return _some(
         [
-            DescribedPicture(image_id, file, size_wh, tuple(Region(_box(p), p["target"]) for p in prompts))
-            for image_id, file, size_wh, prompts in pictures_of(data.rows(task))
+            DescribedImage(image_id, file, size_wh, tuple(Region(_box(p), p["target"]) for p in prompts))
+            for image_id, file, size_wh, prompts in images_of(data.rows(task))
         ],
         data,
     )
 
 
-def read_captioned(data: DataFolder) -> list[CaptionedPicture]:
+def read_captioned(data: DataFolder) -> list[CaptionedImage]:
     """Images with captions; as in the official evaluation those without one are left out."""
-    objects, pictures = _objects(data, "caption"), []
-    for image_id, file, _, prompts in pictures_of(data.rows("caption")):
+    objects, images = _objects(data, "caption"), []
+    for image_id, file, _, prompts in images_of(data.rows("caption")):
         # Rows may hold objects beside the captions, which are about the whole image.
         captions = tuple(prompt["target"] for prompt in prompts if prompt["box"] is None)
         names = None
         if image_id in objects:
             names = frozenset(data.counted_as(thing.name) for thing in objects[image_id])
         if captions:
-            pictures.append(CaptionedPicture(image_id, file, captions, names))
-    return _some(pictures, data)
+            images.append(CaptionedImage(image_id, file, captions, names))
+    return _some(images, data)
 
 
-def read_phrased(data: DataFolder) -> list[PhrasedPicture]:
+def read_phrased(data: DataFolder) -> list[PhrasedImage]:
     """Images with captions whose phrases have boxes."""
     found = []
-    for image_id, file, size_wh, prompts in pictures_of(data.rows("caption")):
+    for image_id, file, size_wh, prompts in images_of(data.rows("caption")):
         found.append((image_id, file, tuple(phrased_caption(prompt, size_wh) for prompt in prompts)))
     heads = noun_words([caption for *_, captions in found for caption in captions])
-    return _some([PhrasedPicture(*known, heads) for known in found], data)
+    return _some([PhrasedImage(*known, heads) for known in found], data)
 
 
-def read_categorised(data: DataFolder, task: str = "dense") -> list[CategorisedPicture]:
+def read_categorised(data: DataFolder, task: str = "dense") -> list[CategorisedImage]:
     """Images with objects of known categories. task: "segment" for those alone of theirs, with their masks."""
-    pictures = []
-    for image_id, file, size_wh, prompts in pictures_of(data.rows(task)):
+    images = []
+    for image_id, file, size_wh, prompts in images_of(data.rows(task)):
         objects = [
             CategorisedObject(canonical(prompt["target"]), _box(prompt), bool(prompt["crowd"]), prompt["mask"])
             for prompt in prompts
         ]
-        pictures.append(CategorisedPicture(image_id, file, size_wh, tuple(objects)))
-    return _some(pictures, data)
+        images.append(CategorisedImage(image_id, file, size_wh, tuple(objects)))
+    return _some(images, data)
 
 
 def annotated_names(data: DataFolder) -> list[str]:
     """The categories of all objects, crowds aside, as often as they are annotated."""
-    return [thing.name for picture in read_categorised(data) for thing in picture.objects if not thing.crowd]
+    return [thing.name for image in read_categorised(data) for thing in image.objects if not thing.crowd]
 
 
-def pictures_of(rows: Any) -> Iterator[PictureRows]:
+def images_of(rows: Any) -> Iterator[ImageRows]:
     """Rows of one image together; an image stands where its first row stands."""
     if not hasattr(rows, "select_columns") or not hasattr(rows, "__len__"):
         yield from _streamed(rows)
@@ -135,8 +135,8 @@ def pictures_of(rows: Any) -> Iterator[PictureRows]:
         yield image_id, StoredFile(files, indices[0]), (own[0]["width"], own[0]["height"]), prompts
 
 
-def _streamed(rows: Iterable[Mapping[str, Any]]) -> Iterator[PictureRows]:
-    merged: dict[str, PictureRows] = {}
+def _streamed(rows: Iterable[Mapping[str, Any]]) -> Iterator[ImageRows]:
+    merged: dict[str, ImageRows] = {}
     for row in rows:
         image_id, size_wh = row["image_id"], (row["width"], row["height"])
         known = merged.setdefault(image_id, (image_id, Path(row["image"]["path"]), size_wh, []))
@@ -149,7 +149,7 @@ def _objects(data: DataFolder, task: str) -> dict[str, list[KnownObject]]:
     return {} if path is None else known_objects(path)
 
 
-def _box(prompt: Prompt) -> Box:
+def _box(prompt: Prompt) -> BoxXYWH:
     """xywh, as annotated if that is known."""
     if prompt["annotation_box"] is not None:
         x, y, width, height = prompt["annotation_box"]
@@ -158,9 +158,9 @@ def _box(prompt: Prompt) -> Box:
     return x0, y0, x1 - x0, y1 - y0
 
 
-def _some(pictures: Sequence[Any], data: DataFolder) -> list[Any]:
-    if not pictures:
+def _some(images: Sequence[Any], data: DataFolder) -> list[Any]:
+    if not images:
         raise EvaluationDataError(
-            f"{data.folder} has no picture with something to ask about, so there is nothing to evaluate."
+            f"{data.folder} has no image with something to ask about, so there is nothing to evaluate."
         )
-    return list(pictures)
+    return list(images)

@@ -1,4 +1,4 @@
-"""The names that a model was trained on, for pictures whose objects have others too.
+"""The names that a model was trained on, for images whose objects have others too.
 
 Nobody can say a name never heard. Where the trained names are given, object names and captions of regions are measured
 on the objects that have one: an object counts under the longest trained name that its own ends with, so that a race car
@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from pixelllm_hf.data.scenes import ObjectLibrary
-from pixelllm_hf.evaluation.pictures import EvaluationDataError
+from pixelllm_hf.evaluation.images import EvaluationDataError
 
 BUILTIN = "builtin"
 
 
 @dataclass(frozen=True)
-class TrainedNames:
+class SeenClasses:
     """names: in lower case, singular. source: where they come from, for reports."""
 
     names: frozenset[str]
     source: str = ""
 
     @classmethod
-    def read(cls, source: str | Path) -> TrainedNames:
+    def read(cls, source: str | Path) -> SeenClasses:
         """Of a text file with one name a line, or those of the package's own cut-outs ("builtin")."""
         if str(source) == BUILTIN:
             return cls(frozenset(ObjectLibrary.builtin().names), BUILTIN)
@@ -40,9 +40,9 @@ class TrainedNames:
     def counted_as(self, name: str) -> str | None:
         """The trained name that an object of this name counts under, if there is one.
 
-        >>> TrainedNames(frozenset({"car", "fish"})).counted_as("race car")
+        >>> SeenClasses(frozenset({"car", "fish"})).counted_as("race car")
         'car'
-        >>> TrainedNames(frozenset({"car", "fish"})).counted_as("clownfish")
+        >>> SeenClasses(frozenset({"car", "fish"})).counted_as("clownfish")
         """
         words = name.lower().split()
         endings = (" ".join(words[i:]) for i in range(len(words)))

@@ -11,7 +11,7 @@ import pytest
 
 from pixelllm_hf.data.bad_records import BadRecordError
 from pixelllm_hf.data.scenes import ObjectLibrary, compose_scene
-from pixelllm_hf.evaluation.row_pictures import (
+from pixelllm_hf.evaluation.row_images import (
     read_captioned,
     read_categorised,
     read_described,
@@ -22,13 +22,13 @@ from pixelllm_hf.evaluation.scene_folder import DataFolder, EvaluationDataError
 
 
 def test_expressions_know_whether_another_object_of_their_class_is_there(scene_folder: Path):
-    pictures = read_referred(DataFolder(scene_folder))
-    assert any(e.has_distractor for p in pictures for e in p.expressions), "or else the seed shows nothing"
-    for picture in pictures:
-        objects = compose_scene(123, int(picture.image_id) - 1, ObjectLibrary.builtin()).objects
+    images = read_referred(DataFolder(scene_folder))
+    assert any(e.has_distractor for p in images for e in p.expressions), "or else the seed shows nothing"
+    for image in images:
+        objects = compose_scene(123, int(image.image_id) - 1, ObjectLibrary.builtin()).objects
         alike = Counter(obj.name for obj in objects)
         boxes = {(x0, y0, x1 - x0, y1 - y0): obj.name for obj in objects for x0, y0, x1, y1 in [obj.box_xyxy]}
-        for expression in picture.expressions:
+        for expression in image.expressions:
             name = boxes[expression.box]  # type: ignore[index]
             assert name in expression.text and expression.has_distractor == (alike[name] > 1)
 
@@ -38,7 +38,7 @@ def test_expressions_count_from_one(scene_folder: Path):
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-def test_all_objects_are_described_and_all_pictures_captioned(scene_folder: Path):
+def test_all_objects_are_described_and_all_images_captioned(scene_folder: Path):
     for index, (described, captioned) in enumerate(
         zip(read_described(DataFolder(scene_folder)), read_captioned(DataFolder(scene_folder)), strict=True)
     ):
@@ -56,8 +56,8 @@ def test_a_file_of_several_splits_wants_one_named(scene_folder: Path, tmp_path: 
     (tmp_path / "instances.json").write_bytes((scene_folder / "instances.json").read_bytes())
     with pytest.raises(EvaluationDataError, match="testA"):
         read_referred(DataFolder(tmp_path, images=scene_folder / "images"))
-    pictures = read_referred(DataFolder(tmp_path, images=scene_folder / "images", split="testA"))
-    assert len(pictures) == 1 and len(pictures[0].expressions) == len(refs[0]["sentences"])
+    images = read_referred(DataFolder(tmp_path, images=scene_folder / "images", split="testA"))
+    assert len(images) == 1 and len(images[0].expressions) == len(refs[0]["sentences"])
 
 
 def test_the_dense_captioning_layout_of_grit_is_read(scene_folder: Path, tmp_path: Path):
@@ -67,7 +67,7 @@ def test_the_dense_captioning_layout_of_grit_is_read(scene_folder: Path, tmp_pat
     (tmp_path / "grit_test.json").write_text(json.dumps({"images": [image, empty], "annotations": [annotation]}))
     first, second = read_described(DataFolder(tmp_path, images=scene_folder / "images"))
     assert [(r.box, r.phrase) for r in first.regions] == [((1, 2, 3, 4), "a dog")]
-    assert second.regions == (), "a picture without objects can only have wrong detections, and stays"
+    assert second.regions == (), "an image without objects can only have wrong detections, and stays"
 
 
 @pytest.mark.parametrize(
@@ -101,12 +101,12 @@ def test_files_are_opened_as_in_training(scene_folder: Path, tmp_path: Path):
     for path in copy.rglob("*.json"):
         path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + path.read_bytes()))
     about = json.loads(gzip.decompress((copy / "visual_genome" / "image_data.json").read_bytes()).decode("utf-8-sig"))
-    for image in about:
-        image["id"] = image.pop("image_id")  # as version 1.0 has it
+    for record in about:
+        record["id"] = record.pop("image_id")  # as version 1.0 has it
     (copy / "visual_genome" / "image_data.json").write_text("\n".join(map(json.dumps, about)))
-    for read, pictures in zip(readers, expected, strict=True):
-        for picture, other in zip(map(vars, read(DataFolder(copy))), pictures, strict=True):
-            assert {**picture, "file": picture["file"].name} == {**other, "file": other["file"].name}
+    for read, originals in zip(readers, expected, strict=True):
+        for copied, other in zip(map(vars, read(DataFolder(copy))), originals, strict=True):
+            assert {**copied, "file": copied["file"].name} == {**other, "file": other["file"].name}
 
 
 @pytest.mark.parametrize(

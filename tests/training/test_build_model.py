@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pixelllm_hf.training.build_model import build_model, model_config
 from pixelllm_hf.training.config import ConfigError
-from pixelllm_hf.training.initial_model import initial_model, model_config
 
 
 def test_overrides_reach_a_tower_by_its_name() -> None:
@@ -41,7 +41,7 @@ def test_a_misspelt_tower_or_setting_is_an_error(towers: dict, complaint: str) -
 def test_weights_of_towers_are_laid_over_a_preset(tmp_path: Path) -> None:
     torch.manual_seed(0)
     name = "vision_towers.sam.neck.0.weight"
-    weight = torch.randn(initial_model("for_tests").state_dict()[name].shape)
+    weight = torch.randn(build_model("for_tests").state_dict()[name].shape)
     save_file({name: weight}, tmp_path / "towers.safetensors")
-    model = initial_model("for_tests", weights=[str(tmp_path / "towers.safetensors")])
+    model = build_model("for_tests", weights=[str(tmp_path / "towers.safetensors")])
     assert torch.equal(model.state_dict()[name], weight)

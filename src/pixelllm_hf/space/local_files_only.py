@@ -13,7 +13,7 @@ from .gradio_internals import internal
 _OWN_FILES = "/gradio_api/file="
 
 
-class SealedBlocks(gr.Blocks):
+class LocalFilesOnlyBlocks(gr.Blocks):
     """Blocks whose inputs may name uploaded files only.
 
     Gradio downloads a file whose "path" is an address, for any kind of input. Here such a request is refused before;
@@ -47,10 +47,10 @@ def _own_path(address: str) -> str:
     path = unquote(parts.path.partition(_OWN_FILES)[2])
     if parts.scheme not in ("http", "https") or not path or "://" in path:
         raise gr.Error(
-            "this demo fetches nothing from other servers. Upload the picture, or send it as a data URI to the tool.",
+            "this demo fetches nothing from other servers. Upload the image, or send it as a data URI to the tool.",
             print_exception=False,
         )
     return path
 
 
-__all__ = ["SealedBlocks", "sealed"]
+__all__ = ["LocalFilesOnlyBlocks", "sealed"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pixelllm_hf.evaluation.object_names import ObjectNames
-from pixelllm_hf.evaluation.unnamed_places import covered_part, pointing_metrics, score_pointing
+from pixelllm_hf.evaluation.pointing_game import covered_part, pointing_metrics, score_pointing
 from pixelllm_hf.processing.grounded_results import GroundedCaption, GroundedWord
 
 NAMES = ObjectNames({"dog": "dogs", "bus stop": "bus stops"})

@@ -1,4 +1,4 @@
-"""Pictures and what is known of them, which is what the tasks ask about and score against."""
+"""Images and what is known of them, which is what the tasks ask about and score against."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
+from pixelllm_hf.processing.canvas_transform import BoxXYWH
 from pixelllm_hf.processing.image_reading import readable_formats
-
-Box = tuple[float, float, float, float]
 
 
 class EvaluationDataError(ValueError):
@@ -31,8 +30,8 @@ class StoredFile:
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """One picture to ask about; what is known of it is in the subclasses."""
+class EvaluationImage:
+    """One image to ask about; what is known of it is in the subclasses."""
 
     image_id: str
     file: Path | StoredFile
@@ -45,8 +44,8 @@ class Picture:
 
 
 @dataclass(frozen=True, eq=False)
-class EvaluationScene(Picture):
-    """A picture and what is in it. boxes (O,4) xyxy pixels of the picture, one per entry of `names`."""
+class EvaluationScene(EvaluationImage):
+    """An image and what is in it. boxes (O,4) xyxy pixels of the image, one per entry of `names`."""
 
     names: tuple[str, ...]
     boxes: np.ndarray
@@ -56,21 +55,21 @@ class EvaluationScene(Picture):
 class Expression:
     """id counts from 1: official ids of 0 mean padding. box xywh.
 
-    has_distractor: others of its class are there; has_trained_name: the model was trained on the name of its class;
+    has_distractor: others of its class are there; is_seen_class: the model was trained on the name of its class;
     None if unknown.
     """
 
     id: int
     text: str
-    box: Box
+    box: BoxXYWH
     segmentation: Any
     has_distractor: bool | None
-    has_trained_name: bool | None = None
+    is_seen_class: bool | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class ReferredPicture(Picture):
-    """A picture and the expressions that refer to things in it."""
+class ReferredImage(EvaluationImage):
+    """An image and the expressions that refer to things in it."""
 
     size_hw: tuple[int, int]
     expressions: tuple[Expression, ...]
@@ -78,23 +77,23 @@ class ReferredPicture(Picture):
 
 @dataclass(frozen=True)
 class Region:
-    """box xywh, pixels of the picture."""
+    """box xywh, pixels of the image."""
 
-    box: Box
+    box: BoxXYWH
     phrase: str
 
 
 @dataclass(frozen=True, eq=False)
-class DescribedPicture(Picture):
-    """A picture and its described regions, perhaps none. `size_wh` bounds the boxes that can be asked about."""
+class DescribedImage(EvaluationImage):
+    """An image and its described regions, perhaps none. `size_wh` bounds the boxes that can be asked about."""
 
     size_wh: tuple[int, int]
     regions: tuple[Region, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class CaptionedPicture(Picture):
-    """A picture, what people say about it, and the names of what is in it (None if unknown)."""
+class CaptionedImage(EvaluationImage):
+    """An image, what people say about it, and the names of what is in it (None if unknown)."""
 
     captions: tuple[str, ...]
     names: frozenset[str] | None
@@ -102,17 +101,17 @@ class CaptionedPicture(Picture):
 
 @dataclass(frozen=True)
 class CategorisedObject:
-    """name: of its category. box xywh, pixels of the picture, as annotated. crowd: it stands for several objects."""
+    """name: of its category. box xywh, pixels of the image, as annotated. crowd: it stands for several objects."""
 
     name: str
-    box: Box
+    box: BoxXYWH
     crowd: bool
     segmentation: Any
 
 
 @dataclass(frozen=True, eq=False)
-class CategorisedPicture(Picture):
-    """A picture and all its objects of known categories. `size_wh` is what it was annotated at."""
+class CategorisedImage(EvaluationImage):
+    """An image and all its objects of known categories. `size_wh` is what it was annotated at."""
 
     size_wh: tuple[int, int]
     objects: tuple[CategorisedObject, ...]
