@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from transformers import GenerationConfig
@@ -184,3 +185,40 @@ def test_answers_of_the_embedded_checkpoint_on_unknown_images_do_not_go_round_in
             ]
         )
     assert any(repeats[0]) and not any(repeats[1])
+
+
+@pytest.mark.parametrize("name", ["num_beams", "num_return_sequences", "prompt_chunk_size", "max_repeated_tokens"])
+@pytest.mark.parametrize("value", [-1, 1.5])
+def test_a_number_that_no_search_can_have_is_refused_by_name(small_model, small_inputs, name, value):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number of at least [01]"):
+        small_model.generate(**small_inputs, max_new_tokens=2, do_sample=True, **{name: value})
+
+
+def test_no_beams_are_refused_and_a_number_of_numpy_is_not(small_model, small_inputs):
+    with pytest.raises(ValueError, match="num_beams must be a whole number of at least 1"):
+        small_model.generate(**small_inputs, max_new_tokens=2, num_beams=0)
+    small_model.generate(**small_inputs, max_new_tokens=2, num_beams=np.int64(2))
+
+
+@pytest.mark.parametrize("name", ["decoder_input_ids", "query_ids", "input_ids"])
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        (torch.tensor([[5], [-100], [7]]), "must hold ids of 0..98, but they go from -100 to 7"),
+        (torch.tensor([[5], [99], [7]]), "must hold ids of 0..98, but they go from 5 to 99"),
+        (torch.tensor([[5.0], [6], [7]]), "must be a tensor of token ids"),
+        (torch.tensor([5, 6, 7]), "must be a tensor of token ids"),
+        ([[5], [6], [7]], "must be a tensor of token ids"),
+    ],
+)
+def test_ids_that_are_no_tokens_are_refused_by_name(small_model, small_inputs, name, ids, said):
+    given = small_inputs | {name: ids}
+    if name == "input_ids":
+        given.pop("attention_mask")
+    with pytest.raises(ValueError, match=f"{name} {said}"):
+        small_model.generate(**given, max_new_tokens=2)
+
+
+def test_an_empty_beginning_is_refused(small_model, small_inputs):
+    with pytest.raises(ValueError, match="decoder_input_ids are empty"):
+        small_model.generate(**small_inputs, decoder_input_ids=torch.zeros(3, 0, dtype=torch.long))

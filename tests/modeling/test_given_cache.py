@@ -41,3 +41,12 @@ def test_decoding_says_nothing_about_former_names(small_model, small_inputs, mon
         warnings.simplefilter("error", FutureWarning)
         small_model.generate(**small_inputs, max_new_tokens=4, **way)
     assert not [message for message in said if "past_key_values" in message]
+
+
+@pytest.mark.parametrize("way", [{"num_beams": 3}, {"num_beams": 2, "do_sample": True}], ids=str)
+def test_what_a_beam_search_leaves_in_its_cache_is_no_beginning(small_model, small_inputs, way):
+    first = small_model.generate(**small_inputs, max_new_tokens=4, **way)
+    with pytest.raises(ValueError, match="the cache is that of a beam search"):
+        small_model.generate(
+            **small_inputs, decoder_input_ids=first.sequences, cache=first.cache, max_new_tokens=8, **way
+        )

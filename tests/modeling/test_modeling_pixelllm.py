@@ -165,3 +165,15 @@ def test_learnt_tokens_start_apart_from_each_other():
     model = PixelLLMForGroundedGeneration(PixelLLMConfig.for_tests())
     assert model.prompt_feature_extractor.output_tokens.weight.std() > 0.8
     assert model.prompt_encoder.point_embeddings[0].weight.std() > 0.5
+
+
+@pytest.mark.parametrize("side", [32, 96])
+def test_pixels_of_another_canvas_are_refused(small_model, small_inputs, side):
+    pixels = {"pixel_values": torch.zeros(2, 3, side, side), "pixel_mask": torch.ones(2, side, side, dtype=torch.bool)}
+    with pytest.raises(ValueError, match=r"pixel_values must be \(images, 3, 64, 64\)"):
+        small_model.generate(**small_inputs | pixels, max_new_tokens=2)
+
+
+def test_pixels_that_are_no_tensor_are_refused(small_model, small_inputs):
+    with pytest.raises(ValueError, match="pixel_values must be a tensor, but a ndarray came"):
+        small_model.generate(**small_inputs | {"pixel_values": small_inputs["pixel_values"].numpy()})

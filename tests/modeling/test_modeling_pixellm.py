@@ -137,3 +137,30 @@ def test_a_config_that_cannot_be_built_says_why(changes, message):
 def test_a_language_model_without_room_for_the_codebook_is_refused():
     with pytest.raises(ValueError, match="up to id 50.*vocab_size is 48"):
         PixelLMForReasoningSegmentation(PixelLMConfig.for_tests(image_token_id=50))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_questions_that_do_not_fit_their_mask_are_refused(rows):
+    """With fewer rows than the mask has questions, the first would be answered about other images."""
+    model = PixelLMForReasoningSegmentation(PixelLMConfig.for_tests()).eval()
+    ids = torch.tensor([[1, *[47] * 16, 5, 6]]).repeat(rows, 1)
+    inputs = {
+        "pixel_values": torch.rand(2, 3, 64, 64) * 255,
+        "prompt_mask": torch.ones(2, 1, dtype=torch.bool),
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+    }
+    for call in (model, model.generate):
+        with pytest.raises(ValueError, match=f"there are 2 prompts and {rows} rows"):
+            call(**inputs)
+
+
+def test_a_batch_without_questions_or_with_the_mask_of_other_images_is_refused():
+    model = PixelLMForReasoningSegmentation(PixelLMConfig.for_tests()).eval()
+    ids = torch.tensor([[1, *[47] * 16, 5, 6]])
+    inputs = {"pixel_values": torch.rand(1, 3, 64, 64) * 255, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    none = {"input_ids": ids[:0], "attention_mask": ids[:0], "prompt_mask": torch.zeros(1, 1, dtype=torch.bool)}
+    with pytest.raises(ValueError, match="at least one question"):
+        model.generate(**inputs | none)
+    with pytest.raises(ValueError, match="there are 1 images and 2 rows"):
+        model.generate(**inputs, prompt_mask=torch.tensor([[False], [True]]))

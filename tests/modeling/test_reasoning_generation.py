@@ -177,3 +177,15 @@ def test_what_callers_suppress_stays_suppressed(model):
     free = model.generate(**ask(2), max_new_tokens=6, eos_token_id=None).sequences[0].tolist()
     output = model.generate(**ask(2), max_new_tokens=6, eos_token_id=None, suppress_tokens=[free[0]])
     assert free[0] not in output.sequences[0].tolist() and 47 not in output.sequences[0].tolist()
+
+
+@pytest.mark.parametrize("name", ["output_scores", "output_logits", "output_attentions", "output_hidden_states"])
+def test_outputs_of_each_step_are_refused_by_name(model, name):
+    with pytest.raises(ValueError, match=f"{name}: a PixelLM's answer has no outputs of each step"):
+        model.generate(**ask(2), max_new_tokens=2, **{name: True})
+
+
+@pytest.mark.parametrize("beams", [0, 1.5])
+def test_beams_that_cannot_be_are_refused(model, beams):
+    with pytest.raises(ValueError, match="num_beams must be a whole number of at least 1"):
+        model.generate(**ask(2), max_new_tokens=2, num_beams=beams)

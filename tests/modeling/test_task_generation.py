@@ -210,7 +210,7 @@ def test_no_more_prompts_are_encoded_at_once_than_allowed(model, small_inputs, m
 def test_what_belongs_to_one_portion_cannot_be_asked_of_several(model, small_inputs):
     with pytest.raises(ValueError, match="output_scores can follow one chunk.*Raise prompt_chunk_size"):
         model.generate(**small_inputs, max_new_tokens=3, prompt_chunk_size=2, output_scores=True)
-    with pytest.raises(ValueError, match="prompt_chunk_size must be at least 1"):
+    with pytest.raises(ValueError, match="prompt_chunk_size must be a whole number of at least 1"):
         model.generate(**small_inputs, max_new_tokens=3, prompt_chunk_size=0)
 
 

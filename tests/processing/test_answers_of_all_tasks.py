@@ -192,6 +192,9 @@ def test_found_objects_can_be_limited(processor, images):
     assert scores() == [0.8, 0.5, 0.2]
     assert scores(max_results=2) == [0.8, 0.5] and scores(max_results=0) == []
     assert scores(min_score=0.5) == [0.8, 0.5] and scores(min_score=0.9, max_results=1) == []
+    for nonsense in ({"max_results": -1}, {"min_score": float("nan")}):
+        with pytest.raises(ValueError, match=next(iter(nonsense))):
+            scores(**nonsense)
 
 
 def test_images_without_objects_give_empty_lists(processor, images):

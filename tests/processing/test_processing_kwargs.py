@@ -50,6 +50,7 @@ def test_a_setting_given_twice_is_refused(processor: PixelLLMProcessor):
     ("settings", "named"),
     [
         ({"antialiaz": True}, "antialiaz"),
+        ({"size": {"height": 64, "width": 64}}, "size"),  # of the canvas, which is the model's
         ({"images_kwargs": {"maximum": 3}}, r"images_kwargs\['maximum'\]"),
         ({"text_kwargs": {"add_special_tokens": True}}, r"text_kwargs\['add_special_tokens'\]"),
         ({"common_kwargs": {"padding": True}}, r"common_kwargs\['padding'\]"),

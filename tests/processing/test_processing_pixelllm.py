@@ -173,6 +173,7 @@ def test_inputs_do_not_depend_on_neighbours(processor, images):
         ([[10, 20, 10, 40]], "reversed or empty"),
         ([[1, 2, 3, 4], [0, 0, float("nan"), 4]], "box 1 of image 0 must be finite"),
         ([[0, 0, float("inf"), 4]], "finite"),
+        ([[0, 0, 10**400, 4]], "finite"),
         ([[200, 200, 300, 300]], r"overlap the image of 64 x 64 pixels"),
         ([[-9, -9, -1, -1]], "outside"),
         ([[1, 2, 3]], "four numbers"),

@@ -107,6 +107,11 @@ def test_a_prompt_is_read_as_far_as_it_can_be_written(processor):
         processor(IMAGE, "\u9e2d\u5b50")
 
 
+def test_half_a_letter_that_is_left_out_is_told_of(processor):
+    with pytest.warns(UnwritableTextWarning, match=r"no tokens for '\\ud800'"):
+        processor(IMAGE, "a \ud800 dog")
+
+
 @pytest.mark.parametrize("text", ["x" * 10**7, "a " * 10**6, "\U0001f986 a " * 10**6])
 def test_endless_texts_are_refused_or_cut_before_they_are_read(processor, text, monkeypatch):
     read = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,10 @@ _SETTINGS_OF_MODES = {
     GenerationMode.CONSTRAINED_BEAM_SEARCH: "constraints or force_words_ids",
 }
 _ASSISTED = ("use_mtp", "prompt_lookup_num_tokens", "assistant_early_exit", "token_healing")
+PER_STEP_OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
+# On a cache that a beam search has filled: it belongs to the beams, and not to the sequences that were chosen.
+OF_BEAMS = "of_beam_search"
+_LEAST = {"num_beams": 1, "num_return_sequences": 1, "prompt_chunk_size": 1, "max_repeated_tokens": 0}
 # A caller's `max_length` counts BOS and a given beginning, `max_new_tokens` does not; transformers prefers the latter.
 _EITHER_LENGTH = (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens"))
 
@@ -54,6 +59,23 @@ def refuse_unkept_modes(config: GenerationConfig, options: Mapping[str, Any]) ->
         )
     if config.prefill_chunk_size is not None:
         raise ValueError("prefill_chunk_size is for long prompts of decoder-only models. Leave it out.")
+
+
+def check_counts(config: GenerationConfig, own: Mapping[str, Any]) -> None:
+    """Raise a ValueError for numbers of beams, answers and the like that no search can have.
+
+    config: resolved; own: the options that are not transformers'.
+    """
+    for name, least in _LEAST.items():
+        value = own.get(name, getattr(config, name, None))
+        if value is None:
+            continue
+        try:
+            count = operator.index(value)
+        except TypeError:
+            count = None
+        if count is None or count < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, but it is {value!r}.")
 
 
 def prefer_callers_length(
@@ -89,12 +111,19 @@ def check_beginning(beginning: Tensor | None, mask: Tensor | None, start: int, c
             "Leave the mask out, and give beginnings of several lengths in a call each."
         )
     if beginning is not None:
+        if not beginning.shape[1]:
+            raise ValueError("decoder_input_ids are empty. Leave them out, or give each answer a token to begin with.")
         begins = beginning[:, 0] == start
         if bool(begins.any()) and not bool(begins.all()):
             raise ValueError(
                 f"decoder_input_ids must begin with BOS (id {start}) in every row or in none, but rows "
                 f"{(~begins).nonzero().flatten().tolist()} do not. Put it before all of them."
             )
+    if getattr(cache, OF_BEAMS, False):
+        raise ValueError(
+            "the cache is that of a beam search: it has read the beams, not the sequences that came out of them. Leave "
+            "it out, or write the beginning with num_beams=1."
+        )
     if cache is None or not (consumed := int(cache.get_seq_length())):
         return
     given = 0 if beginning is None else beginning.shape[1] + int(not bool((beginning[:, 0] == start).all()))
@@ -116,4 +145,12 @@ def end_ids(config: GenerationConfig) -> list[int]:
     return [] if config.eos_token_id is None else torch.as_tensor(config.eos_token_id).flatten().tolist()
 
 
-__all__ = ["check_beginning", "end_ids", "prefer_callers_length", "refuse_unkept_modes"]
+__all__ = [
+    "OF_BEAMS",
+    "PER_STEP_OUTPUTS",
+    "check_beginning",
+    "check_counts",
+    "end_ids",
+    "prefer_callers_length",
+    "refuse_unkept_modes",
+]

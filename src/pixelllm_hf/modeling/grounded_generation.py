@@ -18,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
 from .box_ops import after_end
+from .decoding_modes import OF_BEAMS
 from .decoding_modes import end_ids
 from .decoding_rules import CompleteTokenGroups
 from .decoding_rules import EndOfLoop
@@ -206,6 +207,8 @@ class GroundedGenerationMixin(TokenStatesMixin):
         if call.rescores and not beams:
             output["sequences_scores"] = caption_scores(log_probs, has_location, ended)
         log_probs = log_probs.masked_fill(~has_location, torch.nan)
+        if beams and getattr(output, "cache", None) is not None:
+            setattr(output.cache, OF_BEAMS, True)
         kind = GroundedBeamGenerateOutput if beams else GroundedGenerateOutput
         targets = None if read_targets is None else read_targets(sequences.masked_fill(ended, -1), states)
         return kind(**output, **located, token_log_probs=log_probs, targets=targets)

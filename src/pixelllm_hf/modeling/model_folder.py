@@ -31,7 +31,8 @@ _LARGEST = {
     "": 1 << 20,
 }
 _AT_LEAST_1 = re.compile(
-    r"(hidden|intermediate|patch|image|vocab|roi|head)_sizes?$|_(dim|heads|channels)$|^(d_|strides)"
+    r"(hidden|intermediate|patch|image|vocab|roi|head)_sizes?$|_(dim|heads|channels)$|^(d_|strides)|"
+    r"^num_(beams|return_sequences)$"
 )
 _ROOM = 64_000_000  # parameters that a config may ask for beyond three times what its weight files hold
 

@@ -45,6 +45,7 @@ from .task_generation import lacks_head
 from .trainer_signature import OneLabelArgument
 from .vision_towers import VisionFeatures
 from .vision_towers import VisionTowers
+from .vision_towers import check_canvas
 from .vision_towers import valid_size_hw
 
 
@@ -114,6 +115,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
 
         May be passed back as `image_features=` any number of times instead of the pixels.
         """
+        check_canvas(pixel_values, self.config.image_size)
         return self.vision_towers(pixel_values, pixel_mask)
 
     def encode_image(

@@ -23,12 +23,14 @@ from .codebook_targets import find_token_groups
 from .configuration_pixellm import PixelLMConfig
 from .feature_pyramid import map_neck
 from .losses import IGNORE_INDEX
+from .prompt_rows import check_rows
 from .reasoning_generation import ReasoningGenerationMixin
 from .starting_layers import KnowsItsStart
 from .target_masks import target_mask_loss
 from .trainer_signature import OneLabelArgument
 from .vision_clip import ClipVisionTower
 from .vision_clip import patch_mask
+from .vision_towers import check_canvas
 from .vision_towers import normalize_pixels
 from .vision_towers import valid_size_hw
 
@@ -126,11 +128,7 @@ class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel, ReasoningGeneratio
         """pixel_values (B,3,S,S) 0..255, pixel_mask (B,S,S) -> what language model and decoder see of each image."""
         config = self.config
         side = config.image_size
-        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (3, side, side):
-            raise ValueError(
-                f"pixel_values must be (images, 3, {side}, {side}), but the shape is {tuple(pixel_values.shape)}. "
-                "The processor makes them from any image."
-            )
+        check_canvas(pixel_values, side)
         pixels = normalize_pixels(pixel_values, pixel_mask, mean=config.image_mean, std=config.image_std)
         maps = self.vision_tower(pixels.to(self.mm_projector[0].weight.dtype), pixel_mask)
         levels = self.project_levels(maps)
@@ -163,6 +161,9 @@ class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel, ReasoningGeneratio
 
         Padding of the image is no token to attend to, but takes a position; padding of the text takes none.
         """
+        check_rows(len(input_ids), len(image_of_row))
+        if not len(input_ids):
+            raise ValueError("every batch of images needs at least one question, but there are no input_ids.")
         placeholders = input_ids == self.config.image_token_id
         expected = self.config.num_image_tokens
         if not (placeholders.sum(1) == expected).all():
@@ -190,8 +191,13 @@ class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel, ReasoningGeneratio
     def image_of_row(self, prompt_mask: Tensor | None, images: int, rows: int) -> Tensor:
         """(R,) the image of each row; without prompt_mask all images have as many."""
         if prompt_mask is not None:
+            if len(prompt_mask) != images:
+                raise ValueError(
+                    f"prompt_mask must have a row for each image, but there are {images} images and "
+                    f"{len(prompt_mask)} rows. Pass the mask that the processor made of these images."
+                )
             return prompt_mask.bool().nonzero()[:, 0]
-        if rows % max(images, 1):
+        if not images or rows % images:
             raise ValueError(
                 f"{rows} questions cannot be shared evenly among {images} images. Say with prompt_mask (images, "
                 "questions) which image has which."

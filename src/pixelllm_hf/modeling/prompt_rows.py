@@ -93,6 +93,20 @@ def check_rows(given: int, prompts: int, name: str = "input_ids") -> None:
         )
 
 
+def check_ids(ids: Tensor | None, name: str, vocabulary: int) -> None:
+    """Raise unless these, if any, are token ids (rows, tokens) of a vocabulary of this size."""
+    if ids is None:
+        return
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point() or ids.is_complex():
+        came = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else f"a {type(ids).__name__}"
+        raise ValueError(f"{name} must be a tensor of token ids, int64 (rows, tokens), but it is {came}.")
+    if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= vocabulary):
+        raise ValueError(
+            f"{name} must hold ids of 0..{vocabulary - 1}, but they go from {int(ids.min())} to {int(ids.max())}. Pad "
+            "with the tokenizer's padding, and let the model's own tokenizer make them."
+        )
+
+
 def distinct_prompts(prompt_boxes: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tensor]:
     """boxes (B,N,4), mask (B,N) -> mask (B,N) that keeps the first of equal ones, rows (R,).
 
@@ -107,4 +121,4 @@ def distinct_prompts(prompt_boxes: Tensor, prompt_mask: Tensor) -> tuple[Tensor,
     return kept, place.gather(1, first)[prompt_mask]
 
 
-__all__ = ["PromptRows", "check_rows", "distinct_prompts"]
+__all__ = ["PromptRows", "check_ids", "check_rows", "distinct_prompts"]

@@ -21,6 +21,8 @@ from transformers.utils import ModelOutput
 
 from .box_ops import is_one_of
 from .codebook_targets import find_token_groups
+from .decoding_modes import PER_STEP_OUTPUTS
+from .decoding_modes import check_counts
 from .decoding_modes import end_ids
 from .decoding_modes import refuse_unkept_modes
 from .decoding_rules import CompleteTokenGroups
@@ -115,6 +117,12 @@ class ReasoningGenerationMixin(TokenStatesMixin):
         wants_dict = options.pop("return_dict_in_generate", None)
         resolved, _ = self._prepare_generation_config(generation_config, **options)
         refuse_unkept_modes(resolved, options)
+        check_counts(resolved, {})
+        if per_step := [name for name in PER_STEP_OUTPUTS if getattr(resolved, name, None)]:
+            raise ValueError(
+                f"{', '.join(per_step)}: a PixelLM's answer has no outputs of each step. Leave them out; "
+                "token_log_probs says how likely each token was."
+            )
         stops = StoppingCriteriaList(options.pop("stopping_criteria", None) or [])
         stops.append(self._end_of_room(attention_mask))
         processors = LogitsProcessorList(logits_processor or [])

@@ -12,8 +12,10 @@ from transformers.generation.streamers import BaseStreamer
 
 from .box_ops import boxes_of_words
 from .box_ops import last_words
+from .decoding_modes import PER_STEP_OUTPUTS
 from .decoding_modes import end_ids
 from .decoding_modes import check_beginning
+from .decoding_modes import check_counts
 from .decoding_modes import refuse_unkept_modes
 from .detections import Detections
 from .detections import agreement
@@ -30,6 +32,7 @@ from .language_model import full_encoder_mask
 from .model_output import GroundedGenerateOutput
 from .model_output import LayerOutputs
 from .prompt_rows import PromptRows
+from .prompt_rows import check_ids
 from .target_masks import AnswerTargets
 from .target_masks import decoded_targets
 from .vision_towers import VisionFeatures
@@ -78,7 +81,6 @@ _PASSING_NAMES = (
     "object_boxes",
     "object_labels",
 )
-_PER_STEP_OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
 
 
 class TaskGeneration:
@@ -108,6 +110,7 @@ class TaskGeneration:
         resolved, _ = model._prepare_generation_config(generation_config, **options)
         refuse_unkept_modes(resolved, options)
         own = {name: options.pop(name, getattr(resolved, name, default)) for name, default in _OWN_OPTIONS.items()}
+        check_counts(resolved, own)
         inputs = {name: options.pop(name, None) for name in _INPUT_NAMES}
         for name in _PASSING_NAMES:
             options.pop(name, None)
@@ -140,6 +143,8 @@ class TaskGeneration:
     def _prompt_rows(self, given: dict[str, Any], *, detect: bool) -> tuple[PromptRows, Detections | None]:
         """The prompts of the call: given ones, or the objects that are found."""
         text = {name: given[name] for name in ("input_ids", "attention_mask", "query_ids", "decoder_input_ids")}
+        for name in ("input_ids", "query_ids", "decoder_input_ids"):
+            check_ids(text[name], name, self.model.config.get_text_config().vocab_size)
         if detect and text["decoder_input_ids"] is not None:
             raise ValueError("with detect_objects the number of answers is not known: leave out decoder_input_ids.")
         if given["encoder_outputs"] is not None:
@@ -216,11 +221,9 @@ class TaskGeneration:
 
     def _generate_chunked(self, rows: PromptRows) -> GroundedOutput:
         number, size = len(rows), int(self.call.own["prompt_chunk_size"])
-        if size < 1:
-            raise ValueError(f"prompt_chunk_size must be at least 1, but it is {size}. 64 suits most machines.")
         if number <= size:
             return self._generate_chunk(rows)
-        per_step = [name for name in _PER_STEP_OUTPUTS if getattr(self.call.config, name, None)]
+        per_step = [name for name in PER_STEP_OUTPUTS if getattr(self.call.config, name, None)]
         if self.call.streamer is not None or per_step:
             what = "a streamer" if self.call.streamer is not None else ", ".join(per_step)
             raise ValueError(

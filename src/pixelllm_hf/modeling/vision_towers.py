@@ -70,6 +70,20 @@ def normalize_pixels(
     return pixels if pixel_mask is None else pixels.masked_fill(~pixel_mask.bool().unsqueeze(1), 0.0)
 
 
+def check_canvas(pixel_values: Any, side: int) -> None:
+    """Raise unless these are the pixels of images on the model's canvas, (B, 3, side, side)."""
+    if not isinstance(pixel_values, Tensor):
+        raise ValueError(
+            f"pixel_values must be a tensor, but a {type(pixel_values).__name__} came. Make the inputs with "
+            'return_tensors="pt", which is the processor\'s default.'
+        )
+    if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (3, side, side):
+        raise ValueError(
+            f"pixel_values must be (images, 3, {side}, {side}), but the shape is {tuple(pixel_values.shape)}. "
+            "The model's own processor makes them from any image."
+        )
+
+
 def valid_size_hw(pixel_mask: Tensor) -> Tensor:
     """Height and width in pixels of the unpadded image: pixel_mask (B, H, W) -> (B, 2) int64.
 
@@ -250,6 +264,7 @@ __all__ = [
     "TOWERS",
     "VisionFeatures",
     "VisionTowers",
+    "check_canvas",
     "fuse_maps",
     "map_statistics",
     "normalize_pixels",

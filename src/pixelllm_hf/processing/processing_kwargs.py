@@ -56,8 +56,8 @@ def refuse_unknown(settings: dict[str, Any]) -> None:
             settings.pop(name, None)
     known = {
         "text_kwargs": set(PixelLLMTextKwargs.__annotations__),
-        # rounding is the model's: another one in one call would put what it finds elsewhere in the image
-        "images_kwargs": set(PixelLLMImageProcessorKwargs.__annotations__) - {"rounding"},
+        # canvas and rounding are the model's: others in one call would put what it finds elsewhere in the image
+        "images_kwargs": set(PixelLLMImageProcessorKwargs.__annotations__) - {"rounding", "size"},
     }
     unknown = [name for name in settings if name not in {*GROUPS, *known["text_kwargs"], *known["images_kwargs"]}]
     known["common_kwargs"] = {"return_tensors"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -290,6 +292,10 @@ def _refuse_several_texts(prompts: Sequence[Sequence[Prompt]], task: str) -> Non
 def _best(
     objects: Sequence[GroundedCaption], max_results: int | None, min_score: float | None
 ) -> list[GroundedCaption]:
+    if max_results is not None and operator.index(max_results) < 0:
+        raise ValueError(f"max_results must be at least 0, but it is {max_results}.")
+    if min_score is not None and math.isnan(min_score):
+        raise ValueError("min_score must be a number, but it is NaN.")
     scored = [(thing.box_score or 0.0, thing) for thing in objects]
     kept = [pair for pair in scored if min_score is None or pair[0] >= min_score]
     return [thing for _, thing in sorted(kept, key=lambda pair: -pair[0])][:max_results]

@@ -112,6 +112,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _is_finite(value: float) -> bool:
+    """Also of whole numbers that are larger than any float."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def _is_box(item: Any) -> bool:
     """Numbers only, of whatever count: the count is checked where the error can name the box."""
     return isinstance(item, list) and bool(item) and all(_is_number(value) for value in item)
@@ -126,7 +134,7 @@ def _checked_box(box: Any, image_box: BoxXYXY, name: str) -> BoxXYXY | None:
         return None
     if not _is_box(box) or len(box) != 4:
         raise PromptError(f"{name} must be four numbers x0, y0, x1, y1 in pixels of the image, but it is {box!r}.")
-    if not all(math.isfinite(value) for value in box):
+    if not all(map(_is_finite, box)):
         raise PromptError(f"{name} must be finite, but it is {box}. Leave it out or use None for the whole image.")
     x0, y0, x1, y1 = (float(value) for value in box)
     if x1 <= x0 or y1 <= y0:
@@ -160,7 +168,7 @@ def _checked_points(item: Any, image_box: BoxXYXY, max_points: int, name: str) -
         if not _is_point(point) or len(point) not in (2, 3):
             raise PromptError(f"{name} must hold points (x, y) or (x, y, label), but one is {point!r}.")
         x, y, label = (*point, 1) if len(point) == 2 else point
-        if not (math.isfinite(x) and math.isfinite(y) and 0 <= x <= width and 0 <= y <= height):
+        if not (_is_finite(x) and _is_finite(y) and 0 <= x <= width and 0 <= y <= height):
             raise PromptError(
                 f"{name} must lie in the image of {width:.0f} x {height:.0f} pixels, but a point is ({x}, {y})."
             )

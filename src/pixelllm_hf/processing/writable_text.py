@@ -30,7 +30,7 @@ class WritableText:
 
     def warn(self) -> None:
         """Say what the model will not read, if anybody could see it."""
-        visible = [piece for piece in self.unwritable if not all(unicodedata.category(c)[0] in "CZ" for c in piece)]
+        visible = [piece for piece in self.unwritable if not all(map(_is_invisible, piece))]
         if visible:
             warnings.warn(
                 f"the tokenizer has no tokens for {', '.join(map(repr, visible))} in {self.text[:80]!r}, and the model "
@@ -63,6 +63,12 @@ def writable_text(tokenizer: Any, text: str) -> WritableText:
         pieces = tokenizer.convert_ids_to_tokens(ids)
         spans = [_span(text, kept, start, end, piece) for (start, end), piece in zip(offsets, pieces, strict=True)]
     return WritableText(text, ids, spans, _pieces(text, lost))
+
+
+def _is_invisible(character: str) -> bool:
+    """Blanks, control and format characters; what has no glyph of its own, as half a letter, is shown as something."""
+    category = unicodedata.category(character)
+    return category[0] == "Z" or category in ("Cc", "Cf")
 
 
 def _without_double_blanks(text: str, kept: Sequence[int]) -> list[int]:
