@@ -57,7 +57,7 @@ from pixelllm_hf.data.formats import FORMATS
 from pixelllm_hf.data.prepared_folder import PreparedFolderError
 from pixelllm_hf.data.scenes import BackgroundFolderError, ObjectFolderError, SceneOutputError
 from pixelllm_hf.evaluation.baselines import KINDS, Baseline, BaselineError, baseline
-from pixelllm_hf.evaluation.object_detector import LEVELS, ObjectDetector
+from pixelllm_hf.evaluation.object_detector import ObjectDetector
 from pixelllm_hf.evaluation.report import counted, curve_tables, metrics_table, names_listed, names_note, write_report
 from pixelllm_hf.evaluation.row_images import annotated_names
 from pixelllm_hf.evaluation.runner import (
@@ -191,7 +191,8 @@ def answering(args: argparse.Namespace, data: DataFolder) -> Baseline:
         from pixelllm_hf.conversion.towers import yolox_tower
         from pixelllm_hf.modeling.configuration_vision import PixelLLMYoloxTowerConfig
 
-        detector = ObjectDetector(yolox_tower(args.teacher, PixelLLMYoloxTowerConfig(output_maps=LEVELS)))
+        tower = yolox_tower(args.teacher, PixelLLMYoloxTowerConfig(output_maps=["detections"]))
+        detector = ObjectDetector(tower.detect)
     names = annotated_names(data) if data.kind == "categories" and args.task != "caption" else ()
     return baseline(args.baseline, names=names, detector=detector)
 

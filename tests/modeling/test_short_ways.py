@@ -8,7 +8,8 @@ import torch
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.modeling.prompt_feature_extractor import ChannelDropout, MapLinear
-from pixelllm_hf.modeling.prompt_pooling import cell_coverage, prompt_weights
+from pixelllm_hf.modeling.prompt_pooling import cell_coverage, class_agreement, prompt_weights
+from pixelllm_hf.modeling.vision_towers import VisionFeatures
 
 PREFIX_DECODER = {
     "model_type": "pixelllm_prefix_decoder",
@@ -184,6 +185,74 @@ def test_what_is_pooled_is_what_lies_in_the_box():
             features, prompt_boxes=box
         )
     torch.testing.assert_close(added, pooled[:, None].expand_as(added), atol=1e-4, rtol=1e-4)
+
+
+DETECTING = {
+    "image_size": 64,
+    "towers": [
+        {
+            "model_type": "pixelllm_yolox_tower",
+            "base_channels": 4,
+            "num_classes": 3,
+            "output_maps": ["p4", "detections"],
+        }
+    ],
+    "fused_maps": ["yolox.p4"],
+    "mask_map": "yolox.p4",
+}
+
+
+def found(*rows: tuple[list[float], float, list[float]]) -> torch.Tensor:
+    return torch.tensor([[*box, there, *classes] for box, there, classes in rows])
+
+
+def test_a_class_agrees_as_far_as_its_surest_detection_coincides_with_the_box():
+    detections = found(
+        ([0.0, 0.0, 0.5, 0.5], 1.0, [0.64, 0.0, 0.04]),
+        ([0.0, 0.0, 0.5, 0.25], 0.5, [0.0, 0.5, 0.5]),
+        ([0.5, 0.5, 1.0, 1.0], 1.0, [1.0, 1.0, 1.0]),  # elsewhere
+    )
+    boxes = torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.2, 0.2, 0.2, 0.2], [0.0, 0.0, 1.0, 1.0]])
+    mask = torch.tensor([[True, True, False]])
+    agreed = class_agreement(boxes[None], detections[None], mask)
+    torch.testing.assert_close(agreed, torch.tensor([[0.8, 0.25, 0.25], [0.0, 0.0, 0.0]]))
+
+
+def test_each_prompt_is_told_of_the_detections_of_its_own_image():
+    here, there = found(([0.0, 0, 1, 1], 1.0, [1.0])), found(([0.0, 0, 1, 1], 1.0, [0.25]))
+    whole = torch.tensor([0.0, 0, 1, 1]).expand(2, 2, 4)
+    agreed = class_agreement(whole, torch.stack([here, there]), torch.tensor([[True, False], [True, True]]))
+    torch.testing.assert_close(agreed, torch.tensor([[1.0], [0.5], [0.5]]))
+
+
+def test_what_a_detector_says_reaches_the_prompts_tokens_and_is_kept_when_saved(tmp_path):
+    torch.manual_seed(0)
+    ways = PixelLLMConfig.for_tests().prompt_config.to_dict()
+    ways |= {"pools_prompt": True, "pooled_detections": "yolox.detections"}
+    model = PixelLLMForGroundedGeneration(PixelLLMConfig.for_tests(vision_config=DETECTING, prompt_config=ways)).eval()
+    features = model.get_image_features(torch.rand(1, 3, 64, 64) * 255)
+    box = torch.tensor([[[0.0, 0.0, 32.0, 32.0]]])
+    before = model.get_visual_tokens(features, prompt_boxes=box)
+    certain = features.maps["yolox.detections"].clone()
+    certain[0, 0, 0] = torch.tensor([0.0, 0.0, 0.5, 0.5, 1.0, 1.0, 0.0, 0.0])
+    told = VisionFeatures(fused=features.fused, maps=features.maps | {"yolox.detections": certain})
+    after = model.get_visual_tokens(told, prompt_boxes=box)
+    assert not torch.allclose(before, after)
+    model.save_pretrained(tmp_path)
+    again = PixelLLMForGroundedGeneration.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(again.get_visual_tokens(told, prompt_boxes=box), after)
+
+
+@pytest.mark.parametrize(
+    ("ways", "problem"),
+    [
+        ({"pools_prompt": True, "pooled_detections": "yolox.boxes"}, r"yolox\.p4, yolox\.detections"),
+        ({"pooled_detections": "yolox.detections"}, "pools_prompt"),
+    ],
+)
+def test_detections_that_are_not_there_or_not_pooled_are_refused(ways, problem):
+    with pytest.raises(ValueError, match=problem):
+        PixelLLMConfig.for_tests(vision_config=DETECTING, prompt_config=ways)
 
 
 def test_coverage_is_the_share_of_a_box_in_each_cell():

@@ -11,8 +11,8 @@ from pixelllm_hf.modeling.configuration_pixelllm import (
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.modeling.tower_proposals import TowerProposalHead
 
-LEVELS = ["detections3", "detections4", "detections5"]
-YOLOX = {"model_type": "pixelllm_yolox_tower", "base_channels": 4, "num_classes": 3, "output_maps": ["p4", *LEVELS]}
+MAPS = ["p4", "detections"]
+YOLOX = {"model_type": "pixelllm_yolox_tower", "base_channels": 4, "num_classes": 3, "output_maps": MAPS}
 TOWER = {"model_type": "pixelllm_tower_proposals"}
 SIZE_HW = (100, 100)
 
@@ -120,7 +120,7 @@ def test_it_has_no_weights_and_is_saved_as_what_it_is(model, tmp_path):
 
 
 def test_proposals_from_maps_that_no_tower_gives_are_refused():
-    with pytest.raises(ValueError, match=r"yolox\.p4, yolox\.detections3"):
+    with pytest.raises(ValueError, match=r"yolox\.p4, yolox\.detections"):
         config(maps=["yolox.p4", "yolox.nothing"])
     with pytest.raises(ValueError, match="Supported as proposal_head_config are: pixelllm_proposal_head, pixelllm_tow"):
         PixelLLMConfig.for_tests(proposal_head_config={"model_type": "nonsense"})

@@ -15,7 +15,7 @@ from pixelllm_hf.modeling.configuration_vision import (
 from pixelllm_hf.modeling.vision_convolutions import ConvNorm, TowerConv2d
 from pixelllm_hf.modeling.vision_efficientnet_lite import EfficientNetLiteTower
 from pixelllm_hf.modeling.vision_towers import VisionTowers
-from pixelllm_hf.modeling.vision_yolox import YoloxTower, box_map, class_map, decode_boxes, quarters
+from pixelllm_hf.modeling.vision_yolox import YoloxTower, box_map, class_map, decode_boxes, quarters, surest
 
 
 def lite(**overrides) -> PixelLLMEfficientNetLiteTowerConfig:
@@ -115,7 +115,7 @@ def test_padding_is_what_each_tower_was_trained_with():
 
 
 def test_maps_do_not_depend_on_neighbours_in_the_batch():
-    seen = towers(lite(), yolox(output_maps=["p4", "classes", "detections3"])).eval()
+    seen = towers(lite(), yolox(output_maps=["p4", "classes", "detections"])).eval()
     with torch.no_grad():
         both, alone = seen(pixels()), seen(pixels()[1:])
     for name, image_map in alone.maps.items():
@@ -195,16 +195,38 @@ def test_a_cell_tells_of_its_surest_box_alone():
     fine[0, :, 0, 1] = torch.tensor([-0.2, 0.0, 0.6, 0.4, 0.8, 0.8, 0.0])  # there too, and surer
     fine[0, :, 1, 0] = torch.tensor([0.6, 0.6, 1.0, 1.2, 0.1, 0.1, 0.2])  # too unsure
     coarse[0, :, 0, 0] = torch.tensor([0.4, 0.7, 0.8, 0.9, 1.0, 0.25, 0.0])
-    found = box_map([fine, coarse], (2, 2))[0]
+    cells = torch.cat([fine.flatten(2), coarse.flatten(2)], dim=2).transpose(1, 2)
+    found = box_map(cells, (2, 2))[0]
     torch.testing.assert_close(found[:, 0, 0], torch.tensor([-2.0, -2.0, 0.4, -0.4, 1.6, 1.0]))
     torch.testing.assert_close(found[:, 1, 1], torch.tensor([-0.4, 0.8, 1.2, 1.6, 1.0, 1.0]))
     assert not found[:, 0, 1].any() and not found[:, 1, 0].any()
-    assert not box_map([fine, coarse], (2, 2), most=1)[0, :, 1, 1].any()
+    assert not box_map(cells, (2, 2), most=1)[0, :, 1, 1].any()
+
+
+def test_the_surest_answers_come_best_first_and_zeros_fill_the_grid():
+    answers = torch.tensor([[0.0, 0, 1, 1, 0.5, 0.2, 0.4], [0, 0, 2, 2, 0.9, 0.9, 0.0], [0, 0, 3, 3, 0.1, 0.1, 0.1]])[
+        None
+    ]
+    grid = surest(answers, (2, 2))
+    assert grid[0, 2].tolist() == [[2, 1], [3, 0]] and not grid[0, :, 1, 1].any()
+    assert surest(answers, (1, 2))[0, 2].tolist() == [[2, 1]]
+
+
+def test_all_cells_answer_and_the_detections_are_the_surest_of_them():
+    tower = YoloxTower(yolox(output_maps=["p4", "detections"])).eval()
+    with torch.no_grad():
+        answers, maps = tower.detect(pixels()), tower(pixels())
+    assert answers.shape[1] == 8 * 8 + 4 * 4 + 2 * 2
+    scores = answers[..., 4] * answers[..., 5:].amax(-1)
+    kept = maps["detections"].flatten(1, 2)
+    torch.testing.assert_close(kept[..., 4] * kept[..., 5:].amax(-1), scores.sort(descending=True).values[:, :16])
+    with pytest.raises(ValueError, match="output_maps"):
+        YoloxTower(yolox()).detect(pixels())
 
 
 def test_the_detectors_head_is_built_only_if_it_is_asked_for():
     assert YoloxTower(yolox()).head is None
-    assert YoloxTower(yolox(output_maps=["p3", "detections5"])).head is not None
+    assert YoloxTower(yolox(output_maps=["p3", "detections"])).head is not None
 
 
 def test_new_towers_pass_on_what_they_see():

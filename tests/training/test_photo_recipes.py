@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from pixelllm_hf.data.tokenizer_training import prompt_texts, train_tokenizer
+from pixelllm_hf.evaluation.labelling import image_files, labelled
+from pixelllm_hf.evaluation.object_detector import Detection
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.processing.tasks import TASK_SPECS
@@ -71,6 +73,15 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def label_objects(photographs: Path, runs: Path) -> None:
+    """What scripts/label_objects.py leaves, of a detector that finds one dog in every image."""
+    runs.mkdir(exist_ok=True)
+    dog = [Detection("dog", 0.9, (0.1, 0.1, 0.5, 0.5))]
+    for name in ("flickr", "voc"):
+        content = labelled(image_files(photographs / name / "images", None), lambda image: dog)
+        (runs / f"{name}_objects.json").write_text(json.dumps(content))
+
+
 def run(stage: str, photographs: Path, runs: Path, **settings: Any) -> Path:
     """A step or two of a stage with a model of a few thousand weights, from that of another stage or from nothing."""
     overrides: dict[str, Any] = {
@@ -100,6 +111,7 @@ def test_every_stage_runs_from_the_folder_of_photographs_and_leaves_a_model_for_
 ) -> None:
     words = [*prompt_texts(), "a dog beside a man is on the left two men walk cat sleeps person"]
     train_tokenizer(words, max_pieces=400).save_pretrained(tmp_path / "tokenizer")
+    label_objects(photographs, tmp_path)
     run("text", photographs, tmp_path, init="for_tests")
     joint = run("joint", photographs, tmp_path, init="for_tests")
     reward = run("reward", photographs, tmp_path)
@@ -111,9 +123,10 @@ def test_every_stage_runs_from_the_folder_of_photographs_and_leaves_a_model_for_
     assert len(parts) == 2  # one set of maps for language, one with the map of masks
 
 
-def test_the_joint_stage_teaches_every_prompt_that_a_task_asks_by_default(photographs: Path) -> None:
+def test_the_joint_stage_teaches_every_prompt_that_a_task_asks_by_default(photographs: Path, tmp_path: Path) -> None:
+    label_objects(photographs, tmp_path)
     file = REPOSITORY / "configs" / "photo" / "joint.yaml"
-    recipe = load_config(TrainConfig, file, [], {"data": str(photographs)})
+    recipe = load_config(TrainConfig, file, [], {"data": str(photographs), "runs": str(tmp_path)})
     taught = set()
     for source in recipe.data.sources:
         for row in read_source(source):

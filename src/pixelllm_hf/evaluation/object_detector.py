@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,6 @@ from pixelllm_hf.evaluation.box_iou import box_iou_matrix
 from pixelllm_hf.evaluation.category_names import SYNONYMS
 from pixelllm_hf.processing.canvas_transform import CanvasTransform
 
-LEVELS = ("detections3", "detections4", "detections5")
 _PADDING = 114.0
 
 
@@ -28,8 +26,8 @@ class Detection:
 
 
 class ObjectDetector:
-    """tower: pixels (1,3,S,S) normalised as `mean` says -> its maps `LEVELS` (1,h,w,5 + 80): box xyxy in shares of the
-    canvas, whether there is an object, and of which of COCO's categories, in COCO's order.
+    """answer: pixels (1,3,S,S) less `mean` -> what it says of each of its cells, (1,M,5 + 80), as `YoloxTower.detect`:
+    box xyxy in shares of the canvas, whether there is an object, and of which of COCO's categories, in COCO's order.
 
     canvas: S, the side that the longest one of the image is fitted to. Detections of one category that overlap more
     than `overlap` are one; those with a score below `least` are none, and at most `most` an image are kept.
@@ -37,7 +35,7 @@ class ObjectDetector:
 
     def __init__(
         self,
-        tower: Callable[[Any], Mapping[str, Any]],
+        answer: Callable[[torch.Tensor], torch.Tensor],
         *,
         mean: float = _PADDING,
         canvas: int = 416,
@@ -45,7 +43,7 @@ class ObjectDetector:
         overlap: float = 0.65,
         most: int = 100,
     ):
-        self.tower, self.mean, self.canvas = tower, mean, canvas
+        self.answer, self.mean, self.canvas = answer, mean, canvas
         self.least, self.overlap, self.most = least, overlap, most
 
     def detect(self, image: Image.Image) -> list[Detection]:
@@ -56,8 +54,7 @@ class ObjectDetector:
         pixels[:height, :width] = np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
         tensor = torch.from_numpy(pixels - self.mean).permute(2, 0, 1)[None]
         with torch.inference_mode():
-            maps = self.tower(tensor)
-        found = np.concatenate([maps[name].float().flatten(0, 2).numpy() for name in LEVELS])
+            found = self.answer(tensor)[0].float().numpy()
         scores = found[:, 4:5] * found[:, 5:]
         corners = np.clip(found[:, :4] * np.array([self.canvas / width, self.canvas / height] * 2), 0, 1)
         detections = []

@@ -43,6 +43,8 @@ class PixelLLMPromptConfig(PreTrainedConfig):
         pools_prompt: whether the mean of the fused map over a prompt's box, through a linear layer and a norm, is added
             to each of its visual tokens: a short way from what is in the box to its name. The official one does
             without.
+        pooled_detections: a detection map of the towers, as `yolox.detections`; how sure it is of each class in a
+            prompt's box then counts too. None leaves it out, and so does the official model.
         max_points: points that one prompt may have; with the padding point they fill the same number of
             sparse tokens as a box, so that an answer never depends on its neighbours' prompts.
     """
@@ -61,6 +63,7 @@ class PixelLLMPromptConfig(PreTrainedConfig):
     output_dim: int = 1024
     reads_map: bool = False
     pools_prompt: bool = False
+    pooled_detections: str | None = None
     max_points: int = 4
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
@@ -207,7 +210,7 @@ class PixelLLMTowerProposalConfig(PreTrainedConfig):
 
     Args:
         maps: the tower's detection maps: for each cell a box xyxy in shares of the canvas, whether there is an object,
-            and the probability of each class, as in YOLOX's `detections3` to `detections5`.
+            and the probability of each class, as in YOLOX's `detections`.
         pre_nms_topk: boxes per image that are looked at, the surest.
         detection_nms_threshold: overlap from which the worse of two boxes is dropped, whatever their classes.
         detection_score_threshold: boxes with this score or less are no detections.
@@ -218,7 +221,7 @@ class PixelLLMTowerProposalConfig(PreTrainedConfig):
     model_type = "pixelllm_tower_proposals"
     base_config_key = "proposal_head_config"
 
-    maps: list[str] | tuple[str, ...] = ("yolox.detections3", "yolox.detections4", "yolox.detections5")
+    maps: list[str] | tuple[str, ...] = ("yolox.detections",)
     pre_nms_topk: int = 300
     detection_nms_threshold: float = 0.5
     detection_score_threshold: float = 0.05
@@ -386,7 +389,7 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
                 f"giou_loss_weight is {self.giou_loss_weight}, but a box has two points and points_per_token is "
                 f"{self.point_head_config.points_per_token}. Set giou_loss_weight to 0 or points_per_token to 2."
             )
-        self._check_proposals()
+        self._check_detection_maps()
         if self.codebook_config is not None:
             self.segmentation_head = self.segmentation_head or "codebook"
             self._check_codebook_head()
@@ -405,15 +408,21 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
             text.sliding_window, text.layer_types = None, None
         return text
 
-    def _check_proposals(self) -> None:
-        head, known = self.proposal_head_config, self.vision_config.map_shapes
-        if not isinstance(head, PixelLLMTowerProposalConfig):
-            return
-        if not head.maps or any(name not in known or known[name][0] < 6 for name in head.maps):
+    def _check_detection_maps(self) -> None:
+        head, pooled = self.proposal_head_config, self.prompt_config.pooled_detections
+        if pooled is not None and not self.prompt_config.pools_prompt:
+            raise ValueError("pooled_detections of prompt_config counts where pools_prompt is on: set that too.")
+        if pooled is not None:
+            self._check_detections("pooled_detections of prompt_config", [pooled])
+        if isinstance(head, PixelLLMTowerProposalConfig):
+            self._check_detections("maps of proposal_head_config", list(head.maps))
+
+    def _check_detections(self, setting: str, names: list[str]) -> None:
+        known = self.vision_config.map_shapes
+        if not names or any(name not in known or known[name][0] < 6 for name in names):
             raise ValueError(
-                f"maps of proposal_head_config must be detection maps of the towers, not {list(head.maps)}. There are: "
-                f"{', '.join(known)}. Add detections3, detections4 and detections5 to output_maps of a "
-                "pixelllm_yolox_tower."
+                f"{setting} must be detection maps of the towers, not {names}. There are: {', '.join(known)}. Add "
+                "detections to output_maps of a pixelllm_yolox_tower."
             )
 
     def _check_language_model(self) -> None:
@@ -501,7 +510,19 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
         """All maps that the model reads of what its towers see, each once; the fused one is the first."""
         levels = [] if self.codebook_config is None else self.codebook_config.level_maps
         proposals = getattr(self.proposal_head_config, "maps", [])
-        return list(dict.fromkeys([FUSED, self.vision_config.mask_map, *levels, *proposals]))
+        return list(dict.fromkeys([*self.prompt_maps, self.vision_config.mask_map, *levels, *proposals]))
+
+    @property
+    def prompt_maps(self) -> list[str]:
+        """The maps that language is made from; the fused one is the first."""
+        pooled = self.prompt_config.pooled_detections
+        return [FUSED] if pooled is None else [FUSED, pooled]
+
+    @property
+    def pooled_classes(self) -> int:
+        """Classes of the detections that are pooled for prompts, 0 if none are."""
+        pooled = self.prompt_config.pooled_detections
+        return 0 if pooled is None else self.vision_config.map_shapes[pooled][0] - 5
 
     @property
     def pad_token_id(self) -> int:

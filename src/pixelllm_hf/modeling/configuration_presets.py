@@ -101,7 +101,7 @@ def photo_sizes() -> dict[str, Any]:
                 {
                     "model_type": "pixelllm_yolox_tower",
                     "frozen": True,
-                    "output_maps": ["p3", "p4", "p5", "classes", "boxes", "detections3", "detections4", "detections5"],
+                    "output_maps": ["p3", "p4", "p5", "classes", "boxes", "detections"],
                 },
             ],
             "fused_maps": ["efficientnet_lite", "yolox.p3", "yolox.p4", "yolox.p5", "yolox.classes", "yolox.boxes"],
@@ -120,6 +120,7 @@ def photo_sizes() -> dict[str, Any]:
             output_dim=256,
             reads_map=True,
             pools_prompt=True,
+            pooled_detections="yolox.detections",
         ),
         text_config=_t5(
             vocab_size=5120,
@@ -138,7 +139,7 @@ def photo_sizes() -> dict[str, Any]:
             text_length=12,
             prompt_length=12,
         ),
-        proposal_head_config=dict(model_type="pixelllm_tower_proposals"),
+        proposal_head_config=dict(model_type="pixelllm_tower_proposals", multiply_caption_score=True),
     )
 
 

@@ -234,8 +234,8 @@ class PixelLLMYoloxTowerConfig(PixelLLMTowerConfig):
         output_maps: any of `p3`, `p4` and `p5`, of strides 8, 16 and 32, and of what the detector's head makes of them,
             which is built only if asked for: `classes`, for each class the root of the surest score among the levels,
             at stride 16; `boxes`, the surest box of each cell of stride 32 as numbers to read (see `box_map`);
-            `detections3` to `detections5`, for each cell of a level a box xyxy in shares of the canvas, whether there
-            is an object, and which.
+            `detections`, as many of the surest detections as p4 has cells, best first and not where they lie: box xyxy
+            in shares of the canvas, whether there is an object, and the probability of each class (see `surest`).
         image_mean, image_std: the network reads plain 0..255; the mean is the grey that it was trained to see as
             padding.
     """
@@ -274,7 +274,7 @@ class PixelLLMYoloxTowerConfig(PixelLLMTowerConfig):
             **{f"p{level}": MapShape(width * 2 ** (level - 1), 2**level, padded=True) for level in levels},
             "classes": MapShape(self.num_classes, 16, padded=True),
             "boxes": MapShape(6, 32, padded=True, plain_numbers=True),
-            **{f"detections{level}": MapShape(answers, 2**level, padded=True, plain_numbers=True) for level in levels},
+            "detections": MapShape(answers, 16, padded=True, plain_numbers=True),
         }
 
 

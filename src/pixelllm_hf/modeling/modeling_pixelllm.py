@@ -68,7 +68,9 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         features = config.vision_config.standardised_channels
         self.channel_dropout = ChannelDropout(config.vision_config.channel_dropout, features)
         self.prompt_feature_extractor = PromptFeatureExtractor(config.prompt_config, channels, seen_width, features)
-        self.prompt_pooling = PromptPooling(channels, seen_width) if config.prompt_config.pools_prompt else None
+        self.prompt_pooling = None
+        if config.prompt_config.pools_prompt:
+            self.prompt_pooling = PromptPooling(channels, seen_width, config.pooled_classes)
         self.language_model = family.of(config)
         self.visual_projection = self.language_model.make_visual_projection(config.prompt_config.output_dim)
         width = self.language_model.width
@@ -178,8 +180,15 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         if self.visual_projection is not None:
             tokens = self.visual_projection(tokens)
         if self.prompt_pooling is not None:
+            detections = self.config.prompt_config.pooled_detections
             tokens = tokens + self.prompt_pooling(
-                fused, prompt_boxes, prompt_points, prompt_point_labels, prompt_mask, image_size=side
+                fused,
+                prompt_boxes,
+                prompt_points,
+                prompt_point_labels,
+                prompt_mask,
+                image_size=side,
+                detections=None if detections is None else image_features[detections],
             )
         seen = PromptFeatures(tokens, cells)
         return seen if again is None else seen[again]

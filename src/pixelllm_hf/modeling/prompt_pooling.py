@@ -1,19 +1,27 @@
-"""The mean of the fused map over a prompt: a short way from what is there to its name. Not in the paper."""
+"""What is in a prompt's box: the mean of the fused map, and what a detector says. A short way from there to its name.
+
+Not in the paper.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from .box_coding import pairwise_iou
 from .prompt_encoder import INSIDE
 
 
 class PromptPooling(nn.Module):
-    """What every visual token of a prompt is given besides: the mean of the map over the prompt, as wide as a token."""
+    """What every visual token of a prompt is given besides, as wide as a token: the mean of the map over the prompt.
 
-    def __init__(self, image_channels: int, width: int):
+    With classes also how sure a detector is of each of them in its box.
+    """
+
+    def __init__(self, image_channels: int, width: int, classes: int = 0):
         super().__init__()
         self.projection = nn.Linear(image_channels, width)
+        self.classes = nn.Linear(classes, width, bias=False) if classes else None
         self.norm = nn.LayerNorm(width, eps=1e-5)
 
     def forward(
@@ -25,11 +33,37 @@ class PromptPooling(nn.Module):
         prompt_mask: Tensor,
         *,
         image_size: int,
+        detections: Tensor | None = None,
     ) -> Tensor:
-        """image_map (B,h,w,C) and prompts as in `get_visual_tokens` -> (R,1,width) of the R valid prompts."""
+        """image_map (B,h,w,C) and prompts as in `get_visual_tokens` -> (R,1,width) of the R valid prompts.
+
+        detections (B,h,w,5+K), which are needed with classes: box xyxy in shares of the canvas, whether there is an
+        object, and the probability of each class.
+        """
         weights = prompt_weights(boxes, points, point_labels, image_map.shape[1:3], image_size=image_size)
         pooled = weights.flatten(2).to(image_map.dtype) @ image_map.flatten(1, 2)
-        return self.norm(self.projection(pooled[prompt_mask]))[:, None]
+        tokens = self.projection(pooled[prompt_mask])
+        if self.classes is not None:
+            assert detections is not None
+            agreed = class_agreement(boxes / image_size, detections.flatten(1, 2), prompt_mask)
+            tokens = tokens + self.classes(agreed.to(tokens.dtype))
+        return self.norm(tokens)[:, None]
+
+
+@torch.no_grad()
+def class_agreement(boxes: Tensor, detections: Tensor, prompt_mask: Tensor) -> Tensor:
+    """For each of the R valid prompts and each class: the largest product of how well a detection's box coincides with
+    the prompt's (IoU) and the root of its score. (R,K) float32; a prompt without an area coincides with none.
+
+    boxes (B,N,4) and those of the detections (B,M,5+K) xyxy in shares of the canvas.
+    """
+    found = detections.float()
+    overlaps = pairwise_iou(boxes.float(), found[..., :4])[prompt_mask]  # R,M
+    scores = (found[..., 4:5] * found[..., 5:]).clamp(min=0).sqrt()
+    image_of_row = prompt_mask.nonzero()[:, 0]
+    # A row at a time: all rows' products at once would be the largest tensor of the model.
+    rows = [(overlap[:, None] * scores[image]).amax(0) for overlap, image in zip(overlaps, image_of_row, strict=True)]
+    return torch.stack(rows)
 
 
 def prompt_weights(
@@ -81,4 +115,4 @@ def _shares(start: Tensor, end: Tensor, cells: int) -> Tensor:
     return covered / covered.sum(-1, keepdim=True)
 
 
-__all__ = ["PromptPooling", "cell_coverage", "prompt_weights"]
+__all__ = ["PromptPooling", "cell_coverage", "class_agreement", "prompt_weights"]

@@ -95,6 +95,9 @@ class YoloxBranch(nn.Module):
         return torch.cat([self.box_output(box), self.object_output(box).sigmoid(), classes.sigmoid()], dim=1)
 
 
+_LEVELS = ("p3", "p4", "p5")
+
+
 class YoloxTower(nn.Module):
     """CSPDarknet and PAFPN, with the detector's head if one of the maps is its answer; see the config.
 
@@ -131,6 +134,25 @@ class YoloxTower(nn.Module):
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """pixels (B, 3, H, W), normalised by the config's statistics, padding 0 -> maps, channels last."""
+        seen = self._pyramid(pixels)
+        if self.head is not None:
+            found = [branch(seen[name]) for branch, name in zip(self.head, _LEVELS, strict=True)]
+            seen["classes"] = class_map(found, (seen["p4"].shape[-2], seen["p4"].shape[-1]))
+            answers = _decoded(found, pixels)
+            seen["boxes"] = box_map(answers, (seen["p5"].shape[-2], seen["p5"].shape[-1])).to(seen["p5"].dtype)
+            seen["detections"] = surest(answers, (seen["p4"].shape[-2], seen["p4"].shape[-1]))
+        return {name: seen[name].permute(0, 2, 3, 1).contiguous() for name in self.config.output_maps}
+
+    def detect(self, pixels: Tensor) -> Tensor:
+        """pixels as in `forward` -> the answers of all cells (B, M, 5 + K), level by level: box xyxy in shares of the
+        input, whether there is an object, and the probability of each class."""
+        if self.head is None:
+            raise ValueError("this tower has no detector's head: add `detections` to output_maps of its config.")
+        seen = self._pyramid(pixels)
+        return _decoded([branch(seen[name]) for branch, name in zip(self.head, _LEVELS, strict=True)], pixels)
+
+    def _pyramid(self, pixels: Tensor) -> dict[str, Tensor]:
+        """p3, p4 and p5, (B, C, h, w)."""
         mean, std = (
             pixels.new_tensor(values).view(3, 1, 1) for values in (self.config.image_mean, self.config.image_std)
         )
@@ -144,15 +166,7 @@ class YoloxTower(nn.Module):
         p3 = self.top_down3(torch.cat([_enlarged(lateral4, dark3), dark3], dim=1))
         p4 = self.bottom_up4(torch.cat([self.down3(p3), lateral4], dim=1))
         p5 = self.bottom_up5(torch.cat([self.down4(p4), lateral5], dim=1))
-        seen = {"p3": p3, "p4": p4, "p5": p5}
-        if self.head is not None:
-            found = [branch(level) for branch, level in zip(self.head, (p3, p4, p5), strict=True)]
-            seen["classes"] = class_map(found, (p4.shape[-2], p4.shape[-1]))
-            size_hw = pixels.shape[-2], pixels.shape[-1]
-            detections = [decode_boxes(answers, 2**number, size_hw) for number, answers in enumerate(found, 3)]
-            seen["boxes"] = box_map(detections, (p5.shape[-2], p5.shape[-1])).to(p5.dtype)
-            seen |= {f"detections{number}": level for number, level in enumerate(detections, 3)}
-        return {name: seen[name].permute(0, 2, 3, 1).contiguous() for name in self.config.output_maps}
+        return {"p3": p3, "p4": p4, "p5": p5}
 
 
 def quarters(pixels: Tensor) -> Tensor:
@@ -184,13 +198,25 @@ def class_map(answers: Sequence[Tensor], size_hw: tuple[int, int]) -> Tensor:
     return scores.clamp(min=1e-12).sqrt()
 
 
-def box_map(detections: Sequence[Tensor], size_hw: tuple[int, int], *, most: int = 100, least: float = 0.03) -> Tensor:
-    """Detections of the levels (B, 5 + K, h, w), boxes in shares of the canvas -> (B, 6, h, w) on one grid.
+def surest(answers: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """All cells' answers (B, M, 5 + K) -> (B, 5 + K, h, w): as many of the surest as the grid has cells.
+
+    Best first, row by row: where they stand in the grid says nothing. Beyond the last one there are zeros.
+    """
+    height, width = size_hw
+    scores = answers[..., 4] * answers[..., 5:].amax(-1)
+    best = scores.sort(dim=1, descending=True, stable=True).indices[:, : height * width]
+    chosen = answers.gather(1, best[..., None].expand(-1, -1, answers.shape[-1])).transpose(1, 2)
+    return F.pad(chosen, (0, height * width - chosen.shape[-1])).unflatten(2, size_hw)
+
+
+def box_map(found: Tensor, size_hw: tuple[int, int], *, most: int = 100, least: float = 0.03) -> Tensor:
+    """All cells' answers (B, M, 5 + K), boxes in shares of the canvas -> (B, 6, h, w) on one grid.
 
     A cell tells of the surest box whose centre lies in it, among the `most` surest of the image whose score is above
     `least`: 4 * (xyxy - 0.5), cut to the canvas, twice the root of the score, and 1. A cell without one has zeros.
     """
-    (height, width), found = size_hw, torch.cat([level.flatten(2) for level in detections], dim=2).transpose(1, 2)
+    height, width = size_hw
     scores = found[..., 4] * found[..., 5:].amax(-1)
     scores, surest = scores.topk(min(most, scores.shape[1]), dim=1)
     boxes = found[..., :4].gather(1, surest[..., None].expand(-1, -1, 4))
@@ -208,6 +234,13 @@ def box_map(detections: Sequence[Tensor], size_hw: tuple[int, int], *, most: int
     return told.transpose(1, 2).unflatten(2, size_hw)
 
 
+def _decoded(found: Sequence[Tensor], pixels: Tensor) -> Tensor:
+    """Answers of the branches (B, 5 + K, h, w) for these pixels -> of all cells (B, M, 5 + K), level by level."""
+    size_hw = pixels.shape[-2], pixels.shape[-1]
+    levels = [decode_boxes(answers, 2**number, size_hw) for number, answers in enumerate(found, 3)]
+    return torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
+
+
 def _dark(width: int, depth: int, depthwise: bool, *, pooling: bool = False) -> nn.Sequential:
     parts: list[nn.Module] = [YoloxConv(width, 2 * width, 3, stride=2, depthwise=depthwise)]
     if pooling:
@@ -220,4 +253,4 @@ def _enlarged(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, size=like.shape[-2:], mode="nearest")
 
 
-__all__ = ["YoloxBranch", "YoloxConv", "YoloxTower", "box_map", "class_map", "decode_boxes", "quarters"]
+__all__ = ["YoloxBranch", "YoloxConv", "YoloxTower", "box_map", "class_map", "decode_boxes", "quarters", "surest"]

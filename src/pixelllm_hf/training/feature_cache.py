@@ -85,13 +85,13 @@ class FeatureMaker:
 
 
 def kept_maps(config: PixelLLMConfig, batches: GroundedBatches) -> tuple[str, ...]:
-    """The maps that training on these batches reads: language needs the fused one alone, masks another."""
+    """The maps that training on these batches reads: language needs those of prompts alone, masks another."""
     sources: dict[str, Any] = dict(batches.sources)
     tasks = {source[0]["task"] for source in sources.values()}
     if tasks <= _LANGUAGE_TASKS:
-        return (FUSED,)
+        return tuple(config.prompt_maps)
     if tasks <= {*_LANGUAGE_TASKS, "segment"}:
-        return tuple(dict.fromkeys([FUSED, config.vision_config.mask_map]))
+        return tuple(dict.fromkeys([*config.prompt_maps, config.vision_config.mask_map]))
     return tuple(config.head_maps)
 
 

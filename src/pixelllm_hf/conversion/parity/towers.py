@@ -14,8 +14,6 @@ from ...modeling.configuration_vision import PixelLLMEfficientNetLiteTowerConfig
 from ..towers import efficientnet_lite_tower, yolox_tower
 from .onnx_graph import OnnxGraph, run_onnx
 
-_DETECTIONS = ["detections3", "detections4", "detections5"]
-
 
 def efficientnet_lite_deviations(
     path: str | Path, config: PixelLLMEfficientNetLiteTowerConfig | None = None, side: int = 320
@@ -74,20 +72,20 @@ _NORM = ("weight", "bias", "running_mean", "running_var")
 def yolox_deviations(path: str | Path, config: PixelLLMYoloxTowerConfig | None = None) -> dict[str, float]:
     """Largest deviation of boxes, scores and classes from what the file gives as it is, as shares of their range."""
     given = {} if config is None else config.to_dict()
-    config = PixelLLMYoloxTowerConfig(**{**given, "output_maps": [*_DETECTIONS, "classes"]})
+    config = PixelLLMYoloxTowerConfig(**{**given, "output_maps": ["classes"]})
     content = Path(path).read_bytes()
     side = yolox_input_side(content)
     pixels = _pixels(side)[:1]
     found = run_onnx(content, {"images": pixels.flip(1).numpy()})[0]  # BGR
     with torch.no_grad():
-        maps = yolox_tower(path, config)(pixels - pixels.new_tensor(config.image_mean).view(3, 1, 1))
+        tower, seen = yolox_tower(path, config), pixels - pixels.new_tensor(config.image_mean).view(3, 1, 1)
+        ours, classes = tower.detect(seen), tower(seen)["classes"]
     expected = _decoded(torch.from_numpy(found), side)
-    ours = torch.cat([maps[name].flatten(1, 2) for name in _DETECTIONS], dim=1)
     return {
         "boxes": _deviation(ours[..., :4], expected[..., :4]),
         "objectness": _deviation(ours[..., 4], expected[..., 4]),
         "class scores": _deviation(ours[..., 5:], expected[..., 5:]),
-        "classes": _deviation(maps["classes"], _class_map(expected, side)),
+        "classes": _deviation(classes, _class_map(expected, side)),
     }
 
 
