@@ -3,14 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-from .model_folder import check_config_file
-from .model_folder import check_finite
-from .model_folder import check_sizes
-from .model_folder import check_weight_count
-from .model_folder import check_weight_files
-from .model_folder import local_folder
-from .model_folder import model_errors
-from .model_folder import refuse_code
+from .model_folder import (
+    check_config_file,
+    check_finite,
+    check_sizes,
+    check_weight_count,
+    check_weight_files,
+    local_folder,
+    model_errors,
+    refuse_code,
+)
 from .whole_saves import saved_whole
 
 

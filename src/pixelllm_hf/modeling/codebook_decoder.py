@@ -16,11 +16,8 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_pixellm import PixelLMCodebookConfig
-from .mask_head import ChannelNorm
-from .mask_head import MaskMLP
-from .prompt_encoder import FourierPositions
-from .prompt_encoder import LearnedTokens
-from .prompt_encoder import grid_positions
+from .mask_head import ChannelNorm, MaskMLP
+from .prompt_encoder import FourierPositions, LearnedTokens, grid_positions
 from .starting_layers import KnowsItsStart
 from .two_way_transformer import TwoWayTransformer
 

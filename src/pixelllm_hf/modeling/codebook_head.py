@@ -5,9 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .codebook_decoder import CodebookPixelDecoder
-from .codebook_targets import TargetProjection
-from .codebook_targets import TokenGroups
-from .codebook_targets import find_token_groups
+from .codebook_targets import TargetProjection, TokenGroups, find_token_groups
 from .configuration_pixelllm import PixelLLMConfig
 from .feature_pyramid import map_neck
 from .vision_sam import resize_map

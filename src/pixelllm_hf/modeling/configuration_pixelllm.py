@@ -9,19 +9,17 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .checked_loading import CheckedConfig
-from .configuration_presets import bert_sizes
-from .configuration_presets import for_tests_sizes
-from .configuration_presets import photo_sizes
-from .configuration_presets import t5_xl_sizes
 from .configuration_pixellm import PixelLMCodebookConfig
-from .configuration_presets import tiny_sizes
-from .configuration_vision import FUSED
-from .configuration_vision import PixelLLMBackboneTowerConfig
-from .configuration_vision import PixelLLMEfficientNetLiteTowerConfig
-from .configuration_vision import PixelLLMEva02TowerConfig
-from .configuration_vision import PixelLLMSamTowerConfig
-from .configuration_vision import PixelLLMVisionConfig
-from .configuration_vision import PixelLLMYoloxTowerConfig
+from .configuration_presets import bert_sizes, for_tests_sizes, photo_sizes, t5_xl_sizes, tiny_sizes
+from .configuration_vision import (
+    FUSED,
+    PixelLLMBackboneTowerConfig,
+    PixelLLMEfficientNetLiteTowerConfig,
+    PixelLLMEva02TowerConfig,
+    PixelLLMSamTowerConfig,
+    PixelLLMVisionConfig,
+    PixelLLMYoloxTowerConfig,
+)
 
 
 @strict

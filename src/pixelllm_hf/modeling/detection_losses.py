@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .box_coding import box_areas
-from .box_coding import encode_boxes
+from .box_coding import box_areas, encode_boxes
 from .centernet import CenterPredictions
 
 # What the reference writes where a cell has nothing to regress.

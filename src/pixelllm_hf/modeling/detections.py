@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .box_coding import pairwise_iou
-from .configuration_pixelllm import PixelLLMConfig
-from .configuration_pixelllm import PixelLLMTowerProposalConfig
+from .configuration_pixelllm import PixelLLMConfig, PixelLLMTowerProposalConfig
 from .proposal_head import ProposalHead
 from .target_masks import joined_targets
 from .tower_proposals import TowerProposalHead

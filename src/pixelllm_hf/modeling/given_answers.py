@@ -8,11 +8,7 @@ import torch
 from torch import Tensor
 
 from .box_ops import after_end, is_one_of
-from .grounded_generation import GenerateCall
-from .grounded_generation import ReadTargets
-from .grounded_generation import caption_scores
-from .grounded_generation import eos_ids
-from .grounded_generation import start_id
+from .grounded_generation import GenerateCall, ReadTargets, caption_scores, eos_ids, start_id
 from .model_output import GroundedGenerateOutput
 from .token_states import log_probs_of
 

@@ -18,24 +18,21 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
 from .box_ops import after_end
-from .decoding_modes import OF_BEAMS
-from .decoding_modes import end_ids
-from .decoding_rules import CompleteTokenGroups
-from .decoding_rules import EndOfLoop
-from .decoding_rules import NoImmediateRepetition
+from .decoding_modes import OF_BEAMS, end_ids
+from .decoding_rules import CompleteTokenGroups, EndOfLoop, NoImmediateRepetition
 from .language_model import GroundedLanguageModel
-from .model_output import GroundedBeamGenerateOutput
-from .model_output import GroundedGenerateOutput
-from .model_output import LayerOutputs
+from .model_output import GroundedBeamGenerateOutput, GroundedGenerateOutput, LayerOutputs
 from .point_head import PointHead
 from .reference_beam_search import reference_beam_search
 from .target_masks import AnswerTargets
-from .token_states import StateRecorder
-from .token_states import TokenStatesMixin
-from .token_states import current_recorder
-from .token_states import log_probs_of
-from .token_states import recording
-from .token_states import states_of_locations
+from .token_states import (
+    StateRecorder,
+    TokenStatesMixin,
+    current_recorder,
+    log_probs_of,
+    recording,
+    states_of_locations,
+)
 
 GroundedOutput = GroundedGenerateOutput | GroundedBeamGenerateOutput
 # sequences (R,T), -1 from their ends on, and the states (R,T,C) that have consumed them -> what they point at

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .configuration_pixelllm import PixelLLMConfig
-from .configuration_pixelllm import PixelLLMMaskHeadConfig
+from .configuration_pixelllm import PixelLLMConfig, PixelLLMMaskHeadConfig
 from .prompt_encoder import LearnedTokens
 from .starting_layers import KnowsItsStart
 from .two_way_transformer import TwoWayTransformer

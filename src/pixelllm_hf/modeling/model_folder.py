@@ -3,13 +3,11 @@
 Pickled weights are never read, whatever else is asked of transformers: they can hold code.
 """
 
-import sys
 import json
 import math
 import re
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -226,8 +224,7 @@ def check_weight_count(model: Any, files: Iterable[str]) -> None:
 
     model: on the meta device, as transformers builds it. Somewhat more is in order: a new head starts at random.
     """
-    from safetensors import SafetensorError
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     stored = 0
     for file in files:

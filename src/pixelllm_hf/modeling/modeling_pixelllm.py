@@ -16,37 +16,23 @@ from .box_ops import after_end, boxes_of_words, is_one_of, last_words
 from .codebook_head import CodebookHead
 from .configuration_pixelllm import PixelLLMConfig
 from .detections import make_proposal_head
-from .grounded_generation import GroundedGenerationMixin
-from .grounded_generation import GroundedOutput
+from .grounded_generation import GroundedGenerationMixin, GroundedOutput
 from .language_families import language_family
 from .language_model import full_encoder_mask
-from .losses import IGNORE_INDEX
-from .losses import GroundedCriterion
-from .losses import GroundedTargets
-from .mask_head import MaskHead
-from .mask_head import MaskHeadOutput
-from .mask_head import check_one_width
-from .model_output import LayerOutputs
-from .model_output import PixelLLMOutput
+from .losses import IGNORE_INDEX, GroundedCriterion, GroundedTargets
+from .mask_head import MaskHead, MaskHeadOutput, check_one_width
+from .model_output import LayerOutputs, PixelLLMOutput
 from .packed_texts import packed_texts
-from .point_head import PointHead
-from .point_head import PointHeadOutput
+from .point_head import PointHead, PointHeadOutput
 from .pretrained_pixelllm import PixelLLMPreTrainedModel
 from .prompt_encoder import PromptEncoder
-from .prompt_feature_extractor import ChannelDropout
-from .prompt_feature_extractor import PromptFeatureExtractor
-from .prompt_feature_extractor import PromptFeatures
+from .prompt_feature_extractor import ChannelDropout, PromptFeatureExtractor, PromptFeatures
 from .prompt_pooling import PromptPooling
 from .prompt_rows import check_rows, distinct_prompts
-from .proposed_prompts import ProposedPrompts
-from .proposed_prompts import propose_prompts
-from .task_generation import TaskGeneration
-from .task_generation import lacks_head
+from .proposed_prompts import ProposedPrompts, propose_prompts
+from .task_generation import TaskGeneration, lacks_head
 from .trainer_signature import OneLabelArgument
-from .vision_towers import VisionFeatures
-from .vision_towers import VisionTowers
-from .vision_towers import check_canvas
-from .vision_towers import valid_size_hw
+from .vision_towers import VisionFeatures, VisionTowers, check_canvas, valid_size_hw
 
 
 class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationMixin):

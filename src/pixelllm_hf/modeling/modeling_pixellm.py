@@ -9,17 +9,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
-from transformers import PreTrainedModel
-from transformers import initialization as init
+from transformers import AutoModelForCausalLM, PreTrainedModel, initialization as init
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
 
 from .checked_loading import CheckedModel
-from .codebook_decoder import CodebookDecoderOutput
-from .codebook_decoder import CodebookPixelDecoder
-from .codebook_targets import TargetProjection
-from .codebook_targets import find_token_groups
+from .codebook_decoder import CodebookDecoderOutput, CodebookPixelDecoder
+from .codebook_targets import TargetProjection, find_token_groups
 from .configuration_pixellm import PixelLMConfig
 from .feature_pyramid import map_neck
 from .losses import IGNORE_INDEX
@@ -28,11 +24,8 @@ from .reasoning_generation import ReasoningGenerationMixin
 from .starting_layers import KnowsItsStart
 from .target_masks import target_mask_loss
 from .trainer_signature import OneLabelArgument
-from .vision_clip import ClipVisionTower
-from .vision_clip import patch_mask
-from .vision_towers import check_canvas
-from .vision_towers import normalize_pixels
-from .vision_towers import valid_size_hw
+from .vision_clip import ClipVisionTower, patch_mask
+from .vision_towers import check_canvas, normalize_pixels, valid_size_hw
 
 
 @dataclass

@@ -9,19 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers import initialization as init
+from transformers import PreTrainedModel, initialization as init
 from transformers.dynamic_module_utils import custom_object_save
 
 from .checked_loading import CheckedModel
 from .configuration_pixelllm import PixelLLMConfig
 from .mask_head import MaskAdapter
 from .starting_layers import KnowsItsStart
-from .vision_eva02 import Eva02Attention
-from .vision_eva02 import Eva02VisionTower
-from .vision_sam import SamAttention
-from .vision_sam import SamVisionTower
-
+from .vision_eva02 import Eva02Attention, Eva02VisionTower
+from .vision_sam import SamAttention, SamVisionTower
 
 APACHE = (
     "Licensed under the Apache License, Version 2.0; you may obtain a copy at https://www.apache.org/licenses/LICENSE-2.0\n"

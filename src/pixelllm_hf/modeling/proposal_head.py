@@ -14,21 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from .box_coding import box_areas
-from .box_coding import match_boxes
-from .centernet import CenterNetHead
-from .centernet import CenterPredictions
-from .centernet import candidate_boxes
-from .centernet import select_proposals
+from .box_coding import box_areas, match_boxes
+from .centernet import CenterNetHead, CenterPredictions, candidate_boxes, select_proposals
 from .configuration_pixelllm import PixelLLMProposalHeadConfig
-from .detection_losses import proposal_losses
-from .detection_losses import roi_losses
+from .detection_losses import proposal_losses, roi_losses
 from .feature_pyramid import SimpleFeaturePyramid
-from .roi_head import STAGE_WEIGHTS
-from .roi_head import RoIHead
-from .roi_head import StagePredictions
-from .roi_head import final_detections
-from .roi_head import sample_boxes
+from .roi_head import STAGE_WEIGHTS, RoIHead, StagePredictions, final_detections, sample_boxes
 from .vision_towers import VisionFeatures
 
 

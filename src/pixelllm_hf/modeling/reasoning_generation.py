@@ -11,27 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
-from transformers import LogitsProcessor
-from transformers import LogitsProcessorList
-from transformers import StoppingCriteria
-from transformers import StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
 
 from .box_ops import is_one_of
 from .codebook_targets import find_token_groups
-from .decoding_modes import PER_STEP_OUTPUTS
-from .decoding_modes import check_counts
-from .decoding_modes import end_ids
-from .decoding_modes import refuse_unkept_modes
+from .decoding_modes import PER_STEP_OUTPUTS, check_counts, end_ids, refuse_unkept_modes
 from .decoding_rules import CompleteTokenGroups
-from .target_masks import AnswerTargets
-from .target_masks import decoded_targets
-from .token_states import StateRecorder
-from .token_states import TokenStatesMixin
-from .token_states import current_recorder
-from .token_states import recording
+from .target_masks import AnswerTargets, decoded_targets
+from .token_states import StateRecorder, TokenStatesMixin, current_recorder, recording
 
 
 @dataclass

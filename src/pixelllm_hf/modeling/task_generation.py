@@ -10,31 +10,15 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 from transformers.generation.streamers import BaseStreamer
 
-from .box_ops import boxes_of_words
-from .box_ops import last_words
-from .decoding_modes import PER_STEP_OUTPUTS
-from .decoding_modes import end_ids
-from .decoding_modes import check_beginning
-from .decoding_modes import check_counts
-from .decoding_modes import refuse_unkept_modes
-from .detections import Detections
-from .detections import agreement
-from .detections import detect_objects
-from .detections import joined
-from .detections import rescored
+from .box_ops import boxes_of_words, last_words
+from .decoding_modes import PER_STEP_OUTPUTS, check_beginning, check_counts, end_ids, refuse_unkept_modes
+from .detections import Detections, agreement, detect_objects, joined, rescored
 from .given_answers import read_given
-from .grounded_generation import GenerateCall
-from .grounded_generation import GroundedOutput
-from .grounded_generation import ReadTargets
-from .grounded_generation import eos_ids
-from .grounded_generation import start_id
+from .grounded_generation import GenerateCall, GroundedOutput, ReadTargets, eos_ids, start_id
 from .language_model import full_encoder_mask
-from .model_output import GroundedGenerateOutput
-from .model_output import LayerOutputs
-from .prompt_rows import PromptRows
-from .prompt_rows import check_ids
-from .target_masks import AnswerTargets
-from .target_masks import decoded_targets
+from .model_output import GroundedGenerateOutput, LayerOutputs
+from .prompt_rows import PromptRows, check_ids
+from .target_masks import AnswerTargets, decoded_targets
 from .vision_towers import VisionFeatures
 
 if TYPE_CHECKING:

@@ -5,14 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .box_coding import box_areas
-from .box_coding import clip_boxes
-from .box_coding import match_boxes
+from .box_coding import box_areas, clip_boxes, match_boxes
 from .configuration_pixelllm import PixelLLMTowerProposalConfig
 from .detection_ops import first_survivors, greedy_nms
-from .proposal_head import ProposalHeadLoss
-from .proposal_head import ProposalHeadOutput
-from .proposal_head import image_sizes
+from .proposal_head import ProposalHeadLoss, ProposalHeadOutput, image_sizes
 from .vision_towers import VisionFeatures
 
 

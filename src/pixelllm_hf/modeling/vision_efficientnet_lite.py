@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_vision import PixelLLMEfficientNetLiteTowerConfig
-from .vision_convolutions import ConvNorm
-from .vision_convolutions import TowerConv2d
+from .vision_convolutions import ConvNorm, TowerConv2d
 
 
 class EfficientNetLiteBlock(GradientCheckpointingLayer):

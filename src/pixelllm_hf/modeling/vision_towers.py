@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .configuration_vision import PixelLLMTowerConfig
-from .configuration_vision import PixelLLMVisionConfig
-from .configuration_vision import map_name
+from .configuration_vision import PixelLLMTowerConfig, PixelLLMVisionConfig, map_name
 from .starting_layers import KnowsItsStart
 from .vision_backbone import BackboneTower
 from .vision_efficientnet_lite import EfficientNetLiteTower

@@ -12,25 +12,27 @@ from typing import Protocol
 
 from PIL import Image
 
-from .drawing_canvas import BLANK
-from .drawing_canvas import GLUED
-from .drawing_canvas import HALO
-from .drawing_canvas import PAPER
-from .drawing_canvas import WHITE
-from .drawing_canvas import XY
-from .drawing_canvas import Colour
-from .drawing_canvas import Overlay
-from .drawing_canvas import Piece
-from .drawing_canvas import Rect
-from .drawing_canvas import Sheet
-from .drawing_canvas import frame
-from .drawing_canvas import inside
-from .drawing_canvas import intersect
-from .drawing_canvas import nearest
-from .drawing_canvas import overlap
-from .drawing_canvas import sides
-from .drawing_canvas import text_panel
-from .drawing_canvas import text_width
+from .drawing_canvas import (
+    BLANK,
+    GLUED,
+    HALO,
+    PAPER,
+    WHITE,
+    XY,
+    Colour,
+    Overlay,
+    Piece,
+    Rect,
+    Sheet,
+    frame,
+    inside,
+    intersect,
+    nearest,
+    overlap,
+    sides,
+    text_panel,
+    text_width,
+)
 
 # Words that say nothing about what is where; they keep their dot on the trace but get no label and no box.
 _FUNCTION_WORDS = frozenset(

@@ -11,20 +11,22 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, ImageFilter
 
-from .drawing_canvas import BLANK
-from .drawing_canvas import HALO
-from .drawing_canvas import PAPER
-from .drawing_canvas import Colour
-from .drawing_canvas import Overlay
-from .drawing_canvas import Piece
-from .drawing_canvas import Rect
-from .drawing_canvas import Sheet
-from .drawing_canvas import frame
-from .drawing_canvas import intersect
-from .drawing_canvas import nearest
-from .drawing_canvas import sides
-from .drawing_canvas import text_panel
-from .drawing_canvas import text_width
+from .drawing_canvas import (
+    BLANK,
+    HALO,
+    PAPER,
+    Colour,
+    Overlay,
+    Piece,
+    Rect,
+    Sheet,
+    frame,
+    intersect,
+    nearest,
+    sides,
+    text_panel,
+    text_width,
+)
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, without black and with a lighter blue: each is bright
 # enough for the dark panel and for dark letters on it. The numbers tell apart what comes after the seventh.

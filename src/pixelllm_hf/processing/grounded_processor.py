@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +12,15 @@ from transformers.processing_utils import ProcessorMixin
 
 from .chat_turns import check_conversations
 from .code_export import export_processor_code
-from .grounded_results import VISUAL_THRESHOLD
-from .grounded_results import GroundedCaption
-from .grounded_results import box_on_image
-from .grounded_results import ground_words
-from .grounded_results import mean_probability
+from .grounded_results import VISUAL_THRESHOLD, GroundedCaption, box_on_image, ground_words, mean_probability
 from .grounded_streamer import GroundedStreamer
 from .mask_resizing import masks_on_image
-from .processing_kwargs import PixelLLMProcessorKwargs
-from .processing_kwargs import refuse_unknown
-from .processor_folder import check_settings
-from .processor_folder import files_replaced
-from .processor_folder import processor_errors
-from .prompt_sources import PromptSource
-from .prompt_sources import as_array
-from .prompt_sources import entry
-from .prompt_sources import read_sources
+from .processing_kwargs import PixelLLMProcessorKwargs, refuse_unknown
+from .processor_folder import check_settings, files_replaced, processor_errors
+from .prompt_sources import PromptSource, as_array, entry, read_sources
 from .word_spans import SpanReader
 from .writable_text import from_characters
-from .written_targets import WrittenTargets
-from .written_targets import read_without
+from .written_targets import WrittenTargets, read_without
 
 Results = list[list[GroundedCaption]]
 

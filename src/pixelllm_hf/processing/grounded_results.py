@@ -9,19 +9,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .canvas_transform import BoxXYXY
-from .canvas_transform import CanvasTransform
-from .dataset_exports import pascal_voc_annotation
-from .dataset_exports import to_supervision
-from .dataset_exports import yolo_labels
+from .canvas_transform import BoxXYXY, CanvasTransform
+from .dataset_exports import pascal_voc_annotation, to_supervision, yolo_labels
 from .draw_caption import draw_caption
 from .draw_objects import draw_objects
-from .grounded_targets import GroundedTarget
-from .grounded_targets import objects_of
+from .grounded_targets import GroundedTarget, objects_of
 from .image_reading import read_image
-from .result_exports import coco_result
-from .result_exports import labelme_record
-from .result_exports import narrative_record
+from .result_exports import coco_result, labelme_record, narrative_record
 from .result_html import result_html
 from .word_spans import SpannedText
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from transformers.generation.streamers import BaseStreamer
 
-from .grounded_results import GroundedWord
-from .grounded_results import ground_words
+from .grounded_results import GroundedWord, ground_words
 from .word_spans import SpanReader
 from .written_targets import read_without
 

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 
 from .canvas_transform import BoxXYXY
-from .mask_codec import decode_rle
-from .mask_codec import encode_rle
-
+from .mask_codec import decode_rle, encode_rle
 
 _FIELDS = ("start", "end", "box", "box_score", "mask", "mask_score")
 

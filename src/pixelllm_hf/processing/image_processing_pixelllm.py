@@ -11,8 +11,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import SizeDict
 
 from .canvas_transform import CanvasTransform
-from .image_reading import MAX_IMAGE_PIXELS
-from .image_reading import read_image
+from .image_reading import MAX_IMAGE_PIXELS, read_image
 from .processing_kwargs import PixelLLMImageProcessorKwargs
 
 _REFUSED = ("do_rescale", "do_normalize", "do_center_crop")

@@ -14,10 +14,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers.generation import GenerationConfig
 from transformers.pipelines.base import Pipeline
 
-from .code_export import PIPELINE_TASK
-from .code_export import export_code
-from .image_reading import is_open_file
-from .image_reading import is_tensor
+from .code_export import PIPELINE_TASK, export_code
+from .image_reading import is_open_file, is_tensor
 from .prompt_locations import PromptError
 from .tasks import task_spec
 

@@ -3,11 +3,9 @@
 transformers reads these annotations as types, so they are not postponed.
 """
 
-from typing import Any
-from typing import TypedDict
+from typing import Any, TypedDict
 
-from transformers.processing_utils import ImagesKwargs
-from transformers.processing_utils import ProcessingKwargs
+from transformers.processing_utils import ImagesKwargs, ProcessingKwargs
 
 
 class PixelLLMImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]

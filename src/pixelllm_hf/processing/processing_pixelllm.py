@@ -12,21 +12,15 @@ from transformers.processing_utils import Unpack
 
 from .canvas_transform import CanvasTransform
 from .chat_turns import CHAT_TEMPLATE
-from .grounded_processor import GroundedProcessor
-from .grounded_processor import Results
-from .grounded_results import VISUAL_THRESHOLD
-from .grounded_results import GroundedCaption
+from .grounded_processor import GroundedProcessor, Results
+from .grounded_results import VISUAL_THRESHOLD, GroundedCaption
 from .model_inputs import PixelLLMInputs
 from .processing_kwargs import PixelLLMProcessorKwargs
-from .prompt_locations import Prompt
-from .prompt_locations import PromptError
-from .prompt_locations import gather_prompts
+from .prompt_locations import Prompt, PromptError, gather_prompts
 from .prompt_sources import entry
 from .target_tokens import target_token_ids
-from .tasks import TaskSpec
-from .tasks import task_spec
-from .writable_text import as_characters
-from .writable_text import writable_text
+from .tasks import TaskSpec, task_spec
+from .writable_text import as_characters, writable_text
 
 
 class PixelLLMProcessor(GroundedProcessor):

@@ -14,14 +14,10 @@ from transformers.processing_utils import Unpack
 from .grounded_processor import GroundedProcessor
 from .model_inputs import PixelLLMInputs
 from .processing_kwargs import PixelLLMProcessorKwargs
-from .prompt_locations import PromptError
-from .prompt_locations import gather_prompts
-from .tasks import TASK_SPECS
-from .tasks import task_spec
-from .target_tokens import add_target_tokens
-from .target_tokens import target_token_ids
-from .writable_text import as_characters
-from .writable_text import writable_text
+from .prompt_locations import PromptError, gather_prompts
+from .target_tokens import add_target_tokens, target_token_ids
+from .tasks import TASK_SPECS, task_spec
+from .writable_text import as_characters, writable_text
 
 IMAGE_TOKEN = "<image>"
 

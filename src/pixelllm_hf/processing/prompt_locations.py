@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .canvas_transform import BoxXYXY
-from .canvas_transform import CanvasTransform
+from .canvas_transform import BoxXYXY, CanvasTransform
 
 LabelledPoint = tuple[float, float, int]
 

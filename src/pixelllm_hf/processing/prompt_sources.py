@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .canvas_transform import CanvasTransform
-from .canvas_transform import BoxXYXY
+from .canvas_transform import BoxXYXY, CanvasTransform
 from .writable_text import from_characters
 
 _PROMPT_KEYS = (

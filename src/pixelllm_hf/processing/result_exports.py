@@ -11,11 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from .canvas_transform import xyxy_to_xywh
-from .grounded_targets import PlacedObject
-from .grounded_targets import objects_of
-from .mask_codec import encode_rle
-from .mask_codec import mask_to_polygons
-from .mask_codec import rle_area
+from .grounded_targets import PlacedObject, objects_of
+from .mask_codec import encode_rle, mask_to_polygons, rle_area
 
 # What free text names has no place in a list of categories; the text itself is in "caption", as in GRiT's files.
 COCO_CATEGORIES = ({"id": 1, "name": "object", "supercategory": "object"},)

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .prompt_locations import PromptError
-from .task_prompts import LONG_CAPTION_PROMPTS
-from .task_prompts import SHORT_CAPTION_PROMPTS
+from .task_prompts import LONG_CAPTION_PROMPTS, SHORT_CAPTION_PROMPTS
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,11 @@ import numpy as np
 import torch
 
 from .canvas_transform import CanvasTransform
-from .grounded_targets import GroundedTarget
-from .grounded_targets import PartialAnswerWarning
+from .grounded_targets import GroundedTarget, PartialAnswerWarning
 from .mask_resizing import masks_on_image
-from .prompt_sources import PromptSource
-from .prompt_sources import as_array
-from .prompt_sources import entry
+from .prompt_sources import PromptSource, as_array, entry
 from .target_phrases import target_phrases
-from .word_spans import SpannedText
-from .word_spans import SpanReader
+from .word_spans import SpannedText, SpanReader
 
 # Of all masks of one image, a byte each: 22 targets of an image of 12 megapixels, and two of the largest that is read.
 MAX_MASK_PIXELS = 1 << 28
