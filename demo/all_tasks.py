@@ -37,9 +37,8 @@ class Demo:
             print(f"{title}: skipped, this checkpoint has no {head}")
             return []
         inputs = self.processor(images=self.image, task=task, **prompts)
-        writing = {} if "query_ids" in inputs else {"max_new_tokens": 64}
         with torch.inference_mode():
-            output = self.model.generate(**inputs, **writing)
+            output = self.model.generate(**inputs)
         limits = {"max_results": MOST_OBJECTS} if spec.finds_objects else {}
         results = spec.results(self.processor, output, inputs, **limits)[0]
         print(title)

@@ -56,6 +56,7 @@ from pixelllm_hf.data.bad_records import AnnotationFileError, BadRecordError
 from pixelllm_hf.data.formats import FORMATS
 from pixelllm_hf.data.prepared_folder import PreparedFolderError
 from pixelllm_hf.data.scenes import BackgroundFolderError, ObjectFolderError, SceneOutputError
+from pixelllm_hf.decoding import longest, own_beams
 from pixelllm_hf.evaluation.baselines import KINDS, Baseline, BaselineError, baseline
 from pixelllm_hf.evaluation.object_detector import ObjectDetector
 from pixelllm_hf.evaluation.report import counted, curve_tables, metrics_table, names_listed, names_note, write_report
@@ -117,7 +118,7 @@ def main(args: argparse.Namespace) -> None:
             batch_size=args.batch_size,
             max_new_tokens=args.max_new_tokens,
             no_repeat_ngram_size=args.no_repeat_ngram_size,
-            num_beams=args.num_beams or (captioner and captioner.model.generation_config.num_beams) or 1,
+            num_beams=args.num_beams,
             progress=sys.stderr.isatty() and state.is_main_process,
         )
         evaluation: Evaluation | None
@@ -173,7 +174,9 @@ def made_by(args: argparse.Namespace, model: Any, task: Task, generation: Genera
     """The model, and how it was asked."""
     decoding: dict[str, Any] = {"dtype": str(model.dtype).removeprefix("torch.")}
     if task.searches:
-        decoding |= {"num_beams": generation.num_beams, "max_new_tokens": generation.max_new_tokens}
+        own = model.generation_config
+        decoding |= {"num_beams": generation.num_beams or own_beams(own)}
+        decoding |= {"max_new_tokens": generation.max_new_tokens or longest(own)}
         if generation.no_repeat_ngram_size is not None:
             decoding["no_repeat_ngram_size"] = generation.no_repeat_ngram_size
     source = Path(model.name_or_path)
@@ -261,7 +264,7 @@ if __name__ == "__main__":
     parser.add_argument("--json", type=Path, help="write the numbers")
     parser.add_argument("--captions", type=Path, help="write every answer, one JSON record per image and line")
     parser.add_argument("--batch-size", type=int, default=25, help="images at a time, in each process")
-    parser.add_argument("--max-new-tokens", type=int, default=96)
+    parser.add_argument("--max-new-tokens", type=int, help="default: the checkpoint's own")
     parser.add_argument("--num-beams", type=int, help="default: the checkpoint's own")
     parser.add_argument(
         "--no-repeat-ngram-size",

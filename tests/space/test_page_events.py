@@ -28,6 +28,7 @@ CAPTION = made_up_caption()
 class MadeUpCaptioner:
     """A model that sees a ball, or writes a caption; after `fails_after` words its time is up."""
 
+    beams, longest = 1, 96
     fails_after: int | None = None
     surest_width: int | None = None
 
@@ -304,6 +305,6 @@ def test_a_page_whose_model_can_only_be_asked_opens_unasked(events, captioner, m
     monkeypatch.setattr(MadeUpCaptioner, "missing_head", lambda self, task: None if task == "reason" else "point head")
     opening = events.opening()
     assert opening.file and opening.answered is None and opening.view["answers"] == []
-    choice, note = events.choose_model("tiny", "caption")
+    choice, note, _ = events.choose_model("tiny", "caption")
     assert choice["value"] == "reason" and [task for _, task in choice["choices"]] == ["reason"]
     assert "needs a point head" in note

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from pixelllm_hf.decoding import LONGEST
 from pixelllm_hf.inference import EMBEDDED, BoxXYXY, ModelError, Points, check_device_name
 
 from .records import FORMATS
@@ -115,8 +116,12 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_writing_arguments(parser: argparse.ArgumentParser, *, has_words: bool) -> None:
     """How the model writes, for tasks whose answer is a text; has_words: of its own, which --prompt replaces."""
-    parser.add_argument("--num-beams", type=positive, default=1, help="beam search with so many beams (default: 1)")
-    parser.add_argument("--max-new-tokens", type=positive, default=96, help="longest answer (default: 96)")
+    parser.add_argument(
+        "--num-beams", type=positive, help="beam search with so many beams, 1 is greedy (default: the model's own)"
+    )
+    parser.add_argument(
+        "--max-new-tokens", type=positive, help=f"longest answer (default: the model's own, or {LONGEST})"
+    )
     if has_words:
         parser.add_argument("--prompt", help="what to say to the model instead of the task's own words")
 

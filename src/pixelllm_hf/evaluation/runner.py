@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 import pixelllm_hf
 from pixelllm_hf.data.scenes import write_scenes
+from pixelllm_hf.decoding import decoding_options
 from pixelllm_hf.evaluation.baselines import Baseline
 from pixelllm_hf.evaluation.bootstrap import Estimate
 from pixelllm_hf.evaluation.scene_folder import VALIDATION_SEED, DataFolder
@@ -37,24 +38,23 @@ class CannotDoError(ValueError):
 class GenerationSettings:
     """How images are asked about: images per batch, and `generate`'s settings for tasks that search an answer.
 
-    num_beams, no_repeat_ngram_size: None is what the checkpoint decodes with by default.
+    max_new_tokens, num_beams, no_repeat_ngram_size: None is what the checkpoint decodes with by default.
     """
 
     batch_size: int = 25
-    max_new_tokens: int = 96
+    max_new_tokens: int | None = None
     num_beams: int | None = None
     no_repeat_ngram_size: int | None = None
     progress: bool = False
 
-    def options(self, task: Task) -> dict[str, Any]:
-        """For `generate`."""
+    def options(self, task: Task, model: Any) -> dict[str, Any]:
+        """For `generate` of the model."""
         if not task.searches:
             return {}
         # As the checkpoint decodes, but also of answers that go round in circles, as in the paper.
-        asked = {name: getattr(self, name) for name in ("num_beams", "no_repeat_ngram_size")}
-        given = {name: value for name, value in asked.items() if value is not None}
+        asked = {name: getattr(self, name) for name in ("max_new_tokens", "num_beams", "no_repeat_ngram_size")}
         loops = {} if task.spec.writes_targets else {"max_repeated_tokens": 0}  # a PixelLM does not watch for them
-        return {"max_new_tokens": self.max_new_tokens, **given, **loops}
+        return decoding_options(model.generation_config, **asked) | loops
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def answers_of(
         inputs = task.inputs(processor, chosen)
         with torch.inference_mode():
             output = model.generate(
-                **{name: value.to(model.device) for name, value in inputs.items()}, **generation.options(task)
+                **{name: value.to(model.device) for name, value in inputs.items()}, **generation.options(task, model)
             )
         yield from enumerate(task.answers(processor, output, inputs), start)
 

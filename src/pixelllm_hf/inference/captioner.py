@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pixelllm_hf.decoding import decoding_options, longest, own_beams
 from pixelllm_hf.families import family_of_folder
 from pixelllm_hf.processing.tasks import task_spec
 
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Captioner:
-    """A model with its processor: images in, results out."""
+    """A model with its processor: images in, results out.
+
+    generation: options of `generate` for answers that are written; None, and what is not in it, is the model's own.
+    """
 
     model: Any
     processor: Any
@@ -109,12 +113,22 @@ class Captioner:
         """What the model lacks for the task, in words; None if nothing."""
         return task_spec(task).missing_head(self.model.config)
 
+    @property
+    def beams(self) -> int:
+        """How many beams the model searches with where nobody says; 1 is greedy."""
+        return own_beams(self.model.generation_config)
+
+    @property
+    def longest(self) -> int:
+        """New tokens of the longest text that it writes where nobody says."""
+        return longest(self.model.generation_config)
+
     def __call__(
         self, images: list[Any], request: Request, *, seconds: float | None = None, **options: Any
     ) -> list[list[GroundedCaption]]:
         """Per image the results of its prompts, or of the objects that were found.
 
-        options: of `generate`, besides those of `generation`. seconds: what writing longer than this is stopped, and a
+        options: of `generate`, before those of `generation`. seconds: what writing longer than this is stopped, and a
         `TooSlowError`; finding objects and making masks is not interrupted.
         """
         import torch
@@ -122,7 +136,7 @@ class Captioner:
         inputs, on_device = self._inputs(images, request)
         stop = self._stop(seconds)
         with torch.inference_mode():
-            output = self.model.generate(**on_device, **self.generation, **options, stopping_criteria=[stop])
+            output = self.model.generate(**on_device, **self._writing(request, options), stopping_criteria=[stop])
         stop.check()
         return self._results(output, inputs, request)
 
@@ -149,7 +163,7 @@ class Captioner:
         size_wh = tuple(reversed(inputs["original_sizes"][0].tolist()))
         words: list[GroundedWord] = []
         written = self.processor.streamer(on_device).stream(
-            generate, **self.generation, **options, stopping_criteria=[stop]
+            generate, **self._writing(request, options), stopping_criteria=[stop]
         )
         try:
             for word in written:
@@ -161,6 +175,12 @@ class Captioner:
             stop.now = True
             if words:  # it has begun
                 finished.wait()
+
+    def _writing(self, request: Request, options: dict[str, Any]) -> dict[str, Any]:
+        """What `generate` is told of how to write; nothing where nothing is written."""
+        if not task_spec(request.task).is_written:
+            return {}
+        return decoding_options(self.model.generation_config, **(self.generation | options))
 
     def _inputs(self, images: list[Any], request: Request) -> tuple[Any, dict[str, Any]]:
         """What the processor makes of it, here and on the model's device."""

@@ -142,16 +142,16 @@ class _Mark:
 def _with_masks(shown: Image.Image, masks: Sequence[tuple[np.ndarray | None, Colour]], sheet: Sheet) -> Image.Image:
     """Filled in their colours with a firm outline; what lies outside all of them gets darker."""
     scaled = [(_on_sheet(mask, sheet), colour) for mask, colour in masks if mask is not None]
-    shown = [(mask, colour) for mask, colour in scaled if mask.any()]  # a speck may be lost on the way
-    if not shown:
+    visible = [(mask, colour) for mask, colour in scaled if mask.any()]  # a speck may be lost on the way
+    if not visible:
         return shown
     pixels = np.asarray(shown, dtype=np.float32)
     covered = np.zeros(pixels.shape[:2], dtype=bool)
-    for mask, _ in shown:
+    for mask, _ in visible:
         covered |= mask
     pixels = pixels * np.where(covered, 1.0, _SHADE)[..., None].astype(np.float32)
     line = max(1, round(1.6 * sheet.unit))
-    for mask, colour in shown:
+    for mask, colour in visible:
         part = _around(mask, margin=2 * line + 4)
         pixels[part] = _tinted(pixels[part], mask[part], colour, line)
     return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))

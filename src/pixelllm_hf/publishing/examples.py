@@ -12,7 +12,6 @@ from .model_card import Example
 
 SERIES = 700_000_000  # the composed scenes that demonstrations show; not trained and not measured on
 SCENES = (12, 13)
-MAX_NEW_TOKENS = 96
 QUESTION = "which objects are in the picture?"
 
 
@@ -25,6 +24,7 @@ def draw_examples(folder: Path, images: Sequence[str | Path] | None, into: Path)
     import torch
 
     from pixelllm_hf import ImageError
+    from pixelllm_hf.decoding import decoding_options
     from pixelllm_hf.families import family_of_folder
     from pixelllm_hf.processing.tasks import task_spec
 
@@ -46,7 +46,7 @@ def draw_examples(folder: Path, images: Sequence[str | Path] | None, into: Path)
         except (OSError, ImageError) as error:
             raise PublishError(f"the example image {source} cannot be read: {error}") from error
         with torch.inference_mode():
-            output = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS)
+            output = model.generate(**inputs, **decoding_options(model.generation_config))
         caption = spec.results(processor, output, inputs)[0][0]
         file = into / f"{name}.png"
         caption.draw(source).save(file, optimize=True)

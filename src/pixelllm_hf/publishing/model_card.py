@@ -160,7 +160,7 @@ from pixelllm_hf import {model}, {processor}
 processor = {processor}.from_pretrained("{repo_id}")
 model = {model}.from_pretrained("{repo_id}")
 inputs = processor(images="image.jpg"{words})
-answer = processor.{spec.post_process}(model.generate(**inputs, max_new_tokens=64), inputs)[0][0]
+answer = processor.{spec.post_process}(model.generate(**inputs), inputs)[0][0]
 {_SHOW_TARGETS if spec.writes_targets else _SHOW_WORDS}
 ```
 

@@ -123,8 +123,9 @@ def build_page(service: Service, examples: ExampleImages, uploads: Path) -> gr.B
                     with gr.Row(elem_classes="place-fields"):
                         point = [gr.Number(label=f"point {axis}", minimum=0, elem_id=f"point-{axis}") for axis in "xy"]
                     beams = gr.Slider(
-                        1, service.limits.beams, value=1, step=1, label="Beams (1 streams the words)", elem_id="beams"
-                    )
+                        1, service.limits.beams, value=service.beams(None), step=1, label="Beams (1 streams the words)",
+                        elem_id="beams",
+                    )  # fmt: skip
                     model = gr.Dropdown(
                         service.models, value=service.models[0], label="Model", elem_id="model",
                         interactive=len(service.models) > 1,
@@ -162,7 +163,7 @@ def build_page(service: Service, examples: ExampleImages, uploads: Path) -> gr.B
         phrase.submit(**answer)
         drawn = viewer.submit(events.drawn, visitor, [task, *places], queue=False, show_progress="hidden", **_PRIVATE)
         drawn.success(**at_once)
-        model.change(events.choose_model, [model, task], [task, note_on_tasks], **others)
+        model.input(events.choose_model, [model, task], [task, note_on_tasks, beams], **others)
         make.click(
             events.make_file, [form, side, answered], [file, text, drawing], **(others | {"show_progress": "full"})
         )

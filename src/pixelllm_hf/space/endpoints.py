@@ -72,12 +72,12 @@ class Answer(TypedDict):
 def add_endpoints(service: Service, uploads: Path) -> None:
     """Offer every task, inside a `gr.Blocks`. uploads: the folder in which gradio keeps uploaded files."""
 
-    def caption(image: gr.FileData, beams: int = 1, model: str = "") -> list[Answer]:
+    def caption(image: gr.FileData, beams: int | None = None, model: str = "") -> list[Answer]:
         """Describe an image in a short sentence, with the location of every word in pixels of the image.
 
         Args:
             image: the image, a JPEG, PNG, WebP or GIF.
-            beams: width of the beam search; 1 is fastest.
+            beams: width of the beam search, 1 is fastest; the model's own if left out.
             model: name of a model of this demo; empty for the first one.
 
         Returns:
@@ -85,12 +85,12 @@ def add_endpoints(service: Service, uploads: Path) -> None:
         """
         return _answers(service, uploads, image, "caption", beams=beams, model=model)
 
-    def trace(image: gr.FileData, beams: int = 1, model: str = "") -> list[Answer]:
+    def trace(image: gr.FileData, beams: int | None = None, model: str = "") -> list[Answer]:
         """Describe an image in a long caption whose words form a path over the image, like a narrator's pointer.
 
         Args:
             image: the image, a JPEG, PNG, WebP or GIF.
-            beams: width of the beam search; 1 is fastest.
+            beams: width of the beam search, 1 is fastest; the model's own if left out.
             model: name of a model of this demo; empty for the first one.
 
         Returns:
@@ -128,7 +128,7 @@ def add_endpoints(service: Service, uploads: Path) -> None:
         image: gr.FileData,
         boxes: list[list[float]] | None = None,
         points: list[list[float]] | None = None,
-        beams: int = 1,
+        beams: int | None = None,
         model: str = "",
     ) -> list[Answer]:
         """Describe places in an image: what is in a box, or at a point.
@@ -137,7 +137,7 @@ def add_endpoints(service: Service, uploads: Path) -> None:
             image: the image, a JPEG, PNG, WebP or GIF.
             boxes: places (x0, y0, x1, y1) in pixels of the image.
             points: places (x, y) in pixels of the image.
-            beams: width of the beam search; 1 is fastest.
+            beams: width of the beam search, 1 is fastest; the model's own if left out.
             model: name of a model of this demo; empty for the first one.
 
         Returns:
@@ -146,7 +146,11 @@ def add_endpoints(service: Service, uploads: Path) -> None:
         return _answers(service, uploads, image, "region", boxes=boxes, points=points, beams=beams, model=model)
 
     def dense(
-        image: gr.FileData, max_results: int | None = None, min_score: float = 0.0, beams: int = 1, model: str = ""
+        image: gr.FileData,
+        max_results: int | None = None,
+        min_score: float = 0.0,
+        beams: int | None = None,
+        model: str = "",
     ) -> list[Answer]:
         """Find all objects of an image and describe each.
 
@@ -154,7 +158,7 @@ def add_endpoints(service: Service, uploads: Path) -> None:
             image: the image, a JPEG, PNG, WebP or GIF.
             max_results: at most so many objects.
             min_score: leave out objects with a lower score, 0 to 1.
-            beams: width of the beam search; 1 is fastest.
+            beams: width of the beam search, 1 is fastest; the model's own if left out.
             model: name of a model of this demo; empty for the first one.
 
         Returns:
@@ -163,13 +167,13 @@ def add_endpoints(service: Service, uploads: Path) -> None:
         wanted = {"max_results": max_results, "min_score": min_score}
         return _answers(service, uploads, image, "dense", beams=beams, model=model, **wanted)
 
-    def reason(image: gr.FileData, questions: list[str], beams: int = 1, model: str = "") -> list[Answer]:
+    def reason(image: gr.FileData, questions: list[str], beams: int | None = None, model: str = "") -> list[Answer]:
         """Answer questions about an image, with a mask for each thing that an answer names.
 
         Args:
             image: the image, a JPEG, PNG, WebP or GIF.
             questions: for example "what here can be eaten?".
-            beams: width of the beam search; 1 is fastest.
+            beams: width of the beam search, 1 is fastest; the model's own if left out.
             model: name of a model of this demo; empty for the first one.
 
         Returns:
@@ -194,12 +198,12 @@ def tools_answer_in_json(blocks: gr.Blocks) -> None:
 
 
 def _answers(
-    service: Service, uploads: Path, image: Any, task: str, *, model: Any, beams: Any = 1, **prompts: Any
+    service: Service, uploads: Path, image: Any, task: str, *, model: Any, beams: Any = None, **prompts: Any
 ) -> list[Any]:
     with as_gradio_error():
         limits = service.limits
         request = checked_request(task, limits, **prompts)
-        width = checked_whole(beams, 1, limits.beams, "the beams")
+        width = None if beams is None else checked_whole(beams, 1, limits.beams, "the beams")
         name = service.chosen(model)
         pixels = read_upload(uploaded_file(image, uploads), limits)
         return [result.to_dict() for result in service.answer(pixels, request, model=name, beams=width)]

@@ -96,7 +96,9 @@ class PageEvents:
             *_, view = self.show(image, visitor)
             return Opening(str(file), view)
         try:
-            *_, shown = self.answer(image, "caption", "", *([None] * LOCATION_FIELDS), 1, "", visitor)
+            *_, shown = self.answer(
+                image, "caption", "", *([None] * LOCATION_FIELDS), self.service.beams(None), "", visitor
+            )
         except gr.Error as error:  # too slow, say; the page opens all the same
             logger.warning("the example %s has no answer: %s", file.name, error)
             *_, view = self.show(image, visitor)
@@ -192,12 +194,12 @@ class PageEvents:
                 place = [None] * 4 + [*points[0][0]]
         return "region", *(None if number is None else round(number, 1) for number in place)
 
-    def choose_model(self, model: Any, task: Any) -> tuple[Any, str]:
-        """A model -> the tasks that it can do, and what it lacks for the others."""
+    def choose_model(self, model: Any, task: Any) -> tuple[Any, str, int]:
+        """A model -> the tasks that it can do, what it lacks for the others, and its own beams."""
         with as_gradio_error():
-            lacking = self.service.lacking(model)
+            lacking, beams = self.service.lacking(model), self.service.beams(model)
         choices = task_choices(lacking)
-        return gr.update(choices=choices, value=choices[0][1] if task in lacking else task), lacks(lacking)
+        return gr.update(choices=choices, value=choices[0][1] if task in lacking else task), lacks(lacking), beams
 
     # --- taking away ---
 
@@ -239,7 +241,7 @@ class PageEvents:
                 prompt=request.expressions[0] if request.expressions else "",
                 box=request.boxes[0] if request.boxes else None,
                 point=points[0][0] if points else None,
-                beams=answered.beams,
+                beams=None if answered.beams == self.service.beams(answered.model) else answered.beams,
                 model=answered.model if len(self.service.models) > 1 else "",
             ).query()
 
@@ -261,8 +263,8 @@ class PageEvents:
             return as_it_is
         place = [*(view.box or [None] * 4), *(view.point or [None] * 2)]
         task = gr.update(choices=task_choices(lacking), value=view.task)
-        file, ask_now = self.example(view.example), time.time()
-        return file, task, view.prompt, *place, view.beams, model, lacks(lacking), ask_now, None, [], "", None
+        file, ask_now, beams = self.example(view.example), time.time(), view.beams or self.service.beams(model)
+        return file, task, view.prompt, *place, beams, model, lacks(lacking), ask_now, None, [], "", None
 
     # --- common ---
 

@@ -47,6 +47,10 @@ class Service:
         missing = {task: captioner.missing_head(task) for task in TASK_SPECS}
         return {task: head for task, head in missing.items() if head is not None}
 
+    def beams(self, model: str | None) -> int:
+        """How many beams the model searches with where a visitor says nothing, within the limits."""
+        return min(self._captioners[self.chosen(model)].beams, self.limits.beams)
+
     def chosen(self, model: object) -> str:
         """The name of a model that is here; the first one for None or an empty name."""
         if model is None or model == "":
@@ -56,27 +60,30 @@ class Service:
         return model
 
     def answer(
-        self, image: Image.Image, request: Request, *, model: str | None = None, beams: int = 1
+        self, image: Image.Image, request: Request, *, model: str | None = None, beams: int | None = None
     ) -> list[GroundedCaption]:
-        """The results for an image, as `checked_request` and `read_upload` let it in."""
+        """The results for an image, as `checked_request` and `read_upload` let it in.
+
+        beams: None is the model's own.
+        """
         name = self._ready(model, request)
         with self._locks[name]:
-            return self._captioners[name](
-                [image], request, seconds=self.limits.seconds, **self._writing(request, beams)
-            )[0]
+            answer = self._captioners[name]
+            return answer([image], request, seconds=self.limits.seconds, **self._writing(name, beams))[0]
 
     def stream(
-        self, image: Image.Image, request: Request, *, model: str | None = None, beams: int = 1
+        self, image: Image.Image, request: Request, *, model: str | None = None, beams: int | None = None
     ) -> Generator[list[GroundedCaption], None, None]:
         """The same while it is written, longer each time; at once what cannot be streamed."""
         name = self._ready(model, request)
+        beams = beams or self.beams(name)
         one = len(request.boxes) + len(request.points) <= 1
         if not task_spec(request.task).streams or beams > 1 or not one:
             yield self.answer(image, request, model=name, beams=beams)
             return
         with self._locks[name]:
             yield from self._captioners[name].stream(
-                image, request, seconds=self.limits.seconds, **self._writing(request, beams)
+                image, request, seconds=self.limits.seconds, **self._writing(name, beams)
             )
 
     def _ready(self, model: str | None, request: Request) -> str:
@@ -87,10 +94,9 @@ class Service:
             raise RefusedError(f"the model {name} has no {head}, which the task “{request.task}” needs. {instead}")
         return name
 
-    def _writing(self, request: Request, beams: int) -> dict[str, int]:
-        if not task_spec(request.task).is_written:
-            return {}
-        return {"max_new_tokens": self.limits.new_tokens, "num_beams": beams}
+    def _writing(self, name: str, beams: int | None) -> dict[str, int]:
+        longest = min(self._captioners[name].longest, self.limits.new_tokens)
+        return {"max_new_tokens": longest, "num_beams": beams or self.beams(name)}
 
 
 def shown_names(models: Sequence[str]) -> list[tuple[str, str]]:

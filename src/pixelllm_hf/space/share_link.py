@@ -18,14 +18,17 @@ _NAMES = ("example", "task", "prompt", "box", "point", "beams", "model")
 
 @dataclass(frozen=True)
 class SharedView:
-    """What was asked of an example, which is named: nothing of a visitor is in a link. box, point: original pixels."""
+    """What was asked of an example, which is named: nothing of a visitor is in a link. box, point: original pixels.
+
+    beams: None is the model's own.
+    """
 
     example: str | None = None
     task: str = "caption"
     prompt: str = ""
     box: tuple[float, ...] | None = None
     point: tuple[float, ...] | None = None
-    beams: int = 1
+    beams: int | None = None
     model: str = ""
 
     def query(self) -> str:
@@ -40,7 +43,7 @@ class SharedView:
             "prompt": self.prompt,
             "box": _joined(self.box),
             "point": _joined(self.point),
-            "beams": "" if self.beams == 1 else str(self.beams),
+            "beams": "" if self.beams is None else str(self.beams),
             "model": self.model,
         }
         return "?" + urlencode({name: value for name, value in given.items() if value})
@@ -64,14 +67,14 @@ def read_query(pairs: Sequence[tuple[str, str]], limits: Limits) -> SharedView |
     prompt = given.get("prompt", "")
     if len(prompt) > limits.letters:
         raise RefusedError(f"the link's prompt is longer than {limits.letters} letters, so it was not followed.")
-    beams = given.get("beams", "1")
+    beams = given.get("beams")
     return SharedView(
         example=_matching(_EXAMPLE, given, "example"),
         task=_matching(_TASK, given, "task") or "caption",
         prompt=prompt,
         box=_split(given.get("box"), 4),
         point=_split(given.get("point"), 2),
-        beams=checked_whole(int(beams) if beams.isdecimal() and len(beams) < 4 else None, 1, limits.beams, "the beams"),
+        beams=None if beams is None else checked_whole(_whole(beams), 1, limits.beams, "the beams"),
         model=given.get("model", "")[:200],
     )
 
@@ -81,6 +84,10 @@ def _matching(pattern: re.Pattern[str], given: Mapping[str, str], name: str) -> 
     if value is not None and not pattern.fullmatch(value):
         raise RefusedError(f"the link's {name} is not one that this page writes, so it was not followed.")
     return value
+
+
+def _whole(text: str) -> int | None:
+    return int(text) if text.isdecimal() and len(text) < 4 else None
 
 
 def _joined(numbers: Sequence[float] | None) -> str:
