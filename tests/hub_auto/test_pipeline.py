@@ -15,6 +15,7 @@ from PIL import Image
 from pixelllm_hf import GroundedCaptioningPipeline, PromptError
 from pixelllm_hf.processing.grounded_results import GroundedCaption
 from pixelllm_hf.processing.mask_codec import decode_rle
+from pixelllm_hf.processing.tasks import task_spec
 
 TASK = "grounded-captioning"
 WORD_KEYS = {"text", "start", "end", "point", "box", "score", "spread", "visual"}
@@ -175,6 +176,26 @@ def test_referring_gives_the_box_of_each_expression(pipe, images):
         assert record["mask"] is None
 
 
+ASKED = {
+    "caption": {},
+    "region": {"boxes": [[4, 4, 30, 40]]},
+    "refer": {"text": ["a dog", "two red cats"]},
+    "segment": {"text": ["a dog"]},
+    "dense": {},
+}
+
+
+@pytest.mark.parametrize("task", ASKED)
+def test_a_record_says_all_that_the_processor_says(pipe, images, task):
+    asked = ASKED[task]
+    inputs = pipe.processor(images[0], task=task, **asked)
+    output = pipe.model.generate(**inputs, max_new_tokens=6)
+    (results,) = task_spec(task).results(pipe.processor, output, inputs)
+    records = pipe(images[0], task=task, prompt=asked.get("text"), boxes=asked.get("boxes"))
+    expected = [{"generated_text": result.text, **result.to_dict()} for result in results]
+    assert same(records, expected)
+
+
 def test_segmenting_gives_a_mask_of_the_whole_image(pipe, images):
     (record,) = pipe(images[0], prompt="a dog", task="segment")
     assert decode_rle(record["mask"]).shape == (48, 64)
@@ -292,7 +313,7 @@ def test_places_for_another_number_of_images_are_refused(pipe, images):
 
 def test_a_record_without_an_image_is_refused(pipe):
     with pytest.raises(PromptError, match="needs an image under 'image'"):
-        pipe({"image": "a.png"})
+        pipe({"photo": "a.png"})
 
 
 def test_without_a_model_the_embedded_one_answers():

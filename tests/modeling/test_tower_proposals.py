@@ -131,3 +131,25 @@ def test_a_proposal_head_without_a_kind_is_the_official_one():
         PixelLLMConfig.for_tests(proposal_head_config={}).proposal_head_config, PixelLLMProposalHeadConfig
     )
     assert isinstance(PixelLLMConfig.photo().proposal_head_config, PixelLLMTowerProposalConfig)
+
+
+CONVERSIONS = {
+    "loaded": lambda folder: PixelLLMForGroundedGeneration.from_pretrained(folder, dtype="bfloat16"),
+    "converted": lambda folder: PixelLLMForGroundedGeneration.from_pretrained(folder).to(torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("conversion", CONVERSIONS)
+@torch.no_grad()
+def test_what_is_detected_does_not_move_in_half_precision(model, tmp_path, conversion):
+    model.save_pretrained(tmp_path)
+    half = CONVERSIONS[conversion](tmp_path).eval()
+    assert half.dtype == torch.bfloat16 and half.vision_towers.yolox.stem[0].weight.dtype == torch.float32
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 255
+    exact, found = (m.generate(pixel_values=pixels, detect_objects=True, max_new_tokens=2) for m in (model, half))
+    assert len(exact.prompt_boxes[0]) > 1
+    torch.testing.assert_close(found.prompt_boxes, exact.prompt_boxes)
+    torch.testing.assert_close(found.detection_scores, exact.detection_scores)
+    features = half.get_image_features(pixels)
+    assert features.fused.dtype == features["yolox.p4"].dtype == torch.bfloat16
+    assert features["yolox.detections"].dtype == torch.float32

@@ -67,6 +67,12 @@ class PixelLLMTowerConfig(PreTrainedConfig):
             raise ValueError(
                 f"the name of a tower must be a Python identifier other than {FUSED!r}, but it is {self.name!r}."
             )
+        for name, values in (("image_mean", self.image_mean), ("image_std", self.image_std)):
+            if len(values) != 3 or (name == "image_std" and min(values) <= 0):
+                raise ValueError(
+                    f"{name} of tower {self.name!r} must be a number for red, green and blue each, and a deviation "
+                    f"above 0, but it is {list(values)}."
+                )
         if self.input_size is not None and self.input_size < 1:
             raise ValueError(
                 f"input_size of tower {self.name!r} must be at least 1 pixel, but it is {self.input_size}."
@@ -390,6 +396,16 @@ class PixelLLMVisionConfig(PreTrainedConfig):
         return [map_name(tower, name) for tower in self.towers for name in tower.map_names]
 
     @property
+    def exact_maps(self) -> list[str]:
+        """The maps that say in plain numbers where things are: half precision would move them."""
+        return [map_name(t, name) for t in self.towers for name in t.map_names if t.has_plain_numbers(name)]
+
+    @property
+    def exact_towers(self) -> list[str]:
+        """The towers that such maps come from."""
+        return [t.name for t in self.towers if any(map(t.has_plain_numbers, t.map_names))]
+
+    @property
     def map_shapes(self) -> dict[str, tuple[int, int]]:
         """Channels and cells per side of every map of every tower on this canvas."""
         shapes: dict[str, tuple[int, int]] = {}
@@ -413,9 +429,8 @@ class PixelLLMVisionConfig(PreTrainedConfig):
     @property
     def standardised_channels(self) -> list[bool]:
         """For each channel of the fused map, whether `standardise` and `channel_dropout` are about it."""
-        plain = {map_name(t, name): t.has_plain_numbers(name) for t in self.towers for name in t.map_names}
-        shapes = self.map_shapes
-        return [not plain[name] for name in self.fused_maps or () for _ in range(shapes[name][0])]
+        shapes, plain = self.map_shapes, set(self.exact_maps)
+        return [name not in plain for name in self.fused_maps or () for _ in range(shapes[name][0])]
 
     @property
     def mask_map_channels(self) -> int:

@@ -29,7 +29,7 @@ _LARGEST = {
     "": 1 << 20,
 }
 _AT_LEAST_1 = re.compile(
-    r"(hidden|intermediate|patch|image|vocab|roi|head)_sizes?$|_(dim|heads|channels)$|^(d_|strides)|"
+    r"(hidden|intermediate|patch|image|vocab|roi|head|grid)_sizes?$|_(dim|heads|channels)$|^(d_|strides)|"
     r"^num_(beams|return_sequences)$"
 )
 _ROOM = 64_000_000  # parameters that a config may ask for beyond three times what its weight files hold
@@ -160,6 +160,8 @@ def check_generation(settings: Mapping[str, Any], where: str) -> None:
 def _check_tokens(settings: Mapping[str, Any], where: str) -> None:
     for name in _TOKENS:
         ids = settings.get(name)
+        if ids == [] and name != "eos_token_id":
+            raise ModelFolderError(f"{where}{name} must be the number of a token, but is an empty list.")
         for value in ids if isinstance(ids, list) else [] if ids is None else [ids]:
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _LARGEST["vocab_size"]:
                 raise ModelFolderError(f"{where}{name} must be the number of a token, but is {_shown(ids)}.")

@@ -70,13 +70,22 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             self.proposal_head = make_proposal_head(config)
         if config.codebook_config is not None:
             self.codebook_head = CodebookHead(config, width)
-        for part in (self.point_head, self.prompt_encoder, self.proposal_head):
+        # a detector's boxes are off by a twentieth of the image where its tower computes in bfloat16
+        exact = config.vision_config.exact_towers
+        self._keep_in_fp32_modules_strict = [*(self._keep_in_fp32_modules_strict or ()), *exact]
+        towers = map(self.vision_towers.get_submodule, exact)
+        for part in (self.point_head, self.prompt_encoder, self.proposal_head, *towers):
             if part is not None:
                 part.float()  # also where a model is made in half precision and not loaded
         self.post_init()
         if self.generation_config is not None:
             self.generation_config.return_dict_in_generate = True
             self.generation_config._from_model_config = False  # else options of our own would get lost when saved
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of all that does not stay in float32."""
+        return self.prompt_feature_extractor.output_tokens.weight.dtype
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
         # transformers collects these from children that are pretrained models themselves; language models sit one level
@@ -104,7 +113,8 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         May be passed back as `image_features=` any number of times instead of the pixels.
         """
         check_canvas(pixel_values, self.config.image_size)
-        return self.vision_towers(pixel_values, pixel_mask)
+        features = self.vision_towers(pixel_values, pixel_mask)
+        return features.narrowed(self.dtype, self.config.vision_config.exact_maps)
 
     def encode_image(
         self, image_features: VisionFeatures | None, pixel_values: Tensor | None, pixel_mask: Tensor | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,17 @@ class VisionFeatures(ModelOutput):
         if isinstance(key, str) and self.maps and key in self.maps:
             return self.maps[key]
         return super().__getitem__(key)
+
+    def narrowed(self, dtype: torch.dtype, exact: Collection[str]) -> VisionFeatures:
+        """In half precision where the model is, whatever a tower computes in; the maps named in `exact` as they are."""
+
+        def narrow(image_map: Tensor) -> Tensor:
+            wider = image_map.dtype == torch.float32 and dtype in (torch.float16, torch.bfloat16)
+            return image_map.to(dtype) if wider else image_map
+
+        assert self.fused is not None and self.maps is not None
+        maps = {name: image_map if name in exact else narrow(image_map) for name, image_map in self.maps.items()}
+        return VisionFeatures(fused=narrow(self.fused), maps=maps)
 
     def of_images(self, images: slice) -> VisionFeatures:
         """The features of some of the images."""

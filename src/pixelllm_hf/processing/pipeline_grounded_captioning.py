@@ -21,8 +21,9 @@ from .tasks import task_spec
 
 # What post-processing reads of the model's output and of its inputs; the rest need not leave the accelerator.
 _ANSWERS = (
-    "sequences", "coordinates", "coordinate_scales", "visual_probs", "token_log_probs", "boxes", "masks", "mask_scores",
-    "prompt_boxes", "prompt_mask", "detection_scores", "row_of_target", "target_positions", "mask_logits", "incomplete",
+    "sequences", "coordinates", "coordinate_scales", "visual_probs", "token_log_probs", "boxes", "box_scores", "masks",
+    "mask_scores", "prompt_boxes", "prompt_mask", "detection_scores", "row_of_target", "target_positions",
+    "mask_logits", "incomplete",
 )  # fmt: skip
 _HEAVY_INPUTS = ("pixel_values", "pixel_mask")
 _OWN_GENERATION_OPTIONS = (
