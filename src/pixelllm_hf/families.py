@@ -20,7 +20,8 @@ PIPELINE = f"{_PROCESSING}pipeline_grounded_captioning:GroundedCaptioningPipelin
 @dataclass(frozen=True)
 class Family:
     """Each class as "module:name"; the image processor may be shared. Of cards: `title`, what users call it, the
-    number of its `paper` on arXiv, and what a model of the family does, `does`. rounding: of sizes on its canvas."""
+    number of its `paper` on arXiv, and what a model of the family does, `does`. rounding: of sizes on its canvas.
+    collator: makes training batches of rows."""
 
     model_type: str
     title: str
@@ -31,6 +32,7 @@ class Family:
     processor: str
     image_processor: str = f"{_PROCESSING}image_processing_pixelllm:PixelLLMImageProcessor"
     rounding: str = "down"
+    collator: str = "pixelllm_hf.data.collator:GroundedCollator"
 
     @property
     def config_class(self) -> Any:
@@ -47,6 +49,10 @@ class Family:
     @property
     def image_processor_class(self) -> Any:
         return load(self.image_processor)
+
+    @property
+    def collator_class(self) -> Any:
+        return load(self.collator)
 
 
 FAMILIES: dict[str, Family] = {
@@ -70,6 +76,7 @@ FAMILIES: dict[str, Family] = {
             model=f"{_MODELING}modeling_pixellm:PixelLMForReasoningSegmentation",
             processor=f"{_PROCESSING}processing_pixellm:PixelLMProcessor",
             rounding="nearest",
+            collator="pixelllm_hf.data.question_collator:QuestionCollator",
         ),
     )
 }

@@ -64,7 +64,7 @@ def test_answers_name_their_targets_from_left_to_right(scenes):
         phrases = question.answer.split("{seg}")
         centers = [scene.objects[target].center_xy[0] for target in question.targets]
         assert centers == sorted(centers)
-        if not question.answer.startswith("it is here"):
+        if not question.answer.endswith(" is here."):
             for phrase, target in zip(phrases, question.targets, strict=False):
                 assert phrase.rstrip().endswith(scene.objects[target].name)
 

@@ -392,6 +392,11 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
             self.segmentation_head = self.segmentation_head or "codebook"
             self._check_codebook_head()
 
+    @property
+    def target_token_ids(self) -> list[int]:
+        """The tokens that a target is written with; none if answers point at nothing."""
+        return [] if self.codebook_config is None else list(self.codebook_config.token_ids)
+
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The language model's config; for its decoder, of which caches are made, with the decoder's own depth."""
         text = super().get_text_config(decoder=decoder, encoder=encoder)

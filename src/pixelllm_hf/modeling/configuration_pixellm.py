@@ -128,6 +128,11 @@ class PixelLMConfig(CheckedConfig, PreTrainedConfig):
         return self.image_size // self.vision_config.patch_size
 
     @property
+    def target_token_ids(self) -> list[int]:
+        """The tokens that a target is written with."""
+        return list(self.codebook_token_ids)
+
+    @property
     def num_image_tokens(self) -> int:
         """Tokens of an image in the language model's input."""
         return self.image_token_grid**2

@@ -83,7 +83,7 @@ class GroundedGenerationMixin(TokenStatesMixin):
             config = copy.deepcopy(config)
             config.return_dict_in_generate = True
         processors = LogitsProcessorList(call.logits_processor or [])
-        target_ids = [] if self.config.codebook_config is None else list(self.config.codebook_config.token_ids)
+        target_ids = self.config.target_token_ids
         if own["no_immediate_repetition"]:
             processors.append(NoImmediateRepetition())
         if own["max_repeated_tokens"] and end_ids(call.config):

@@ -148,8 +148,7 @@ class CausalLanguageModel(GroundedLanguageModel):
         return scores if cap is None else cap * (scores / cap).tanh()
 
     def lora_pattern(self, targets: Sequence[str]) -> str:
-        names = sorted({name for target in targets for name in _PROJECTIONS[target]})
-        return rf"body\..*\.({'|'.join(names)})"
+        return rf"body\.{projection_pattern(targets)}"
 
     @property
     def _num_heads(self) -> int:
@@ -173,6 +172,13 @@ class CausalLanguageModel(GroundedLanguageModel):
                 use_cache=True,
                 **asked,
             )
+
+
+def projection_pattern(targets: Sequence[str]) -> str:
+    """The regular expression of the names, within a causal model of transformers, of the projections q, k, v and o of
+    its attention."""
+    names = sorted({name for target in targets for name in _PROJECTIONS[target]})
+    return rf".*\.({'|'.join(names)})"
 
 
 class _PromptLayer(DynamicLayer):
@@ -208,4 +214,4 @@ def _without_checkpointing(body: nn.Module) -> Iterator[None]:
             module.gradient_checkpointing = True
 
 
-__all__ = ["CausalLanguageModel"]
+__all__ = ["CausalLanguageModel", "projection_pattern"]

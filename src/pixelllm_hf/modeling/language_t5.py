@@ -46,7 +46,7 @@ class T5PrefixLanguageModel(GroundedLanguageModel):
         return cls(
             config.text_config,
             masked_states_count=config.mask_head_config is not None,
-            target_token_ids=None if config.codebook_config is None else config.codebook_config.token_ids,
+            target_token_ids=config.target_token_ids or None,
         )
 
     @property

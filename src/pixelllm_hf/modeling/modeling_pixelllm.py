@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -106,6 +107,10 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.language_model.set_output_embeddings(new_embeddings)
+
+    def lora_pattern(self, targets: Sequence[str]) -> str:
+        """The regular expression of the names of the language model's projections that are to be adapted."""
+        return rf"language_model\.{self.language_model.lora_pattern(targets)}"
 
     def get_image_features(self, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> VisionFeatures:
         """pixel_values (B,3,S,S) 0..255, pixel_mask (B,S,S) -> the maps of the towers and their fusion.

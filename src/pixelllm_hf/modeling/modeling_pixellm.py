@@ -20,6 +20,7 @@ from .configuration_pixellm import PixelLMConfig
 from .feature_pyramid import map_neck
 from .losses import IGNORE_INDEX
 from .prompt_rows import check_rows
+from .language_causal import projection_pattern
 from .reasoning_generation import ReasoningGenerationMixin
 from .starting_layers import KnowsItsStart
 from .target_masks import target_mask_loss
@@ -116,6 +117,10 @@ class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel, ReasoningGeneratio
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.language_model.set_output_embeddings(new_embeddings)
+
+    def lora_pattern(self, targets: Sequence[str]) -> str:
+        """The regular expression of the names of the language model's projections that are to be adapted."""
+        return rf"language_model\.{projection_pattern(targets)}"
 
     def get_image_features(self, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> PixelLMFeatures:
         """pixel_values (B,3,S,S) 0..255, pixel_mask (B,S,S) -> what language model and decoder see of each image."""

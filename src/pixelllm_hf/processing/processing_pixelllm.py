@@ -230,7 +230,7 @@ class PixelLLMProcessor(GroundedProcessor):
         """As for any family; and a prompt may not have more points than the model reads."""
         if self.max_points > config.prompt_config.max_points:
             return f"a prompt may have {self.max_points} points, the model reads {config.prompt_config.max_points}"
-        known = [] if config.codebook_config is None else list(config.codebook_config.token_ids)
+        known = config.target_token_ids
         if known and self.codebook_token_ids != known:
             return (
                 f"the tokens of targets have the ids {self.codebook_token_ids} in the tokenizer, in the model {known}"

@@ -6,12 +6,11 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
-from pixelllm_hf.training.build_model import model_config
+from pixelllm_hf.training.build_model import family_of_start, model_config
 from pixelllm_hf.training.lora import add_lora
 from pixelllm_hf.training.memory_estimate import Sizes, activation_bytes, state_bytes
 from pixelllm_hf.training.parameter_groups import configured_groups, freeze
@@ -41,11 +40,11 @@ def describe(recipe: TrainConfig) -> str:
     return "\n\n".join("\n".join(lines) for lines in (*parts, _memory(model, recipe)))
 
 
-def meta_model(recipe: TrainConfig) -> PixelLLMForGroundedGeneration:
+def meta_model(recipe: TrainConfig) -> Any:
     """The recipe's model, frozen and adapted as in training, without memory for its weights."""
     settings = recipe.model
     with torch.device("meta"):
-        model = PixelLLMForGroundedGeneration(model_config(settings.init, settings.overrides))
+        model = family_of_start(settings.init).model_class(model_config(settings.init, settings.overrides))
     for file in [*([settings.vision_weights] if settings.vision_weights else []), *settings.weights]:
         if not Path(file).is_file():
             raise ConfigError(f"The weights file {file!r} is not there; run what makes it, or correct the path.")
@@ -55,7 +54,7 @@ def meta_model(recipe: TrainConfig) -> PixelLLMForGroundedGeneration:
     return model
 
 
-def _parameters(model: PixelLLMForGroundedGeneration) -> Iterator[str]:
+def _parameters(model: Any) -> Iterator[str]:
     trained: Counter[str] = Counter()
     frozen: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
@@ -68,7 +67,7 @@ def _parameters(model: PixelLLMForGroundedGeneration) -> Iterator[str]:
     yield f"{'all':<28}{trained.total():>16,}{frozen.total():>16,}"
 
 
-def _groups(model: PixelLLMForGroundedGeneration, recipe: TrainConfig) -> Iterator[str]:
+def _groups(model: Any, recipe: TrainConfig) -> Iterator[str]:
     groups = configured_groups(model, recipe.optimizer)
     yield f"{'optimizer group':<28}{'tensors':>16}{'parameters':>16}   e.g."
     for group in sorted(groups, key=lambda group: (group["base_lr"], group["weight_decay"])):
@@ -123,15 +122,15 @@ def _images_of(source: SourceConfig, cache_dir: str | None) -> tuple[int | None,
     return len(SourceRows(source.name, rows, group_by_image=source.group_by_image, limit=source.limit)), ""
 
 
-def _captions_of(source: SourceConfig, model: PixelLLMForGroundedGeneration) -> int:
+def _captions_of(source: SourceConfig, model: Any) -> int:
     """Prompts of an image that reach the language model; of the objects to find only some are captioned."""
-    detector = model.config.proposal_head_config
+    detector = getattr(model.config, "proposal_head_config", None)
     if source.task == "dense" and detector is not None:
         return min(source.max_prompts, detector.num_caption_proposals)
     return source.max_prompts
 
 
-def _memory(model: PixelLLMForGroundedGeneration, recipe: TrainConfig) -> Iterator[str]:
+def _memory(model: Any, recipe: TrainConfig) -> Iterator[str]:
     data, half = recipe.data, recipe.run.mixed_precision != "no"
     sizes = Sizes.of(model)
     activations = activation_bytes(

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from pixelllm_hf.training.auxiliary.beside_language import WithAuxiliary, with_auxiliary
-from pixelllm_hf.training.build_model import build_model_and_processor
+from pixelllm_hf.training.build_model import build_model_and_processor, family_of_start
 from pixelllm_hf.training.checkpointing import batches_per_step
 from pixelllm_hf.training.export import export_dtype, save_folder
 from pixelllm_hf.training.feature_cache import CachedFeatureBatches, FeatureMaker, kept_maps
@@ -35,6 +35,9 @@ def language_objective(recipe: TrainConfig, accelerator: Accelerator) -> Objecti
         raise ConfigError("objective language learns from data.sources. Name one at least.")
     final_dtype = export_dtype(settings.export_dtype)
     model, processor = build_model_and_processor(settings)
+    towers = getattr(model, "vision_towers", None)
+    if towers is None:
+        _check_family_without_towers(recipe)
     freeze(model, settings.freeze)
     if settings.lora is not None:
         add_lora(model, settings.lora)
@@ -45,7 +48,8 @@ def language_objective(recipe: TrainConfig, accelerator: Accelerator) -> Objecti
         "seed": recipe.run.seed,
         "together": batches_per_step(recipe.run, accelerator.num_processes),
         "notes": notes,
-        "target_tokens": None if model.config.codebook_config is None else model.config.codebook_config.token_ids,
+        "target_tokens": model.config.target_token_ids or None,
+        "collator": family_of_start(settings.init).collator_class,
     }
     with accelerator.main_process_first():
         batches = grounded_batches(data.sources, data, **common)
@@ -56,17 +60,17 @@ def language_objective(recipe: TrainConfig, accelerator: Accelerator) -> Objecti
     if recipe.auxiliary is not None:
         module, source = with_auxiliary(model, batches, recipe.auxiliary, data.cache_dir)
     elif data.cache_features:
-        maker = FeatureMaker(model.vision_towers, kept_maps(model.config, batches), accelerator, data.cache_threads)
+        maker = FeatureMaker(towers, kept_maps(model.config, batches), accelerator, data.cache_threads)
         source = CachedFeatureBatches(batches, maker, data.cache_dir)
         of_held_out = CachedFeatureBatches(held_out, maker, data.cache_dir) if held_out is not None else None
 
-    if not model.vision_towers.has_statistics:
+    if towers is not None and not towers.has_statistics:
         if isinstance(source, CachedFeatureBatches):
             source.measure(IMAGES_MEASURED)
         else:
             first = (batches.batch_at(index) for index in range(-(-IMAGES_MEASURED // data.batch_size)))
             pixels = ((batch["pixel_values"], batch["pixel_mask"]) for batch in first)
-            model.vision_towers.set_statistics(*model.vision_towers.measure_statistics(pixels))
+            towers.set_statistics(*towers.measure_statistics(pixels))
 
     def save(folder: Path, final: bool) -> None:
         if final or settings.lora is None:  # a checkpoint of an adapter run is its training state
@@ -86,6 +90,19 @@ def language_objective(recipe: TrainConfig, accelerator: Accelerator) -> Objecti
         processor=processor,
         grounded=batches,
     )
+
+
+def _check_family_without_towers(recipe: TrainConfig) -> None:
+    """A PixelLM has one tower, and what its language model reads is projected anew in every step."""
+    asked = {
+        "auxiliary": recipe.auxiliary is not None,
+        "data.cache_features": recipe.data.cache_features,
+        "data.pack_texts": recipe.data.pack_texts,
+        "model.vision_weights": recipe.model.vision_weights is not None,
+        f"objective {recipe.objective}": recipe.objective != "language",
+    }
+    if unfit := [name for name, is_asked in asked.items() if is_asked]:
+        raise ConfigError(f"{', '.join(unfit)}: that is for PixelLLMs, but model.init is a PixelLM. Leave it out.")
 
 
 def evaluation(

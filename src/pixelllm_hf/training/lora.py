@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from pixelllm_hf.extras import require
-from pixelllm_hf.modeling.language_model import GroundedLanguageModel
-from pixelllm_hf.training.recipe_values import Few, Positive, RecipePart, Within
+from pixelllm_hf.training.recipe_values import ConfigError, Few, Positive, RecipePart, Within
 from pixelllm_hf.training.sharding import whole_state_dict
 
 
@@ -22,15 +21,18 @@ class LoraSettings(RecipePart):
     Args:
         targets: which projections (`q`, `k`, `v`, `o`) of the language model's attention are adapted, whatever its
             family calls them; one that makes several of them at once is adapted whole.
+        fully_trained: dotted names of parts of the language model that train in full besides, such as the vocabulary
+            that gets new tokens: `[model.embed_tokens, lm_head]` of a LLaMA.
     """
 
     rank: Few = 32
     scale: Positive = 2.0
     targets: list[Literal["q", "k", "v", "o"]] = field(default_factory=lambda: ["q", "v"])
     dropout: Annotated[float, Within(0, 0.999)] = 0.0
+    fully_trained: list[str] = field(default_factory=list)
 
 
-def lora_config(settings: LoraSettings, language_model: GroundedLanguageModel) -> Any:
+def lora_config(settings: LoraSettings, model: Any) -> Any:
     """peft's configuration of these settings; targets are a pattern, bare names would also hit the vision towers."""
     require("peft", what="LoRA")
     from peft import LoraConfig
@@ -38,28 +40,38 @@ def lora_config(settings: LoraSettings, language_model: GroundedLanguageModel) -
     return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.scale * settings.rank,  # type: ignore[arg-type]
-        target_modules=rf"language_model\.{language_model.lora_pattern(settings.targets)}",
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in language_model.modules()),  # GPT-2's
+        target_modules=model.lora_pattern(settings.targets),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.language_model.modules()),  # GPT-2's
         lora_dropout=settings.dropout,
     )
 
 
-def add_lora(model: nn.Module, settings: LoraSettings) -> list[str]:
+def add_lora(model: Any, settings: LoraSettings) -> list[str]:
     """Put adapters into the model's language model, in place; returns the names of the adapted projections.
 
-    The language model's own weights freeze, but for the codebook's tokens; what trains elsewhere stays as it was. B
-    starts at zero, so the model's answers do not change; A is drawn like the kernel it modifies.
+    The language model's own weights freeze, but for the codebook's tokens and what is `fully_trained`; what trains
+    elsewhere stays as it was. B starts at zero, so the model's answers do not change; A is drawn like the kernel it
+    modifies. Raises ConfigError where a part is named that the language model lacks.
     """
     require("peft", what="LoRA")
     from peft import inject_adapter_in_model
     from peft.tuners.lora import LoraLayer
 
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    inject_adapter_in_model(lora_config(settings, language_model(model)), model)  # freezes everything but the adapters
+    kept = ["language_model.target_tokens."]
+    for part in settings.fully_trained:
+        kept.append(f"language_model.{part}.")
+        if not any(name.startswith(kept[-1]) for name in trained):
+            children = ", ".join(name for name, _ in model.language_model.named_children())
+            raise ConfigError(
+                f"lora.fully_trained names {part!r}, but the language model has no such part that trains. Its parts "
+                f"are: {children}."
+            )
+    inject_adapter_in_model(lora_config(settings, model), model)  # freezes everything but the adapters
     for name, parameter in model.named_parameters():
-        if not name.startswith("language_model.") or ".target_tokens." in name:
+        if not name.startswith("language_model.") or name.startswith(tuple(kept)):
             parameter.requires_grad_(name in trained)
-    head_width = getattr(language_model(model).config, "d_kv", None)
+    head_width = getattr(model.language_model.config, "d_kv", None)
     adapted = []
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
@@ -68,13 +80,6 @@ def add_lora(model: nn.Module, settings: LoraSettings) -> list[str]:
             nn.init.normal_(module.lora_A["default"].weight, std=fan**-0.5)
             adapted.append(name)
     return adapted
-
-
-def language_model(model: nn.Module) -> GroundedLanguageModel:
-    """That of a whole model, under whatever wraps it."""
-    found = model.get_submodule("language_model")
-    assert isinstance(found, GroundedLanguageModel)
-    return found
 
 
 def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
@@ -95,7 +100,7 @@ def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
     return merged
 
 
-def save_adapter(model: nn.Module, settings: LoraSettings, folder: Path) -> None:
+def save_adapter(model: Any, settings: LoraSettings, folder: Path) -> None:
     """The adapters alone, as peft reads them."""
     from peft import get_peft_model_state_dict
 
@@ -105,4 +110,4 @@ def save_adapter(model: nn.Module, settings: LoraSettings, folder: Path) -> None
     tensors = get_peft_model_state_dict(model, state_dict=dict(whole_state_dict(model)), adapter_name="default")
     tensors = {name: t for name, t in tensors.items() if ".lora_" in name}
     save_tensors(folder / "adapter_model.safetensors", {f"base_model.model.{k}": v for k, v in tensors.items()})
-    lora_config(settings, language_model(model)).save_pretrained(str(folder))
+    lora_config(settings, model).save_pretrained(str(folder))

@@ -60,10 +60,18 @@ def state_bytes(sizes: Sizes, engine: str, devices: int, *, half: bool, averaged
 def activation_bytes(model: Any, *, images: int, prompts: int, text: int, context: int, half: bool) -> int:
     """What a step keeps for the way back. prompts: of an image; text, context: tokens of a prompt.
 
-    model: a PixelLLM, also one on the meta device. What no gradient passes through keeps nothing.
+    model: of any family, also one on the meta device. What no gradient passes through keeps nothing.
     """
-    config, width = model.config, HALF if half else FULL
-    values = 0
+    width = HALF if half else FULL
+    values = _of_pixellm if hasattr(model, "vision_tower") else _of_pixelllm
+    return width * values(
+        model, images=images, prompts=prompts, text=text, context=context, logits=1 + 2 * FULL // width
+    )
+
+
+def _of_pixelllm(model: Any, *, images: int, prompts: int, text: int, context: int, logits: int) -> int:
+    """Values kept of a step; logits: how often the scores of a token are."""
+    config, values = model.config, 0
     for tower in config.vision_config.towers:
         if _trains(model, f"vision_towers.{tower.name}."):
             values += images * sum(_tower(tower, config.image_size))
@@ -84,8 +92,33 @@ def activation_bytes(model: Any, *, images: int, prompts: int, text: int, contex
         else:
             values += rows * language.num_hidden_layers * (before + text) * layer
         # scores as they are, in float32, and their softmax
-        values += rows * text * language.vocab_size * (1 + 2 * FULL // width)
-    return values * width
+        values += rows * text * language.vocab_size * logits
+    return values
+
+
+def _of_pixellm(model: Any, *, images: int, prompts: int, text: int, context: int, logits: int) -> int:
+    """Likewise of a PixelLM. The longest text is counted as if it were targets alone."""
+    config, rows = model.config, images * prompts
+    language, codebook, tower = config.get_text_config(), config.codebook_config, config.vision_config
+    values, cells = 0, config.grid_size**2
+    if _trains(model, "vision_tower."):
+        values += (
+            images * tower.num_hidden_layers * (cells + 1) * _layer(tower.hidden_size, tower.intermediate_size, False)
+        )
+    inner = config.projector_factor * language.hidden_size
+    values += images * (config.num_image_tokens + codebook.num_scales * cells) * (2 * inner + language.hidden_size)
+    values += images * codebook.num_scales * cells * 4 * codebook.hidden_size  # the neck
+    tokens = config.num_image_tokens + context + text
+    values += (
+        rows * language.num_hidden_layers * tokens * _layer(language.hidden_size, language.intermediate_size, True)
+    )
+    values += rows * tokens * language.vocab_size * logits
+    targets = rows * (text // codebook.group_size)
+    for level in range(codebook.num_scales):
+        # a two-way block keeps of a cell what a layer does without its MLP; the maps after it are twice as large
+        grid = cells * (4 if level else 1)
+        values += targets * grid * codebook.hidden_size * (9 * codebook.num_hidden_layers + 4)
+    return values
 
 
 def _layer(hidden: int, inner: int, gated: bool) -> int:

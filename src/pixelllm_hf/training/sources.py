@@ -334,10 +334,12 @@ def grounded_batches(
     together: int = 1,
     notes: list[str] | None = None,
     target_tokens: Sequence[int] | None = None,
+    collator: type[GroundedCollator] = GroundedCollator,
 ) -> GroundedBatches:
     """Numbered batches of the mixed sources. `notes` receives a line per source: what was kept and dropped.
 
-    target_tokens: ids that the model writes a target with; None if its answers point at nothing.
+    target_tokens: ids that the model writes a target with; by default those that the tokenizer has. collator: of the
+        model's family.
     together: that many consecutive batches come from the same source: those of an optimizer step.
     """
     names = [source.name for source in sources]
@@ -370,7 +372,7 @@ def grounded_batches(
             notes.append(f"{source.name}: {len(own)} images, {kept}")
         rows[source.name] = own
         task = own[0]["task"]
-        collators[source.name] = GroundedCollator.for_processor(
+        collators[source.name] = collator.for_processor(
             processor,
             max_prompts=source.max_prompts,
             max_text_tokens=data.max_text_tokens,

@@ -150,7 +150,7 @@ def _about_names(rng: np.random.Generator, objects: Sequence[SceneObject]) -> li
 
 def _about_one(referrals: Sequence[Referral]) -> list[Question]:
     return [
-        Question(f"where is {sentence}?", f"it is here {SEG}.", (referral.target,))
+        Question(f"where is {sentence}?", f"{sentence} {SEG} is here.", (referral.target,))
         for referral in referrals
         for sentence in referral.sentences
     ]
