@@ -39,6 +39,6 @@ def test_examples_must_be_a_folder(tmp_path: Path, capsys):
 
 def test_the_environment_names_the_models_of_a_space(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv(MODEL_VARIABLE, raising=False)
-    assert default_models() == [EMBEDDED_CHECKPOINTS[0]]
+    assert default_models()[0] == EMBEDDED_CHECKPOINTS[0]
     monkeypatch.setenv(MODEL_VARIABLE, "org/one, org/two,")
     assert default_models() == ["org/one", "org/two"]

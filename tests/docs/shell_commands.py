@@ -87,7 +87,7 @@ def check_pixelllm(arguments: list[str], missing_heads: frozenset[str], hub: boo
     task = parsed.command
     if task == "publish" and (hub or parsed.rehearse) and (parsed.folder / "config.json").is_file():
         return _expect(0, main, arguments)
-    if task not in TASK_SPECS or parsed.model != EMBEDDED:
+    if task not in TASK_SPECS or parsed.model not in (None, EMBEDDED):
         return "parsed"
     head = TASK_SPECS[task].head
     if head is not None and head.config in missing_heads:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pixelllm_hf.inference import EMBEDDED, ModelSource, Request, first_lines
+from pixelllm_hf.inference import ModelSource, Request, default_model, first_lines
 from pixelllm_hf.processing.tasks import TASK_SPECS
 
 from .arguments import DTYPES, add_device_argument, add_writing_arguments, fraction, positive
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-results", type=positive, help="at most so many objects an image (default: all)")
     parser.add_argument("--min-score", type=fraction, help="leave out objects with a lower score (default: none)")
-    parser.add_argument("--model", default=EMBEDDED, help="folder or hub id of a model (default: the embedded one)")
+    parser.add_argument("--model", help="folder or hub id of a model (default: the embedded one that does the task)")
     parser.add_argument("--revision", help="branch, tag or commit of a model of the Hub (default: its main branch)")
     parser.add_argument("--shard-size", type=positive, default=1000, help="images in a shard (default: 1000)")
     parser.add_argument("--batch-size", type=positive, default=8, help="images at a time (default: 8)")
@@ -66,9 +66,10 @@ def run(args: argparse.Namespace) -> int:
 
     request = _request(args)
     process, processes = _place("RANK", 0), _place("WORLD_SIZE", 1)
-    source = ModelSource.find(args.model, args.revision)
+    model = args.model or default_model(request.task)
+    source = ModelSource.find(model, args.revision)
     settings = {
-        "dataset": args.dataset, "split": args.split, "limit": args.limit, "model": args.model,
+        "dataset": args.dataset, "split": args.split, "limit": args.limit, "model": model,
         "revision": args.revision, "task": request.task, "expressions": list(request.expressions), "text": request.text,
         "max_results": request.max_results, "min_score": request.min_score, "num_beams": args.num_beams,
         "max_new_tokens": args.max_new_tokens,

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
-from pixelllm_hf.inference import ModelSource, Request, check_model_name, first_lines
+from pixelllm_hf.inference import EMBEDDED, ModelSource, Request, check_model_name, default_model, first_lines
 from pixelllm_hf.processing.grounded_targets import PartialAnswerWarning
 from pixelllm_hf.processing.tasks import task_spec
 
@@ -29,14 +29,15 @@ if TYPE_CHECKING:
 def answer(args: argparse.Namespace, request: Request) -> int:
     """Ask about all images. What fails is reported and the rest is done; what can be checked without a model is
     checked before torch is imported."""
-    check_model_name(args.model, args.revision)
+    model = args.model or _default_model(request.task)
+    check_model_name(model, args.revision)
     inputs = find_images(args.images, recursive=args.recursive)
     try:
         drawings = Drawings.plan(args.draw, inputs.images)
         check_records(args.json, args.format, inputs, resume=args.resume)
     except OSError as error:  # a name that no file can have, links in a circle
         raise UsageError(f"the answers cannot be written: {first_lines(error)}") from error
-    source = ModelSource.find(args.model, args.revision) if inputs.usable else None
+    source = ModelSource.find(model, args.revision) if inputs.usable else None
     for told in inputs.left_out:
         _tell(told)
     with (
@@ -99,6 +100,16 @@ def _answer_all(
     if failed:
         _tell(f"{failed} of {len(inputs.images)} inputs failed")
     return SOME_FAILED if failed else OK
+
+
+def _default_model(task: str) -> str:
+    """The embedded model that can do the task; which one is told where it is not the usual one."""
+    model = default_model(task)
+    if model != EMBEDDED:
+        head = task_spec(task).head
+        assert head is not None  # else any model can
+        _tell(f"asking {model}, as {EMBEDDED} has no {head.word}; name another model with --model")
+    return model
 
 
 def _load(source: ModelSource, args: argparse.Namespace, request: Request) -> Captioner:

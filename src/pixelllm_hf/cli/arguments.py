@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pixelllm_hf.decoding import LONGEST
-from pixelllm_hf.inference import EMBEDDED, BoxXYXY, ModelError, Points, check_device_name
+from pixelllm_hf.inference import BoxXYXY, ModelError, Points, check_device_name
 
 from .records import FORMATS
 
@@ -85,7 +85,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "images", nargs="+", metavar="image", help="image file, folder of images, or - (standard input)"
     )
     parser.add_argument("-r", "--recursive", action="store_true", help="the images in sub-folders of folders, too")
-    parser.add_argument("--model", default=EMBEDDED, help="folder or hub id of a model (default: the embedded one)")
+    parser.add_argument("--model", help="folder or hub id of a model (default: the embedded one that does the task)")
     parser.add_argument("--revision", help="branch, tag or commit of a model of the Hub (default: its main branch)")
     parser.add_argument(
         "--json", metavar="FILE", type=Path, help="write the answers, one JSON record a line; - is standard output"

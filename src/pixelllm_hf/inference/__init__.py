@@ -5,7 +5,7 @@ from __future__ import annotations
 from .captioner import Captioner
 from .device import check_device_name
 from .errors import ModelError, TooSlowError, first_lines
-from .model_source import EMBEDDED, ModelSource, check_model_name
+from .model_source import EMBEDDED, ModelSource, check_model_name, default_model
 from .request import BoxXYXY, Points, Request
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "TooSlowError",
     "check_device_name",
     "check_model_name",
+    "default_model",
     "first_lines",
 ]

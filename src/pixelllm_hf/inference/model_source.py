@@ -8,11 +8,29 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from pixelllm_hf import EMBEDDED_CHECKPOINTS, embedded_checkpoint
+from pixelllm_hf.modeling.model_folder import read_settings
+from pixelllm_hf.processing.tasks import task_spec
 
 from .errors import ModelError, first_lines
 
-EMBEDDED = EMBEDDED_CHECKPOINTS[0]  # what is asked where nobody names a model
+EMBEDDED = EMBEDDED_CHECKPOINTS[0]  # what is asked where nobody names a model, if it can do the task
 NEEDED_FILES = ("*.json", "*.jinja", "*.model", "*.safetensors")  # neither images nor code
+
+
+def default_model(task: str) -> str:
+    """The embedded model that does a task where nobody names one: the first that has what the task needs.
+
+    Where none has it, the first of all, whose refusal says what is missing. Does not need torch.
+    """
+    spec = task_spec(task)
+    for name in EMBEDDED_CHECKPOINTS:
+        try:
+            settings = read_settings(embedded_checkpoint(name) / "config.json")
+        except (OSError, ValueError):
+            return name  # loading it says what is wrong
+        if spec.head is None or settings.get(spec.head.config) is not None:
+            return name
+    return EMBEDDED
 
 
 @dataclass(frozen=True)

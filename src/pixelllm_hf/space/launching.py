@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pixelllm_hf.extras import require
-from pixelllm_hf.inference import EMBEDDED
+from pixelllm_hf.inference import default_model
+from pixelllm_hf.processing.tasks import TASK_SPECS
 
 from .temp_storage import BoundedFolder, Bounds, served_folder, temp_storage
 
@@ -51,9 +52,9 @@ def end_in_order() -> None:
 
 
 def default_models() -> list[str]:
-    """Those that the environment names, else the embedded one."""
+    """Those that the environment names, else the embedded ones that do the tasks, the usual one first."""
     named = [model.strip() for model in os.environ.get(MODEL_VARIABLE, "").split(",")]
-    return [model for model in named if model] or [EMBEDDED]
+    return [model for model in named if model] or list(dict.fromkeys(default_model(task) for task in TASK_SPECS))
 
 
 def start_demo(
