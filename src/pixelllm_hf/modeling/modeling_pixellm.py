@@ -18,9 +18,9 @@ from .codebook_decoder import CodebookDecoderOutput, CodebookPixelDecoder
 from .codebook_targets import TargetProjection, find_token_groups
 from .configuration_pixellm import PixelLMConfig
 from .feature_pyramid import map_neck
+from .language_causal import projection_pattern
 from .losses import IGNORE_INDEX
 from .prompt_rows import check_rows
-from .language_causal import projection_pattern
 from .reasoning_generation import ReasoningGenerationMixin
 from .starting_layers import KnowsItsStart
 from .target_masks import target_mask_loss
