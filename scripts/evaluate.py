@@ -257,7 +257,9 @@ if __name__ == "__main__":
     parser.add_argument("--objects", help="folder of other cut-outs to compose with")
     parser.add_argument("--backgrounds", help="folder of photographs to compose on")
     parser.add_argument(
-        "--trained-names", help="text file, one a line; or builtin: those of the scenes composed without --objects"
+        "--trained-names",
+        dest="seen_classes",
+        help="text file, one a line; or builtin: those of the scenes composed without --objects",
     )
     parser.add_argument("--title", help="of the data, for reports on other images than the model was made for")
     parser.add_argument("--description", help="of the data, a sentence or two: what it is, whose, under which licence")
