@@ -1,29 +1,29 @@
-"""Time a model against the plain way of doing the same.
+"""Time a way of computing against another that gives the same, side by side in one run.
 
-python scripts/benchmark.py generate                            # the embedded model
-python scripts/benchmark.py generate --size small --repeats 9   # random weights at a larger width
+python scripts/benchmark.py generate                # captions with locations against bare captions
+python scripts/benchmark.py decode                  # against the whole sequence for every token, and once more
+python scripts/benchmark.py regions                 # what a further region costs beside the first
+python scripts/benchmark.py encoder --sam b         # SAM's encoder against transformers', and a matrix product
+python scripts/benchmark.py cache --towers base     # training on cached features of frozen towers
+
+Options that a comparison does not have, it does not read. On a machine that others use too, --clock processor and one
+thread count the time that the process had.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
-from transformers import GenerationConfig, T5ForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
 from pixelllm_hf import PixelLLMConfig, PixelLLMForGroundedGeneration
-from pixelllm_hf.evaluation.bootstrap import Estimate, resampled
+from pixelllm_hf.benchmarks import cached_training, encoder, generation, official_decoding, regions
+from pixelllm_hf.benchmarks.pairs import CLOCKS
+from pixelllm_hf.evaluation.bootstrap import Estimate
 from pixelllm_hf.inference import EMBEDDED, Captioner, ModelError
 
 # Random weights at sizes between the embedded model and the released one; towers stay tiny, they are not timed.
@@ -31,170 +31,129 @@ SIZES: dict[str, dict[str, int]] = {
     "small": dict(d_model=512, d_kv=64, d_ff=1024, num_layers=8, num_decoder_layers=8, num_heads=6, vocab_size=32128),
     "base": dict(d_model=768, d_kv=64, d_ff=2048, num_layers=12, num_decoder_layers=12, num_heads=12, vocab_size=32128),
 }
-LIMIT = 1.05
-# Captions that end by themselves, and captions cut off by the length limit, whose last token needs one more step.
-CASES: dict[str, dict[str, Any]] = {
-    "greedy, 1 row": dict(rows=1, beams=1),
-    "greedy, 8 rows": dict(rows=8, beams=1),
-    "4 beams, 1 row": dict(rows=1, beams=4),
-    "greedy, 8 rows, cut": dict(rows=8, beams=1, cut=True),
-}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: what was compared, seconds of both ways (medians) and whether their tokens agree.
-
-    ratio: median over the repeats, each of which runs both ways one after the other: a machine that slows down for a
-    while slows both; with its interval over redrawn repeats. extra_steps: what a cut row needs
-    beyond the bare decoding, as a share of its steps; it is inherent, since the location of a word is read from the
-    state that has consumed it.
-    """
-
-    name: str
-    bare: float
-    grounded: float
-    ratio: Estimate
-    extra_steps: float
-    tokens_equal: bool
-    worst_location_error: float
 
 
 def main(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     logging.set_verbosity_error()  # it comments on the length settings at every call
-    model = _model(args)
+    return int(COMPARISONS[args.what](args))
+
+
+def generate(args: argparse.Namespace) -> bool:
+    model, failed = _told(args), False
+    print("decoding             bare s  with locations s   ratio  (95 %)          extra steps  tokens equal  locations")
+    for name, settings in generation.CASES.items():
+        row = generation.compare(model, tokens=args.tokens, repeats=args.repeats, clock=args.clock, **settings)
+        print(
+            f"{name:<19} {row.bare:7.4f} {row.grounded:14.4f} {_shown(row.ratio):>22}  "
+            f"{row.extra_steps:10.1%}  {row.tokens_equal!s:<12}  {row.worst_location_error:.1e}"
+        )
+        failed |= row.ratio.value > generation.LIMIT or not row.tokens_equal or row.worst_location_error > 1e-4
+    limits = f"ratio {generation.LIMIT}, equal tokens, locations as in a second pass to 1e-4"
+    print(f"{'above' if failed else 'within'} the limits: {limits}")
+    return failed
+
+
+def decode(args: argparse.Namespace) -> bool:
+    model, failed = _told(args), False
+    print("prompts      ours s  official way s  times as fast (95 %)    tokens equal  locations")
+    for prompts in args.prompts or (1, 16):
+        row = official_decoding.compare(
+            model, prompts=prompts, tokens=args.tokens, repeats=args.repeats, clock=args.clock
+        )
+        print(
+            f"{prompts:7} {row.ours:11.4f} {row.official:15.4f} {_shown(row.faster):>22}  "
+            f"{row.tokens_equal!s:<12}  {row.location_error:.1e}"
+        )
+        failed |= not row.tokens_equal or row.location_error > 1e-4
+    return failed
+
+
+def count_regions(args: argparse.Namespace) -> bool:
+    model, failed = _told(args), False
+    print("prompts   one s   all s  a further one, of the first (95 %)  as alone")
+    for prompts in args.prompts or (16,):
+        row = regions.compare(model, prompts=prompts, tokens=args.tokens, repeats=args.repeats, clock=args.clock)
+        print(f"{prompts:7} {row.one:7.4f} {row.all:7.4f} {_shown(row.further):>35}  {row.equal}")
+        failed |= not row.equal
+    return failed
+
+
+def encode(args: argparse.Namespace) -> bool:
+    print(f"SAM ViT-{args.sam} · {args.image_size} pixels · {args.images} images · {_conditions(args)}")
+    row = encoder.compare(
+        args.sam, image_size=args.image_size, images=args.images, repeats=args.repeats, clock=args.clock
+    )
+    print("  ours s  transformers s  ratio (95 %)          GFLOP  GFLOP/s  product's  share (95 %)         difference")
+    print(
+        f"{row.ours:8.3f} {row.theirs:15.3f} {_shown(row.ratio):>20} {row.gflop:7.1f} {row.gflops:8.1f} "
+        f"{row.peak_gflops:10.1f}  {_shown(row.share):>19} {row.difference:10.1e}"
+    )
+    return row.difference > 1e-4
+
+
+def cache(args: argparse.Namespace) -> bool:
+    print(f"towers {args.towers} · {args.images} images a step · {_conditions(args)}")
+    row = cached_training.compare(args.towers, batch_size=args.images, repeats=args.repeats, clock=args.clock)
+    print("towers M  others M  images/s cached  without  times as fast (95 %)    losses")
+    print(
+        f"{row.tower_parameters / 1e6:8.2f} {row.other_parameters / 1e6:9.2f} {row.cached:16.2f} {row.uncached:8.2f} "
+        f"{_shown(row.faster):>21}  {row.worst_loss_error:.1e}"
+    )
+    return row.worst_loss_error > 1e-2
+
+
+COMPARISONS: dict[str, Callable[[argparse.Namespace], bool]] = {
+    "generate": generate,
+    "decode": decode,
+    "regions": count_regions,
+    "encoder": encode,
+    "cache": cache,
+}
+
+
+def _told(args: argparse.Namespace) -> PixelLLMForGroundedGeneration:
+    """The model that is timed, after a line about it."""
+    if args.size:
+        torch.manual_seed(0)
+        text = {**PixelLLMConfig.tiny().text_config.to_dict(), **SIZES[args.size]}
+        device = torch.accelerator.current_accelerator() if args.device == "auto" else torch.device(args.device)
+        model = PixelLLMForGroundedGeneration(PixelLLMConfig.tiny(text_config=text))
+        model = model.to(device or torch.device("cpu")).eval()
+    else:
+        model = Captioner.load(args.model, args.device, args.dtype, {}).model
     print(
         f"{args.size or args.model} · {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters · "
-        f"{args.tokens} tokens · {args.threads} threads · {model.device} · median of {args.repeats} paired repeats"
+        f"{args.tokens} tokens · {model.device} · {_conditions(args)}"
     )
-    print("decoding             bare s  with places s   ratio  (95 %)          extra steps  tokens equal  places")
-    failed = False
-    for name, settings in CASES.items():
-        row = compare(model, name, tokens=args.tokens, repeats=args.repeats, **settings)
-        print(
-            f"{row.name:<19} {row.bare:7.4f} {row.grounded:14.4f} {row.ratio.value:7.3f}  "
-            f"({row.ratio.low:.3f}-{row.ratio.high:.3f})  {row.extra_steps:10.1%}  "
-            f"{row.tokens_equal!s:<12}  {row.worst_location_error:.1e}"
-        )
-        failed |= row.ratio.value > LIMIT or not row.tokens_equal or row.worst_location_error > 1e-4
-    print(
-        f"{'above' if failed else 'within'} the limits: ratio {LIMIT}, equal tokens, places as in a second pass to 1e-4"
-    )
-    return int(failed)
+    return model
 
 
-def _model(args: argparse.Namespace) -> PixelLLMForGroundedGeneration:
-    if not args.size:
-        return Captioner.load(args.model, args.device, args.dtype, {}).model
-    torch.manual_seed(0)
-    tiny = PixelLLMConfig.tiny()
-    text = {**tiny.text_config.to_dict(), **SIZES[args.size]}
-    config = PixelLLMConfig.tiny(text_config=text)
-    device = torch.accelerator.current_accelerator() if args.device == "auto" else torch.device(args.device)
-    return PixelLLMForGroundedGeneration(config).to(device or torch.device("cpu")).eval()
+def _conditions(args: argparse.Namespace) -> str:
+    seconds = "" if args.clock == "wall" else f", {args.clock} seconds"
+    return f"{args.threads} threads · median of {args.repeats} paired repeats{seconds}"
 
 
-def bare_language_model(model: PixelLLMForGroundedGeneration) -> T5ForConditionalGeneration:
-    """transformers' own class around the very same weights, without anything of ours."""
-    with torch.device("meta"):
-        bare = T5ForConditionalGeneration(model.config.text_config)
-    body = model.language_model.body
-    bare.shared, bare.encoder, bare.decoder = body.shared, body.encoder, body.decoder
-    bare.lm_head = model.language_model.lm_head
-    # the untied head takes the states as they are, as our language model does
-    bare.config.tie_word_embeddings = bare.config.scale_decoder_outputs = False
-    return bare.eval()
-
-
-def compare(
-    model: PixelLLMForGroundedGeneration,
-    name: str,
-    *,
-    rows: int,
-    beams: int,
-    tokens: int,
-    repeats: int,
-    cut: bool = False,
-) -> Row:
-    """Decode the same number of tokens from the same encoder states, with and without locations, turn by turn."""
-    torch.manual_seed(1)
-    shape = (rows, model.config.prompt_config.num_tokens + 8, model.config.text_config.d_model)
-    states = torch.randn(shape, device=model.device, dtype=model.dtype)
-    text = model.config.text_config
-    settings = GenerationConfig(
-        num_beams=beams,
-        min_new_tokens=tokens if cut else tokens - 1,
-        max_new_tokens=tokens,
-        forced_eos_token_id=None if cut else text.eos_token_id,
-        do_sample=False,
-        decoder_start_token_id=text.decoder_start_token_id,
-        pad_token_id=text.pad_token_id,
-        eos_token_id=text.eos_token_id,
-        return_dict_in_generate=True,
-    )
-    bare = bare_language_model(model)
-
-    def run(which: Any) -> Any:
-        with torch.inference_mode():
-            return which.generate(
-                encoder_outputs=BaseModelOutput(last_hidden_state=states),
-                generation_config=settings,
-            )
-
-    run(bare), run(model)  # first calls allocate
-    times: dict[str, list[float]] = {"bare": [], "grounded": []}
-    outputs = {}
-    for i in range(repeats):
-        # the order alternates, so that neither way always has the warmer caches
-        for key in ("bare", "grounded") if i % 2 else ("grounded", "bare"):
-            outputs[key], seconds = _timed(lambda k=key: run(bare if k == "bare" else model))  # type: ignore[misc]
-            times[key].append(seconds)
-    ratios = np.array(times["grounded"]) / np.array(times["bare"])
-    medians = {"ratio": float(np.median(ratios))}
-    grounded = outputs["grounded"]
-    return Row(
-        name,
-        statistics.median(times["bare"]),
-        statistics.median(times["grounded"]),
-        resampled(medians, lambda drawn: [np.median(ratios.repeat(drawn))], repeats, count=repeats)["ratio"],
-        1 / tokens if cut else 0.0,
-        bool(torch.equal(outputs["bare"].sequences, grounded.sequences)),
-        _location_error(model, states, grounded.sequences, grounded.coordinates),
-    )
-
-
-def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    _synchronize()
-    start = time.perf_counter()
-    result = call()
-    _synchronize()
-    return result, time.perf_counter() - start
-
-
-def _synchronize() -> None:
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
-
-
-def _location_error(model: Any, states: Tensor, sequences: Tensor, coordinates: Tensor) -> float:
-    """Largest difference to a teacher-forced second pass over the same tokens."""
-    with torch.inference_mode():
-        again = model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=states), decoder_input_ids=sequences
-        ).coordinates
-    known = ~coordinates.isnan()
-    return float((coordinates - again)[known].abs().max()) if known.any() else float("nan")
+def _shown(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f} ({estimate.low:.3f}-{estimate.high:.3f})"
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["generate"], help="generate: captions with locations against bare captions")
+    parser.add_argument("what", choices=list(COMPARISONS), help="see above")
     parser.add_argument("--model", default=EMBEDDED, help="folder or hub id; or the name of an embedded one")
     parser.add_argument("--size", choices=sorted(SIZES), help="random weights of this size instead of a model")
     parser.add_argument("--tokens", type=int, default=64, help="as long as the captions that are generated")
+    parser.add_argument("--prompts", type=int, nargs="+", help="of decode (1 16) and regions (16)")
+    parser.add_argument("--sam", choices=sorted(encoder.SIZES), default="b", help="of encoder: its published size")
+    parser.add_argument("--image-size", type=int, default=384, help="of encoder: pixels")
+    parser.add_argument("--images", type=int, default=4, help="of encoder and cache: at a time")
+    parser.add_argument(
+        "--towers", choices=sorted(cached_training.TOWERS), default="small", help="of cache: their size"
+    )
     parser.add_argument("--repeats", type=int, default=101, help="on a busy machine a median of fewer says little")
     parser.add_argument("--threads", type=int, default=min(4, os.cpu_count() or 1))
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     try:

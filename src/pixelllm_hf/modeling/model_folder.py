@@ -244,7 +244,7 @@ def check_weight_count(model: Any, files: Iterable[str]) -> None:
 
 def check_finite(model: Any, name: Any) -> None:
     """Raise if a weight that was loaded is NaN or infinite: the model would answer with nothing."""
-    for key, tensor in model.state_dict().items():
+    for key, tensor in ((key, part) for key, value in model.state_dict().items() for part in _plain_tensors(value)):
         # Not what was left on disk, nor types of eight bits, which torch cannot compare.
         known = tensor.is_floating_point() and tensor.device.type != "meta" and tensor.element_size() > 1
         if known and tensor.numel() and not all(math.isfinite(end) for end in tensor.detach().aminmax()):
@@ -252,6 +252,15 @@ def check_finite(model: Any, name: Any) -> None:
                 f"the weight {key!r} of {name} is not finite (NaN or infinite as {tensor.dtype}). Copy the weights "
                 "again, or take a checkpoint from before the training failed."
             )
+
+
+def _plain_tensors(tensor: Any) -> Iterator[Any]:
+    """The tensor, or those that one of a quantization library is made of."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield tensor
+        return
+    for name in tensor.__tensor_flatten__()[0]:
+        yield from _plain_tensors(getattr(tensor, name))
 
 
 @contextmanager

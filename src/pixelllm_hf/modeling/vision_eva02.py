@@ -125,7 +125,7 @@ class Eva02VisionTower(nn.Module):
         x = self.patch_embed(pixels).flatten(1, 2)
         cls_position, positions = self.pos_embed[:, :1], self.pos_embed[:, 1:]
         positions = resize_map(positions.unflatten(1, (self.table_size, self.table_size)), grid_hw).flatten(1, 2)
-        cls_token = (self.cls_token + cls_position).expand(len(x), -1, -1)
+        cls_token = (self.cls_token + cls_position).expand(x.shape[0], -1, -1)
         x = torch.cat([cls_token, x + positions], dim=1)
 
         head_dim = self.config.hidden_size // self.config.num_attention_heads

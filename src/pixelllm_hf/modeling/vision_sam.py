@@ -71,14 +71,24 @@ class SamAttention(nn.Module):
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * table_size - 1, self.head_dim))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * table_size - 1, self.head_dim))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, h, w, C) -> (B, h, w, C); every cell attends to every cell."""
-        batch, height, width, channels = x.shape
-        qkv = self.qkv(x).reshape(batch, height * width, 3, self.num_heads, self.head_dim)
+    def forward(self, x: Tensor, window: int = 0) -> Tensor:
+        """x (B, h, w, C) -> (B, h, w, C); every cell attends to every cell, or to those of its window.
+
+        As in the reference nothing masks the padding of windows: its cells are zeros that get the bias of `qkv` and
+        take part. They are alike, so they are projected once; those of a 24 x 24 grid would be a third more work.
+        """
+        size_hw = (x.shape[1], x.shape[2])
+        qkv = self.qkv(x)
+        if window:
+            padded = size_hw[0] % window or size_hw[1] % window
+            qkv = split_windows(qkv, window, self.qkv(x.new_zeros(x.shape[-1])) if padded else None)
+        batch, height, width = qkv.shape[:3]
+        qkv = qkv.reshape(batch, height * width, 3, self.num_heads, self.head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, h*w, head_dim)
         bias = self.position_bias(query, (height, width))
         x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        return self.proj(x.transpose(1, 2).reshape(batch, height, width, channels))
+        x = x.transpose(1, 2).reshape(batch, height, width, -1)
+        return self.proj(join_windows(x, window, size_hw) if window else x)
 
     def position_bias(self, query: Tensor, size_hw: tuple[int, int]) -> Tensor:
         """query (B, heads, h*w, head_dim), before its scaling -> what is added to the logits (B, heads, h*w, h*w)."""
@@ -128,24 +138,19 @@ class SamBlock(GradientCheckpointingLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, h, w, C) -> (B, h, w, C)."""
-        branch = self.norm1(x)
-        if self.window_size:
-            windows = split_windows(branch, self.window_size)
-            branch = join_windows(self.attn(windows), self.window_size, (x.shape[1], x.shape[2]))
-        else:
-            branch = self.attn(branch)
-        x = x + self.drop_path(branch)
+        x = x + self.drop_path(self.attn(self.norm1(x), self.window_size))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-def split_windows(x: Tensor, window: int) -> Tensor:
-    """x (B, h, w, C) -> (B * windows, window, window, C), zero-padded at the bottom and the right.
-
-    Nothing masks the padding: as in the reference its cells get the bias of `qkv` and take part in attention.
-    """
-    bottom, right = -x.shape[1] % window, -x.shape[2] % window
+def split_windows(x: Tensor, window: int, padding: Tensor | None = None) -> Tensor:
+    """x (B, h, w, C) -> (B * windows, window, window, C), padded at the bottom and the right by zeros or padding (C,)."""
+    height, width = x.shape[1:3]
+    bottom, right = -height % window, -width % window
     if bottom or right:
-        x = F.pad(x, (0, 0, 0, right, 0, bottom))
+        if padding is None:
+            padding = x.new_zeros(x.shape[-1])
+        x = torch.cat([x, padding.expand(x.shape[0], height, right, -1)], dim=2)
+        x = torch.cat([x, padding.expand(x.shape[0], bottom, width + right, -1)], dim=1)
     x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))  # (B, rows, window, columns, window, C)
     return x.transpose(2, 3).flatten(0, 2)
 

@@ -230,7 +230,7 @@ def box_map(found: Tensor, size_hw: tuple[int, int], *, most: int = 100, least: 
         [4 * (boxes.clamp(0, 1) - 0.5), 2 * scores.sqrt()[..., None], torch.ones_like(scores)[..., None]], -1
     )
     told = torch.where((first & (scores > least))[..., None], told, 0.0)
-    told = told.new_zeros(len(told), height * width, 6).scatter_add(1, cells[..., None].expand(-1, -1, 6), told)
+    told = told.new_zeros(told.shape[0], height * width, 6).scatter_add(1, cells[..., None].expand(-1, -1, 6), told)
     return told.transpose(1, 2).unflatten(2, size_hw)
 
 
