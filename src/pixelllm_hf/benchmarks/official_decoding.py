@@ -1,4 +1,4 @@
-"""Captions with locations against the official way: the whole sequence again for every token, and once more for locations.
+"""Captions with locations against the official way: the whole sequence again for every token, once more for locations.
 
 The reference keeps no cache (official.md#decoding) and reads the points in a second pass over the finished sequence.
 """

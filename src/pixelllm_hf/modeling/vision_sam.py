@@ -143,7 +143,7 @@ class SamBlock(GradientCheckpointingLayer):
 
 
 def split_windows(x: Tensor, window: int, padding: Tensor | None = None) -> Tensor:
-    """x (B, h, w, C) -> (B * windows, window, window, C), padded at the bottom and the right by zeros or padding (C,)."""
+    """x (B, h, w, C) -> (B * windows, window, window, C); padding (C,), or zeros, at the bottom and the right."""
     height, width = x.shape[1:3]
     bottom, right = -height % window, -width % window
     if bottom or right:
