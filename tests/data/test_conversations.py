@@ -26,6 +26,16 @@ def test_every_question_is_a_prompt_on_the_whole_image_and_its_answer_the_target
     assert all(p["text_loss"] and not p["point_loss"] for p in row["prompts"])
 
 
+def test_questions_to_a_pixellm_stand_alone_and_their_answers_point_at_nothing(squares):
+    talk = conversation(1, "What is it?", "A red square.", "And here?", "A {seg}.")
+    report = ReadReport()
+    path = squares.dump("c.json", [talk])
+    (row,) = read_conversations(path, squares.images, task="reason", on_error="skip", report=report)
+    assert row["task"] == "reason"
+    assert [(p["context"], p["target"], p["targets"]) for p in row["prompts"]] == [("What is it?", "A red square.", [])]
+    assert report.dropped == {"placeholders and targets differ": 1}
+
+
 def test_a_conversation_without_an_image_is_left_out_even_where_mistakes_are_raised(squares):
     text_only = conversation(1, "Hello?", "Hello.")
     del text_only["image"]

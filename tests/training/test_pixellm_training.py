@@ -15,6 +15,8 @@ from PIL import Image
 
 from pixelllm_hf import PixelLMConfig, PixelLMForReasoningSegmentation, PixelLMProcessor
 from pixelllm_hf.data.question_collator import QuestionCollator
+from pixelllm_hf.evaluation.runner import GenerationSettings, evaluate
+from pixelllm_hf.evaluation.tasks import TASKS
 from pixelllm_hf.training.build_model import family_of_start
 from pixelllm_hf.training.config import ConfigError, load_config
 from pixelllm_hf.training.dry_run import describe
@@ -69,7 +71,9 @@ def start(small_pixellm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """The small PixelLM with weights as a model is made with."""
     folder = tmp_path_factory.mktemp("start") / "checkpoint"
     torch.manual_seed(2)
-    model = PixelLMForReasoningSegmentation(PixelLMConfig.from_pretrained(small_pixellm))
+    config = PixelLMConfig.from_pretrained(small_pixellm)
+    config.codebook_config.hidden_size = config.codebook_config.intermediate_size = 32  # 16 do not learn masks
+    model = PixelLMForReasoningSegmentation(config)
     model.save_pretrained(folder)
     PixelLMProcessor.from_pretrained(small_pixellm).save_pretrained(folder)
     return folder
@@ -81,7 +85,12 @@ def recipe(muse: Path, start: Path, tmp_path: Path) -> Any:
         source = {"format": "muse", "annotations": f"{muse}/muse.json", "images": f"{muse}/images", "max_prompts": 3}
         content = {
             "model": {"init": str(start), "freeze": ["vision_tower"]},
-            "data": {"batch_size": 4, "cache_dir": str(tmp_path / "cache"), "sources": [source]},
+            "data": {
+                "batch_size": 4,
+                "max_context_tokens": 256,
+                "cache_dir": str(tmp_path / "cache"),
+                "sources": [source],
+            },
             "optimizer": {"learning_rate": 1e-2, "betas": [0.9, 0.95], "max_grad_norm": 1.0},
             "run": {"output_dir": str(tmp_path / "run"), "total_steps": 6, "cpu": True, "progress": False},
         }
@@ -109,8 +118,30 @@ def trained(recipe: TrainConfig) -> tuple[Trainer, Objective]:
     return trainer, objective
 
 
+def test_four_images_are_learnt_by_heart_and_saved_whole(recipe: Any, muse: Path, tmp_path: Path) -> None:
+    trainer, _ = trained(
+        recipe("total_steps=180", "warmup_steps=10", "model.freeze=[]", "optimizer.learning_rate=5e-3")
+    )
+    folder = tmp_path / "run" / "model"
+    model = PixelLMForReasoningSegmentation.from_pretrained(folder).eval()
+    for name, tensor in trainer.bare_model.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]), name
+    found = evaluate(
+        model,
+        PixelLMProcessor.from_pretrained(folder),
+        TASKS["muse"],
+        muse,
+        generation=GenerationSettings(batch_size=4),
+    )
+    metrics = {name: estimate["value"] for name, estimate in found.result["metrics"].items()}
+    assert metrics["right_number"] == 1 and metrics["empty_accuracy"] == 1
+    assert metrics["gIoU"] > 0.5
+    answers = {q["question"]: q["answer"] for row in found.answers for q in row["questions"]}
+    assert answers == {question: answer.replace(" {seg}", "") for question, (answer, _) in ASKED.items()}
+
+
 def test_a_run_that_was_interrupted_ends_with_the_same_weights(recipe: Any, tmp_path: Path) -> None:
-    lora = ["model.lora={rank: 2, fully_trained: [model.embed_tokens, lm_head]}", "data.max_context_tokens=256"]
+    lora = ["model.lora={rank: 2, fully_trained: [model.embed_tokens, lm_head]}"]
     ways = {"whole": [()], "twice": [("run.stop_at=3",), ()]}
     ends = {}
     for name, runs in ways.items():
@@ -129,7 +160,7 @@ def test_a_run_that_was_interrupted_ends_with_the_same_weights(recipe: Any, tmp_
 
 def test_batches_are_what_the_processor_makes_with_the_answers_behind(recipe: Any, start: Path) -> None:
     processor = PixelLMProcessor.from_pretrained(start)
-    settings = recipe("data.max_context_tokens=256")
+    settings = recipe()
     batches = language_objective(settings, Accelerator(cpu=True)).batches
     batch = batches.batch_at(0)
     assert batch["prompt_mask"].tolist() == [[True] * 3] * 4 and len(batch["mask_labels"]) == 4 * (1 + 2 + 0)
@@ -147,7 +178,7 @@ def test_batches_are_what_the_processor_makes_with_the_answers_behind(recipe: An
 
 
 def test_a_target_that_does_not_fit_has_neither_tokens_nor_a_mask(recipe: Any) -> None:
-    settings = recipe("data.max_context_tokens=256", "data.max_text_tokens=10")
+    settings = recipe("data.max_text_tokens=10")
     batch = language_objective(settings, Accelerator(cpu=True)).batches.batch_at(0)
     model = language_objective(settings, Accelerator(cpu=True)).module
     assert 0 < len(batch["mask_labels"]) < 12

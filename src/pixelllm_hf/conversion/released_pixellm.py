@@ -27,7 +27,7 @@ _OF_LLAMA = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "max_position_embeddings", "rms_norm_eps", "rope_theta", "hidden_act",
 )  # fmt: skip
-_OF_CLIP = (
+CLIP_SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "patch_size", "projection_dim",
     "layer_norm_eps", "hidden_act",
 )  # fmt: skip
@@ -59,19 +59,17 @@ def convert_release(
     ids = add_pixellm_tokens(tokenizer, group_size)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token  # as released
-    text = {"model_type": "llama", "vocab_size": len(tokenizer)} | _sizes(source, _OF_LLAMA)
+    text = {"model_type": "llama", "vocab_size": len(tokenizer)} | sizes_beside(source, _OF_LLAMA)
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         text[name] = getattr(tokenizer, name)
     ours = PixelLMConfig(
         text_config=text,
-        vision_config=_sizes(tower, _OF_CLIP) | {"image_size": side},
+        vision_config=sizes_beside(tower, CLIP_SIZES) | {"image_size": side},
         codebook_token_ids=ids[:group_size],
         image_token_id=ids[-1],
         **settings,
     )
-    weights = convert_pixellm(
-        _read(source), ours, clip=_clip_weights(tower), lora_scale=lora_scale, class_row=class_row
-    )
+    weights = convert_pixellm(_read(source), ours, clip=clip_weights(tower), lora_scale=lora_scale, class_row=class_row)
     with torch.device("meta"):
         model = PixelLMForReasoningSegmentation(ours)
     model.load_state_dict({name: tensor.to(dtype) for name, tensor in weights.items()}, assign=True)
@@ -87,7 +85,7 @@ def convert_release(
     return ours
 
 
-def _sizes(source: WeightSource, names: tuple[str, ...]) -> dict[str, Any]:
+def sizes_beside(source: WeightSource, names: tuple[str, ...]) -> dict[str, Any]:
     """What the config beside the weights says of these."""
     file = source.folder / "config.json"
     try:
@@ -107,7 +105,7 @@ def _read(source: WeightSource) -> dict[str, Tensor]:
     return tensors
 
 
-def _clip_weights(tower: WeightSource) -> dict[str, Tensor]:
+def clip_weights(tower: WeightSource) -> dict[str, Tensor]:
     """Of the image's side of a CLIP; its text side has no place here."""
     weights = {name: tower.read(name) for name in tower.tensors if name.startswith("vision_model.")}
     tower.close()
@@ -119,4 +117,4 @@ def _clip_weights(tower: WeightSource) -> dict[str, Tensor]:
     return weights
 
 
-__all__ = ["convert_release"]
+__all__ = ["CLIP_SIZES", "clip_weights", "convert_release", "sizes_beside"]

@@ -13,6 +13,7 @@ from pixelllm_hf.data.bad_records import BadRecordError, OnError, ReadReport, ch
 from pixelllm_hf.data.grounded_examples import build_dataset, grounded_prompt, grounded_row
 from pixelllm_hf.data.image_folder import ImageFolder
 from pixelllm_hf.data.record_fields import checked_list, checked_string, checked_text, required_one, shown
+from pixelllm_hf.data.target_answers import question_prompt
 
 # What other programs call them.
 _SPEAKERS = {"user": "human", "human": "human", "assistant": "gpt", "chatgpt": "gpt", "gpt": "gpt", "system": "system"}
@@ -23,15 +24,17 @@ def read_conversations(
     annotations: str | Path,
     images: str | Path,
     *,
+    task: str = "caption",
     streaming: bool = False,
     on_error: OnError = "raise",
     check_images: bool = False,
     report: ReadReport | None = None,
 ) -> Dataset | IterableDataset:
-    """Rows of task "caption", one per conversation: every question with its answer is a prompt on the whole image.
+    """Rows of one task, one per conversation: every question with its answer is a prompt on the whole image.
 
     annotations: a JSON list, or JSONL, of {"id", "image", "conversations": [{"from": "human" | "gpt", "value"}, ...]};
         chat messages with "role" and "content" do as well.
+    task: "caption", or "reason" for a PixelLM: a question then stands alone in its prompt, and no answer points.
     Records without an image are left out and counted. Turns do not see each other, as in the reference.
     """
     check_on_error(on_error)
@@ -47,13 +50,13 @@ def read_conversations(
                     report.leave_out("no image", f"{where} is a conversation without an image.")
                     continue
                 path = folder.find(where, Path(name).stem, name)
-                prompts = _prompts(where, turns, on_error, report)
+                prompts = _prompts(where, turns, task, on_error, report)
                 width, height = ImageFolder.size_wh(where, path)
             except BadRecordError as error:
                 report.drop(error, on_error)
                 continue
             # The image and not the record: several conversations of one image are rows of one image.
-            yield grounded_row(path, Path(name).stem, (width, height), "caption", prompts)
+            yield grounded_row(path, Path(name).stem, (width, height), task, prompts)
 
     return build_dataset(rows, streaming=streaming, report=report)
 
@@ -76,7 +79,7 @@ def _image_name(where: str, record: dict[str, Any]) -> str | None:
     return checked_text(where, listed[0], "image") if listed else None
 
 
-def _prompts(where: str, turns: object, on_error: OnError, report: ReadReport) -> list[dict[str, Any]]:
+def _prompts(where: str, turns: object, task: str, on_error: OnError, report: ReadReport) -> list[dict[str, Any]]:
     turns = checked_list(where, turns, "conversations")
     spoken = [_turn(f"{where}, turn {index}", turn) for index, turn in enumerate(turns)]
     if spoken and spoken[0][0] == "system":
@@ -99,10 +102,12 @@ def _prompts(where: str, turns: object, on_error: OnError, report: ReadReport) -
                 question = question.replace(mark, "")
             question = checked_text(place, question, "the question")
             answer = checked_text(place, spoken[index + 1][1], "the answer")
+            if task == "reason":
+                prompts.append(question_prompt(place, question, answer, []))
+            else:
+                prompts.append(grounded_prompt(answer, context=conversation_context(question)))
         except BadRecordError as error:
             report.drop(error, on_error)
-            continue
-        prompts.append(grounded_prompt(answer, context=conversation_context(question)))
     if not prompts:
         raise BadRecordError("no turns", where, "no usable question and answer is left.", "Skip the record.")
     return prompts

@@ -78,7 +78,7 @@ FORMATS: dict[str, Format] = {
         says="categories",
     ),
     "coco_stuff": Format("label_maps", "read_coco_stuff", ("reason",), "classes", has_splits=True, inside=_LABEL_MAPS),
-    "conversations": Format("conversations", "read_conversations", ("caption",)),
+    "conversations": Format("conversations", "read_conversations", ("caption", "reason")),
     "flickr30k_entities": Format(
         "flickr30k_entities",
         "read_flickr30k_entities",

@@ -15,21 +15,29 @@ from pixelllm_hf.training.recipe_values import ConfigError
 
 
 @torch.no_grad()
-def with_codebook(model: PixelLLMForGroundedGeneration, codebook: dict[str, Any]) -> PixelLLMForGroundedGeneration:
+def with_codebook(
+    model: PixelLLMForGroundedGeneration, codebook: dict[str, Any], *, segmentation_head: str = "codebook"
+) -> PixelLLMForGroundedGeneration:
     """The model with a codebook head of this config in the place of its heads of masks and detections.
 
     What both have keeps its weights. Each scale of the light decoder begins as the mask head's two-way transformer with
     its tokens and filters, and the necks hand on the map that masks were made of; `output_upscaling`, `upsample_2x` and
-    the codebook are new. Raises ConfigError unless the mask head has the sizes of the codebook.
+    the codebook are new. With segmentation_head "sam" the mask head itself stays, and its decoder makes the masks.
+    Raises ConfigError unless the mask head has the sizes of the codebook.
     """
     old = model.mask_head
     if old is None:
         raise ConfigError("the light decoder begins as a mask head's, but this model has none.")
-    config = model.config.to_dict() | {"mask_head_config": None, "proposal_head_config": None}
-    made = PixelLLMForGroundedGeneration(PixelLLMConfig(**config | {"codebook_config": codebook}))
+    config = model.config.to_dict() | {"proposal_head_config": None, "codebook_config": codebook}
+    config |= {"segmentation_head": segmentation_head}
+    if segmentation_head == "codebook":
+        config["mask_head_config"] = None
+    made = PixelLLMForGroundedGeneration(PixelLLMConfig(**config))
     made.generation_config = copy.deepcopy(model.generation_config)
     kept = {name: tensor for name, tensor in model.state_dict().items() if name in made.state_dict()}
     made.load_state_dict(kept, strict=False)
+    if made.codebook_head.decoder is None:
+        return made
     decoder, prompts = made.codebook_head.decoder, model.prompt_encoder
     try:
         for transformer in decoder.transformer:

@@ -44,6 +44,8 @@ class SourceConfig(RecipePart):
             where its annotations are many files (Flickr30k Entities, PASCAL VOC).
         images: folder of the image files; a `prepared` folder has them inside.
         segments: folder of a panoptic file's PNGs; None looks beside it.
+        classes: file of the names of classes (ADE20K, COCO-Stuff, Mapillary).
+        explanations: of ReasonSeg; None looks in its folder.
         instances: COCO instances file, which referring expressions point into, or whose objects join COCO captions.
         image_data: Visual Genome's image_data.json.
         split: of formats that have splits (referring expressions, Flickr30k Entities, PASCAL VOC); None takes all.
@@ -68,6 +70,8 @@ class SourceConfig(RecipePart):
     instances: str | None = None
     image_data: str | None = None
     segments: str | None = None
+    classes: str | None = None
+    explanations: str | None = None
     split: str | None = None
     weight: NotNegative = 1.0
     max_prompts: Few = 1
