@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from transformers import GenerationConfig
 
+from pixelllm_hf import embedded_checkpoint
 from pixelllm_hf.data.tokenizer_training import prompt_texts, train_tokenizer
 from pixelllm_hf.evaluation.labelling import image_files, labelled
 from pixelllm_hf.evaluation.object_detector import Detection
@@ -119,6 +121,9 @@ def test_every_stage_runs_from_the_folder_of_photographs_and_leaves_a_model_for_
     masks = run("masks", photographs, tmp_path)
     model = PixelLLMForGroundedGeneration.from_pretrained(masks)
     assert model.mask_head is not None and model.point_head.scale is not None
+    embedded = GenerationConfig.from_pretrained(embedded_checkpoint("photo"))
+    for name in ("num_beams", "max_new_tokens", "no_repeat_ngram_size", "max_repeated_tokens"):
+        assert getattr(model.generation_config, name) == getattr(embedded, name), name
     parts = {folder.parent.name for folder in (tmp_path / "cache").glob("features-*/part-*")}
     assert len(parts) == 2  # one set of maps for language, one with the map of masks
 

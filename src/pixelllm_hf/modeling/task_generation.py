@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from .modeling_pixelllm import PixelLLMForGroundedGeneration
 
 
-_OWN_OPTIONS: dict[str, Any] = {
+# What `generate` takes besides transformers' options, as keywords or as entries of the generation config: defaults.
+OWN_OPTIONS: dict[str, Any] = {
     "output_boxes": None,
     "output_masks": False,
     "detect_objects": False,
@@ -93,7 +94,7 @@ class TaskGeneration:
             options.setdefault("num_beams", 1)
         resolved, _ = model._prepare_generation_config(generation_config, **options)
         refuse_unkept_modes(resolved, options)
-        own = {name: options.pop(name, getattr(resolved, name, default)) for name, default in _OWN_OPTIONS.items()}
+        own = {name: options.pop(name, getattr(resolved, name, default)) for name, default in OWN_OPTIONS.items()}
         check_counts(resolved, own)
         inputs = {name: options.pop(name, None) for name in _INPUT_NAMES}
         for name in _PASSING_NAMES:

@@ -12,6 +12,7 @@ from pixelllm_hf.families import FAMILIES, Family, UnknownFamilyError, family_of
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.model_folder import check_generation
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
+from pixelllm_hf.modeling.task_generation import OWN_OPTIONS
 from pixelllm_hf.training.config import ConfigError
 
 if TYPE_CHECKING:
@@ -75,8 +76,11 @@ def build_model_and_processor(settings: ModelSettings) -> tuple[PixelLLMForGroun
         weights=settings.weights,
     )
     check_generation(settings.generation, "model.generation.")
-    if unknown := model.generation_config.update(**settings.generation):
-        raise ConfigError(f"model.generation has entries that no generation config knows: {sorted(unknown)}.")
+    others = model.generation_config.update(**settings.generation)  # those that transformers does not know
+    if unknown := sorted(others.keys() - OWN_OPTIONS.keys()):
+        raise ConfigError(f"model.generation has entries that no generation config knows: {unknown}.")
+    for name, value in others.items():
+        setattr(model.generation_config, name, value)
     processor = load_processor(
         settings.processor or settings.init,
         image_size=model.config.image_size,
