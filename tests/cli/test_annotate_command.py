@@ -177,3 +177,13 @@ def test_the_settings_are_those_that_were_asked(tmp_path: Path):
     annotate(stream(1, streamed=False), AnnotationShards(tmp_path, SETTINGS, shard_size=4), answered)
     assert json.loads((tmp_path / "annotations.json").read_text()) == SETTINGS | {"shard_size": 4}
     assert json.loads((tmp_path / "end.json").read_text()) == {"images": 1}
+
+
+@pytest.mark.parametrize(
+    ("rank", "size", "told"), [("5", "2", "the last is 1"), ("a", "2", "RANK='a'"), ("0", "0", "WORLD_SIZE")]
+)
+def test_a_process_to_which_nothing_can_fall_is_told_so(tmp_path, monkeypatch, capsys, rank, size, told):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    assert main(["annotate", "--dataset", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert told in capsys.readouterr().err

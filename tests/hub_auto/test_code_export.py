@@ -54,6 +54,15 @@ print(json.dumps({
 }))
 """
 
+EVERY_PART = """
+from transformers import AutoModel, AutoProcessor
+
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+inputs = processor(images=image, task="dense")
+print(json.dumps([result.to_dict() for result in processor.post_process_dense(model.generate(**inputs), inputs)[0]]))
+"""
+
 PIPELINE = """
 from transformers import pipeline
 
@@ -117,6 +126,22 @@ def test_without_the_package_auto_classes_give_the_same_answers(exported: Path, 
     mine = processor.post_process_grounded_generation(output, inputs)[0][0]
     assert found["record"]["text"] == mine.text
     assert [word["start"] for word in found["record"]["words"]] == [word.start for word in mine.words]
+
+
+def test_without_the_package_the_embedded_model_finds_the_same_objects(without_package: Run, tmp_path: Path):
+    """With its own kinds of towers and heads, whichever of processor and model is loaded first."""
+    folder = tmp_path / "photo"
+    shutil.copytree(pixelllm_hf.embedded_checkpoint("photo"), folder)
+    pixelllm_hf.export_code(folder)
+    image = Path(__file__).parents[2] / "demo" / "examples" / "skier.jpg"
+    found = without_package(f"image = {str(image)!r}" + EVERY_PART, folder)
+    processor = PixelLLMProcessor.from_pretrained(folder)
+    inputs = processor(images=image, task="dense")
+    output = PixelLLMForGroundedGeneration.from_pretrained(folder).generate(**inputs)
+    mine = processor.post_process_dense(output, inputs)[0]
+    assert len(mine) > 1 and [record["text"] for record in found] == [result.text for result in mine]
+    for record, result in zip(found, mine, strict=True):
+        assert record["box"] == pytest.approx(result.box, abs=1e-2)
 
 
 def test_without_the_package_the_pipeline_gives_the_same_answers_also_when_saved_again(

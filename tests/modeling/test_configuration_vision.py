@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import BartConfig, CLIPVisionConfig, MambaConfig, MT5Config, T5Config
+from transformers import BartConfig, CLIPVisionConfig, MambaConfig, MT5Config, PreTrainedConfig, T5Config
 
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.configuration_vision import (
@@ -104,9 +104,16 @@ def test_a_foreign_config_in_the_place_of_a_tower_builds_no_other_tower(key):
         PixelLLMVisionConfig(**{key: CLIPVisionConfig()})
 
 
+def test_a_tower_s_config_of_another_copy_of_the_code_keeps_its_settings():
+    """Code that comes with a checkpoint is loaded more than once, and each time makes classes of its own."""
+    copy = type("PixelLLMYoloxTowerConfig", (PreTrainedConfig,), {"model_type": "pixelllm_yolox_tower"})
+    (tower,) = PixelLLMVisionConfig(towers=[copy(base_channels=24, output_maps=["p4"], name="seen")]).towers
+    assert (tower.base_channels, list(tower.output_maps), tower.name) == (24, ["p4"], "seen")
+
+
 @pytest.mark.parametrize("side", [64, 65, 97])
 def test_channels_and_cells_are_known_without_running(side):
-    detections = {**YOLOX, "output_maps": ["p3", "p5", "classes", "boxes", "detections4"]}
+    detections = {**YOLOX, "output_maps": ["p3", "p5", "classes", "boxes", "detections"]}
     eva02, sam = PixelLLMConfig.for_tests().to_dict()["vision_config"]["towers"]
     whole = {**LITE, "output_maps": [*(f"stage{number}" for number in range(1, 8)), "head"]}
     config = vision(image_size=side, towers=[eva02, sam, whole, {**detections, "input_size": 40}])

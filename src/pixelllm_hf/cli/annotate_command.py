@@ -66,6 +66,11 @@ def run(args: argparse.Namespace) -> int:
 
     request = _request(args)
     process, processes = _place("RANK", 0), _place("WORLD_SIZE", 1)
+    if process >= processes:
+        raise UsageError(
+            f"RANK is {process}, but of {processes} processes (WORLD_SIZE) the last is {processes - 1}: nothing would "
+            "fall to this one. Start all of them with accelerate launch or torchrun, or unset both."
+        )
     model = args.model or default_model(request.task)
     source = ModelSource.find(model, args.revision)
     settings = {
@@ -202,7 +207,10 @@ def _request(args: argparse.Namespace) -> Request:
 
 def _place(variable: str, otherwise: int) -> int:
     """What a launcher (accelerate, torchrun) has told this process."""
-    return int(os.environ.get(variable, otherwise))
+    told = os.environ.get(variable, str(otherwise))
+    if not told.isascii() or not told.isdecimal():
+        raise UsageError(f"the environment says {variable}={told!r}, which is no whole number. Unset it.")
+    return int(told)
 
 
 def _tell(process: int, processes: int, what: str) -> None:

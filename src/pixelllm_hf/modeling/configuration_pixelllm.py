@@ -417,7 +417,7 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
             raise ValueError("pooled_detections of prompt_config counts where pools_prompt is on: set that too.")
         if pooled is not None:
             self._check_detections("pooled_detections of prompt_config", [pooled])
-        if isinstance(head, PixelLLMTowerProposalConfig):
+        if head is not None and head.model_type == PixelLLMTowerProposalConfig.model_type:
             self._check_detections("maps of proposal_head_config", list(head.maps))
 
     def _check_detections(self, setting: str, names: list[str]) -> None:

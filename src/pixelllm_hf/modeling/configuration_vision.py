@@ -499,6 +499,8 @@ def tower_config(given: Any) -> PixelLLMTowerConfig:
     if not is_config and not isinstance(given, dict):
         raise TypeError(f"a tower must be a config or a dict with model_type, but got {type(given).__name__}.")
     model_type = given.model_type if is_config else given.get("model_type")
+    if model_type in TOWER_CONFIGS and is_config:  # of another copy of this module, which came with a checkpoint
+        return TOWER_CONFIGS[model_type].from_dict(given.to_dict())
     values = {} if is_config else {name: value for name, value in given.items() if name != "model_type"}
     if model_type in TOWER_CONFIGS:
         return TOWER_CONFIGS[model_type](**values)

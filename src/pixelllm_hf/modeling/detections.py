@@ -40,7 +40,8 @@ class Detections:
 def make_proposal_head(config: PixelLLMConfig) -> AnyProposalHead:
     """The proposal head of a config that has one."""
     head = config.proposal_head_config
-    if isinstance(head, PixelLLMTowerProposalConfig):
+    # by its name: code that comes with a checkpoint is loaded more than once, and each time makes classes of its own
+    if head.model_type == PixelLLMTowerProposalConfig.model_type:
         return TowerProposalHead(head, config.image_size)
     return ProposalHead(head, config.vision_config.feature_channels)
 
