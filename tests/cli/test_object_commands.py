@@ -36,6 +36,14 @@ def test_several_expressions_are_answered_together_and_drawn_on_one_image(run, i
     assert [p.name for p in tmp_path.glob("*.png")] == ["out.png"]
 
 
+def test_an_expression_that_cannot_be_read_is_no_failed_image(run, images, capsys, tmp_path: Path, records):
+    asked = ["a dog", "--also", "\U0001f986", "--also", "\u9e2d\u5b50", "--json", tmp_path / "out.jsonl"]
+    assert run("refer", images / "a.png", *asked) == SOME_FAILED
+    told = capsys.readouterr().err
+    assert told.count("the tokenizer has no tokens") == 2 and "inputs failed" not in told
+    assert [r.get("text") for r in records(tmp_path / "out.jsonl")].count("a dog") == 1
+
+
 def test_a_segmented_object_has_a_mask_of_the_size_of_its_image(run, images, capsys, tmp_path: Path, records):
     arguments = ["--json", tmp_path / "out.jsonl", "--draw", tmp_path / "out.png"]
     assert run("segment", images / "a.png", "a dog", *arguments) == OK

@@ -56,7 +56,8 @@ def answer(args: argparse.Namespace, request: Request) -> int:
                 records.add_failure(**{words: expression, "error": problem})
             if args.resume:
                 inputs = _without_answered(inputs, records, request)
-        return _answer_all(args, request, inputs, captioner, records, drawings, failed=len(refused))
+        result = _answer_all(args, request, inputs, captioner, records, drawings)
+        return SOME_FAILED if refused else result
 
 
 def _answer_all(
@@ -66,11 +67,10 @@ def _answer_all(
     captioner: Captioner | None,
     records: Records,
     drawings: Drawings | None,
-    failed: int,
 ) -> int:
     show = print_objects if request.about_objects else print_captions
     people = sys.stderr if is_stdout(args.json) else sys.stdout
-    done = 0
+    done = failed = 0
     try:
         for image, outcome in _outcomes(captioner, inputs, request, args.batch_size, people):
             problem = None
