@@ -28,7 +28,7 @@ CAPTION = made_up_caption()
 class MadeUpCaptioner:
     """A model that sees a ball, or writes a caption; after `fails_after` words its time is up."""
 
-    beams, longest = 1, 96
+    beams, longest, folder = 1, 96, Path("nowhere")
     fails_after: int | None = None
     surest_width: int | None = None
 
@@ -225,7 +225,7 @@ def test_there_is_nothing_to_link_to_before_an_answer(events):
 
 def test_an_address_without_a_link_changes_nothing(events):
     controls = list(opened(events, "?__theme=dark"))
-    assert controls.pop(12) is None, "nothing is asked"
+    assert controls.pop(13) is None, "nothing is asked"
     assert all(control == gr.skip() for control in controls)
 
 
@@ -305,6 +305,19 @@ def test_a_page_whose_model_can_only_be_asked_opens_unasked(events, captioner, m
     monkeypatch.setattr(MadeUpCaptioner, "missing_head", lambda self, task: None if task == "reason" else "point head")
     opening = events.opening()
     assert opening.file and opening.answered is None and opening.view["answers"] == []
-    choice, note, _ = events.choose_model("tiny", "caption")
+    choice, note, *_ = events.choose_model("tiny", "caption")
     assert choice["value"] == "reason" and [task for _, task in choice["choices"]] == ["reason"]
     assert "needs a point head" in note
+
+
+def test_choosing_a_model_brings_its_own_beams_and_what_it_has_learnt_from(events, captioner, tmp_path, monkeypatch):
+    (tmp_path / "README.md").write_text("# Big\n\n## Training data\n\nCats. Dogs, too.\n")
+    big = MadeUpCaptioner()
+    monkeypatch.setattr(big, "folder", tmp_path, raising=False)
+    monkeypatch.setattr(big, "beams", 99, raising=False)
+    events.service._captioners["org/big"] = big
+    *_, beams, taught = events.choose_model("org/big", "caption")
+    assert beams == events.limits.beams, "its own, as far as they are allowed here"
+    assert taught == "**org/big** has learnt from: Cats. Dogs, too."
+    *_, beams, taught = events.choose_model("tiny", "caption")
+    assert beams == 1 and "its card does not say" in taught

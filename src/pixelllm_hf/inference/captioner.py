@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pixelllm_hf.decoding import decoding_options, longest, own_beams
@@ -112,6 +113,11 @@ class Captioner:
     def missing_head(self, task: str) -> str | None:
         """What the model lacks for the task, in words; None if nothing."""
         return task_spec(task).missing_head(self.model.config)
+
+    @property
+    def folder(self) -> Path:
+        """Where the model was read from."""
+        return Path(self.model.name_or_path)
 
     @property
     def beams(self) -> int:

@@ -30,6 +30,7 @@ CSS = """
   align-items: start; display: grid; gap: 16px;
   grid-template: "choose result" auto "options result" 1fr / minmax(0, 2fr) minmax(0, 3fr);
 }
+#learnt-from { font-size: .85rem; opacity: .8; }
 #choose { grid-area: choose; } #result { grid-area: result; } #options { grid-area: options; }
 #examples { flex-wrap: wrap; gap: 8px; }
 .example { flex: 0 0 auto; flex-direction: column; font-size: 13px; gap: 4px; min-width: 0 !important; padding: 6px; }
@@ -63,6 +64,7 @@ def build_page(service: Service, examples: ExampleImages, uploads: Path) -> gr.B
         gr.Markdown(
             f"# {TITLE}\nPoint at a word to see its place, point at the image to see the word.", elem_id="title"
         )
+        taught = gr.Markdown(service.learnt_from(None), elem_id="learnt-from")
         answered, linked, visitor = gr.State(opening.answered, time_to_live=3600), gr.State(None), gr.State(Session())
         with gr.Row(elem_id="layout"):
             with gr.Column(elem_id="choose", min_width=0):
@@ -163,14 +165,14 @@ def build_page(service: Service, examples: ExampleImages, uploads: Path) -> gr.B
         phrase.submit(**answer)
         drawn = viewer.submit(events.drawn, visitor, [task, *places], queue=False, show_progress="hidden", **_PRIVATE)
         drawn.success(**at_once)
-        model.input(events.choose_model, [model, task], [task, note_on_tasks, beams], **others)
+        model.input(events.choose_model, [model, task], [task, note_on_tasks, beams, taught], **others)
         make.click(
             events.make_file, [form, side, answered], [file, text, drawing], **(others | {"show_progress": "full"})
         )
         make_link.click(events.link, answered, link, **others).success(
             None, link, link, js=_TO_ADDRESS, api_visibility="private"
         )
-        page.load(events.open_link, None, [*asked, note_on_tasks, linked, *shown], **others)
+        page.load(events.open_link, None, [*asked, note_on_tasks, taught, linked, *shown], **others)
         linked.change(**answer)
         add_endpoints(service, uploads)
     return page

@@ -194,12 +194,18 @@ class PageEvents:
                 place = [None] * 4 + [*points[0][0]]
         return "region", *(None if number is None else round(number, 1) for number in place)
 
-    def choose_model(self, model: Any, task: Any) -> tuple[Any, str, int]:
-        """A model -> the tasks that it can do, what it lacks for the others, and its own beams."""
+    def choose_model(self, model: Any, task: Any) -> tuple[Any, str, int, str]:
+        """A model -> the tasks that it can do, what it lacks for the others, its own beams, what it has learnt from."""
         with as_gradio_error():
             lacking, beams = self.service.lacking(model), self.service.beams(model)
+            taught = self.service.learnt_from(model)
         choices = task_choices(lacking)
-        return gr.update(choices=choices, value=choices[0][1] if task in lacking else task), lacks(lacking), beams
+        return (
+            gr.update(choices=choices, value=choices[0][1] if task in lacking else task),
+            lacks(lacking),
+            beams,
+            taught,
+        )
 
     # --- taking away ---
 
@@ -247,7 +253,7 @@ class PageEvents:
 
     def open_link(self, request: gr.Request) -> tuple[Any, ...]:
         """The address that the page was opened with -> the controls, whether to ask at once, and an empty answer."""
-        as_it_is = (gr.skip(),) * (3 + LOCATION_FIELDS + 3) + (None,) + (gr.skip(),) * 4
+        as_it_is = (gr.skip(),) * (3 + LOCATION_FIELDS + 4) + (None,) + (gr.skip(),) * 4
         try:
             view = read_query(request.query_params.multi_items(), self.limits)
             if view is None:
@@ -264,7 +270,8 @@ class PageEvents:
         place = [*(view.box or [None] * 4), *(view.point or [None] * 2)]
         task = gr.update(choices=task_choices(lacking), value=view.task)
         file, ask_now, beams = self.example(view.example), time.time(), view.beams or self.service.beams(model)
-        return file, task, view.prompt, *place, beams, model, lacks(lacking), ask_now, None, [], "", None
+        taught = self.service.learnt_from(model)
+        return file, task, view.prompt, *place, beams, model, lacks(lacking), taught, ask_now, None, [], "", None
 
     # --- common ---
 

@@ -11,6 +11,7 @@ from pixelllm_hf import EMBEDDED_CHECKPOINTS
 from pixelllm_hf.inference import Captioner, Request
 from pixelllm_hf.processing.tasks import TASK_SPECS, task_spec
 
+from .learnt_from import learnt_from
 from .limits import Limits
 from .refusals import RefusedError
 
@@ -50,6 +51,11 @@ class Service:
     def beams(self, model: str | None) -> int:
         """How many beams the model searches with where a visitor says nothing, within the limits."""
         return min(self._captioners[self.chosen(model)].beams, self.limits.beams)
+
+    def learnt_from(self, model: str | None) -> str:
+        """What the model was taught with, in the words of its card, as Markdown."""
+        name = self.chosen(model)
+        return learnt_from(name, self._captioners[name].folder)
 
     def chosen(self, model: object) -> str:
         """The name of a model that is here; the first one for None or an empty name."""
