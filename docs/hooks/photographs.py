@@ -1,4 +1,4 @@
-"""mkdocs: the table of photographs with its baselines, and where the embedded model does best and worst.
+"""mkdocs: figures of the embedded model of photographs, beside baselines and on clip-art; its best and worst answers.
 
 The photographs are not ours to keep, so what is drawn of them is drawn when the documentation is built, from
 `data/photographs` or the folder that the variable PHOTOGRAPHS names. Without them the page says so.
@@ -18,16 +18,28 @@ from mkdocs.structure.files import File, Files
 
 from pixelllm_hf import embedded_checkpoint
 from pixelllm_hf.evaluation.photograph_table import is_of_photographs, photograph_table
+from pixelllm_hf.evaluation.report import METRICS
 
 REPOSITORY = Path(__file__).parents[2]
 BASELINES = REPOSITORY / "docs" / "baselines"  # what `scripts/evaluate.py --baseline … --json` wrote
 DRAWN = "<!-- photographs-drawn -->"
 TABLE = "<!-- photographs-table -->"
+SCENES = "<!-- scenes-table -->"
+ON_SCENES = BASELINES / "scenes"  # what `scripts/evaluate.py --model photo --scenes … --json` wrote
 FOLDER = "photographs"  # of the site
 _TITLES = {
     "caption": "Captions, a point for each word",
     "segment": "Masks of what a name means",
     "dense": "Found objects",
+}
+# Of the tasks of composed scenes, in the order of the table.
+_OF_SCENES = {
+    "trace": ("object_f1", "point_in_box"),
+    "caption": ("CIDEr",),
+    "region": ("object_name",),
+    "refer": ("P@0.5",),
+    "segment": ("seg_gIoU",),
+    "dense": ("mAP",),
 }
 _drawn: list[dict[str, Any]] = []
 
@@ -54,8 +66,9 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, **kwargs: Any) -> str:
     """Fill the slots where a page has them."""
-    if TABLE in markdown:
-        markdown = markdown.replace(TABLE, table())
+    for slot, filled in ((TABLE, table), (SCENES, scenes_table)):
+        if slot in markdown:
+            markdown = markdown.replace(slot, filled())
     return markdown.replace(DRAWN, drawings(_drawn)) if DRAWN in markdown else markdown
 
 
@@ -64,6 +77,22 @@ def table() -> str:
     files = sorted(embedded_checkpoint("photo").glob("evaluation_*.json")) + sorted(BASELINES.glob("*.json"))
     reports = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     return photograph_table([report for report in reports if is_of_photographs(report)])
+
+
+def scenes_table() -> str:
+    """Figures of both embedded models on composed scenes of clip-art, of which one has learnt nothing."""
+    rows, commands = ["| task | figure | photo | tiny |", "|---|---|---|---|"], []
+    for task, metrics in _OF_SCENES.items():
+        file = ON_SCENES / f"photo_{task}.json"
+        if not file.is_file():
+            continue
+        theirs = embedded_checkpoint("tiny") / f"evaluation_{task}.json"
+        reports = [json.loads(one.read_text(encoding="utf-8")) for one in (file, theirs)]
+        commands += [f"- `{report['command']}` ({report['scenes']} scenes)" for report in reports]
+        for metric in metrics:
+            cells = [f"{report['metrics'][metric]['value']:.3f}" for report in reports]
+            rows.append(f"| {task} | {METRICS.get(metric, metric)} | {' | '.join(cells)} |")
+    return "\n".join([*rows, "", "Printed by", "", *commands])
 
 
 def drawings(drawn: list[dict[str, Any]]) -> str:

@@ -112,3 +112,11 @@ def test_the_table_has_the_embedded_model_beside_every_baseline():
     of_captions = next(row for row in rows if "`CIDEr`" in row).split(" | ")
     assert all(float(number) < float(of_captions[1]) for number in of_captions[3:5])
     assert sum("`R@1`" in row and "" not in row.split(" | ") for row in rows) >= 1, "no cell of phrases is empty"
+
+
+def test_the_table_of_scenes_has_both_models_and_their_commands():
+    head, _, *rows = hook()["scenes_table"]().splitlines()
+    assert head == "| task | figure | photo | tiny |"
+    named = next(row.strip("| ").split(" | ") for row in rows if row.startswith("| region"))
+    assert float(named[2]) < float(named[3])
+    assert sum("--model photo" in row for row in rows) == sum("--model tiny" in row for row in rows) >= 5
