@@ -18,16 +18,16 @@ import sys
 from pathlib import Path
 
 from pixelllm_hf.cli import UsageError
-from pixelllm_hf.data.bad_records import AnnotationFileError, BadRecordError
+from pixelllm_hf.cli.evaluation_errors import EVALUATION_ERRORS
 from pixelllm_hf.evaluation.calibration import as_calibrated, fitted_settings, save_settings
 from pixelllm_hf.evaluation.certainty import certainty_metrics
 from pixelllm_hf.evaluation.report import METRICS
 from pixelllm_hf.evaluation.runner import CannotDoError, GenerationSettings, answers_of
-from pixelllm_hf.evaluation.scene_folder import DataFolder, EvaluationDataError
+from pixelllm_hf.evaluation.scene_folder import DataFolder
 from pixelllm_hf.evaluation.tasks import task_for
 from pixelllm_hf.evaluation.tasks.certainty import certainties
 from pixelllm_hf.extras import require
-from pixelllm_hf.inference import Captioner, ModelError
+from pixelllm_hf.inference import Captioner
 
 
 def main(args: argparse.Namespace) -> None:
@@ -75,13 +75,5 @@ if __name__ == "__main__":
     parser.add_argument("--device", default="auto")
     try:
         main(parser.parse_args())
-    except (
-        UsageError,
-        ModelError,
-        CannotDoError,
-        EvaluationDataError,
-        AnnotationFileError,
-        BadRecordError,
-        OSError,
-    ) as error:
+    except EVALUATION_ERRORS as error:
         sys.exit(f"error: {error}")

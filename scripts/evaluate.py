@@ -46,23 +46,17 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 from pixelllm_hf.cli import UsageError
-from pixelllm_hf.conversion.onnx_file import OnnxFileError
-from pixelllm_hf.conversion.towers import TowerWeightsError
-from pixelllm_hf.data.bad_records import AnnotationFileError, BadRecordError
+from pixelllm_hf.cli.evaluation_errors import COMPOSING_ERRORS, EVALUATION_ERRORS
 from pixelllm_hf.data.formats import FORMATS
-from pixelllm_hf.data.prepared_folder import PreparedFolderError
-from pixelllm_hf.data.scenes import BackgroundFolderError, ObjectFolderError, SceneOutputError
 from pixelllm_hf.decoding import longest, own_beams
-from pixelllm_hf.evaluation.baselines import KINDS, Baseline, BaselineError, baseline
+from pixelllm_hf.evaluation.baselines import KINDS, Baseline, baseline
 from pixelllm_hf.evaluation.object_detector import ObjectDetector
 from pixelllm_hf.evaluation.report import counted, curve_tables, metrics_table, names_listed, names_note, write_report
 from pixelllm_hf.evaluation.row_images import annotated_names
 from pixelllm_hf.evaluation.runner import (
-    CannotDoError,
     Evaluation,
     GenerationSettings,
     evaluate,
@@ -70,15 +64,13 @@ from pixelllm_hf.evaluation.runner import (
     versions,
     weights_digest,
 )
-from pixelllm_hf.evaluation.scene_folder import HELD_OUT_SEED, DataFolder, EvaluationDataError, composed_folder
+from pixelllm_hf.evaluation.scene_folder import HELD_OUT_SEED, DataFolder, composed_folder
 from pixelllm_hf.evaluation.seen_classes import SeenClasses
 from pixelllm_hf.evaluation.tasks import NAMES, OF_KIND, Task, task_for
 from pixelllm_hf.evaluation.tasks.task import EvalSettings
 from pixelllm_hf.extras import require
 from pixelllm_hf.files import atomic_text
-from pixelllm_hf.inference import EMBEDDED, Captioner, ModelError
-from pixelllm_hf.processing.mask_codec import MaskCodecError
-from pixelllm_hf.processing.prompt_locations import PromptError
+from pixelllm_hf.inference import EMBEDDED, Captioner
 
 SCENES = 500
 
@@ -192,7 +184,7 @@ def answering(args: argparse.Namespace, data: DataFolder) -> Baseline:
     detector = None
     if args.teacher is not None:
         from pixelllm_hf.conversion.towers import yolox_tower
-        from pixelllm_hf.modeling.configuration_vision import PixelLLMYoloxTowerConfig
+        from pixelllm_hf.modeling.configuration_towers import PixelLLMYoloxTowerConfig
 
         tower = yolox_tower(args.teacher, PixelLLMYoloxTowerConfig(output_maps=["detections"]))
         detector = ObjectDetector(tower.detect)
@@ -210,7 +202,7 @@ def composed_once(state: Any, args: argparse.Namespace, seed: int) -> Iterator[P
                 folder = stack.enter_context(
                     composed_folder(args.scenes or SCENES, seed, objects=args.objects, backgrounds=args.backgrounds)
                 )
-            except (ObjectFolderError, BackgroundFolderError, SceneOutputError, OSError) as error:
+            except COMPOSING_ERRORS as error:
                 problem = error  # the others wait for an answer
         from accelerate.utils import gather_object
 
@@ -284,23 +276,5 @@ if __name__ == "__main__":
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     try:
         main(parser.parse_args())
-    except (
-        UsageError,
-        ModelError,
-        CannotDoError,
-        BaselineError,
-        OnnxFileError,
-        TowerWeightsError,
-        EvaluationDataError,
-        PreparedFolderError,
-        AnnotationFileError,
-        BadRecordError,
-        UnpicklingError,
-        MaskCodecError,
-        PromptError,
-        ObjectFolderError,
-        BackgroundFolderError,
-        SceneOutputError,
-        OSError,
-    ) as error:
+    except EVALUATION_ERRORS as error:
         sys.exit(f"error: {error}")

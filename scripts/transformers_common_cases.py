@@ -10,6 +10,7 @@ from unittest import mock
 import numpy as np
 import torch
 from PIL import Image
+from transformers import PreTrainedConfig
 from transformers_tests.generation.test_utils import GenerationTesterMixin
 from transformers_tests.test_configuration_common import ConfigTester
 from transformers_tests.test_image_processing_common import ImageProcessingTestMixin
@@ -18,7 +19,13 @@ from transformers_tests.test_processing_common import MODALITY_TEST_SPECS, Proce
 
 from pixelllm_hf import PixelLLMConfig, PixelLLMForGroundedGeneration, PixelLLMImageProcessor, PixelLLMProcessor
 from pixelllm_hf.data import train_tokenizer
-from pixelllm_hf.modeling import configuration_pixelllm
+from pixelllm_hf.modeling import (
+    configuration_heads,
+    configuration_language,
+    configuration_pixelllm,
+    configuration_towers,
+    configuration_vision,
+)
 
 CANVAS = 64
 
@@ -105,9 +112,7 @@ class PixelLLMConfigTest(unittest.TestCase):
         self.model_tester = PixelLLMModelTester(self)
 
 
-def _config_test(name: str) -> Any:
-    config_class = getattr(configuration_pixelllm, name)
-
+def _config_test(name: str, config_class: type[PreTrainedConfig]) -> Any:
     def test(self: PixelLLMConfigTest) -> None:
         whole = config_class is PixelLLMConfig
         has_text = name == "PixelLLMPrefixDecoderConfig"
@@ -120,8 +125,10 @@ def _config_test(name: str) -> Any:
     return test
 
 
-for _name in configuration_pixelllm.__all__:
-    setattr(PixelLLMConfigTest, f"test_{_name}", _config_test(_name))
+_FILES = configuration_heads, configuration_language, configuration_pixelllm, configuration_towers, configuration_vision
+for _name, _class in {name: value for file in _FILES for name, value in vars(file).items()}.items():
+    if isinstance(_class, type) and issubclass(_class, PreTrainedConfig) and "PixelLLM" in _name and _class.model_type:
+        setattr(PixelLLMConfigTest, f"test_{_name}", _config_test(_name, _class))
 
 
 def _tokenizer() -> Any:

@@ -103,6 +103,8 @@ def test_headings_that_are_cited_are_in_the_page_on_the_official_programs():
         for path in (ROOT / folder).rglob("*.py"):
             text = path.read_text(encoding="utf-8")
             cited += [(path.name, anchor) for anchor in re.findall(r"official\.md#([\w-]+)", text)]
-            assert path == Path(__file__) or not re.search(r"\bspec sections? \d", text), f"{path} cites no page"
+            assert path == Path(__file__) or not re.search(r"\bspec\b[^\n]{0,20} sections? \d", text), (
+                f"{path} cites no page"
+            )
     assert len(cited) > 40
     assert not [(name, anchor) for name, anchor in cited if anchor not in headings]

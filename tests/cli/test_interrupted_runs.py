@@ -58,7 +58,7 @@ def test_a_signal_leaves_the_records_of_all_answers_and_nothing_else(
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)}
     assert caption(images, "--json", tmp_path / "out.jsonl", "--batch-size", 1) == code
     assert names(records(tmp_path / "out.jsonl")) == ["a.png", "b.jpg"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.jsonl", "images"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["images", "out.jsonl"]
     told = capsys.readouterr().err
     assert "2 of 3 images done" in told and "--resume" in told and "Traceback" not in told
     assert {n: signal.getsignal(n) for n in before} == before

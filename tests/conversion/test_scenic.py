@@ -26,7 +26,8 @@ from pixelllm_hf.conversion.scenic_hparams import (
     sam_config,
     t5_config,
 )
-from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig, PixelLLMProposalHeadConfig
+from pixelllm_hf.modeling.configuration_heads import PixelLLMProposalHeadConfig
+from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.language_t5 import T5PrefixLanguageModel
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pixelllm"

@@ -16,11 +16,8 @@ from pixelllm_hf.conversion.towers import (
     tower_tensors,
     yolox_tower,
 )
-from pixelllm_hf.modeling.configuration_vision import (
-    PixelLLMEfficientNetLiteTowerConfig,
-    PixelLLMVisionConfig,
-    PixelLLMYoloxTowerConfig,
-)
+from pixelllm_hf.modeling.configuration_towers import PixelLLMEfficientNetLiteTowerConfig, PixelLLMYoloxTowerConfig
+from pixelllm_hf.modeling.configuration_vision import PixelLLMVisionConfig
 
 SMALL_LITE = dict(
     stem_channels=8,

@@ -7,8 +7,9 @@ import pytest
 
 from pixelllm_hf.evaluation import meteor as meteor_module
 from pixelllm_hf.evaluation.meteor import VARIANTS, corpus_meteor, meteor, meteor_of_statistics
-from pixelllm_hf.evaluation.meteor_deviation import deviations, main
 from pixelllm_hf.evaluation.metric_inputs import MetricInputError
+
+from .meteor_deviation import deviations, main
 
 
 def statistics_of(samples):

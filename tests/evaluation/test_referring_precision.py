@@ -5,8 +5,18 @@ import math
 import numpy as np
 import pytest
 
-from pixelllm_hf.evaluation.metric_inputs import MetricInputError, first_of_each
-from pixelllm_hf.evaluation.referring_precision import box_records, referring_precision
+from pixelllm_hf.evaluation.metric_inputs import MetricInputError, first_of_each, to_original_xywh
+from pixelllm_hf.evaluation.referring_precision import referring_precision
+
+
+def box_records(boxes_xyxy, expression_ids, image_id, input_size_hw, original_size_hw):
+    """Records of one image's boxes (N,4) xyxy in pixels of the resized image; rows of padding (id ≤ 0) are dropped."""
+    boxes = to_original_xywh(boxes_xyxy, input_size_hw, original_size_hw)
+    return [
+        {"id": int(expression), "image_id": image_id, "bbox": box.tolist()}
+        for expression, box in zip(expression_ids, boxes, strict=True)
+        if expression > 0
+    ]
 
 
 def test_boxes_score_as_in_the_official_evaluator(golden):

@@ -8,7 +8,8 @@ from torch import nn
 from transformers import Dinov2Config, ResNetConfig
 
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
-from pixelllm_hf.modeling.configuration_vision import PixelLLMBackboneTowerConfig, PixelLLMVisionConfig
+from pixelllm_hf.modeling.configuration_towers import PixelLLMBackboneTowerConfig
+from pixelllm_hf.modeling.configuration_vision import PixelLLMVisionConfig
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.modeling.vision_towers import VisionTowers
 

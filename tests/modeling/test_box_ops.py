@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pixelllm_hf.conversion.parity.golden import Golden
-from pixelllm_hf.modeling.box_ops import boxes_of_words, last_words, points_to_boxes, select_tokens
+from pixelllm_hf.conversion.parity.token_selection import select_tokens
+from pixelllm_hf.modeling.box_ops import boxes_of_words, last_words, points_to_boxes
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pixelllm" / "point_predictor.safetensors"
 WORDS = torch.tensor([0, 7, 8, 9, 1, 0, 0])  # BOS, three words, EOS, padding

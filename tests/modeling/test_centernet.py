@@ -9,7 +9,7 @@ from pixelllm_hf.modeling.centernet import (
     cell_centers,
     select_proposals,
 )
-from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMProposalHeadConfig
+from pixelllm_hf.modeling.configuration_heads import PixelLLMProposalHeadConfig
 
 STRIDES = (8, 16)
 SHAPES = [(2, 3), (1, 2)]

@@ -5,12 +5,12 @@ import torch
 from transformers import BartConfig, CLIPVisionConfig, MambaConfig, MT5Config, PreTrainedConfig, T5Config
 
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
-from pixelllm_hf.modeling.configuration_vision import (
+from pixelllm_hf.modeling.configuration_towers import (
     PixelLLMEfficientNetLiteTowerConfig,
     PixelLLMSamTowerConfig,
-    PixelLLMVisionConfig,
     PixelLLMYoloxTowerConfig,
 )
+from pixelllm_hf.modeling.configuration_vision import PixelLLMVisionConfig
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.modeling.vision_towers import VisionTowers, resize_map
 

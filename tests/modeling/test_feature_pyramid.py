@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMProposalHeadConfig
+from pixelllm_hf.modeling.configuration_heads import PixelLLMProposalHeadConfig
 from pixelllm_hf.modeling.feature_pyramid import NormedConv, SimpleFeaturePyramid
 
 

@@ -20,7 +20,8 @@ from pixelllm_hf.conversion.scenic import (
     restore_pixelllm,
 )
 from pixelllm_hf.conversion.scenic_hparams import pixelllm_config, prefix_decoder_config
-from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig, PixelLLMPrefixDecoderConfig
+from pixelllm_hf.modeling.configuration_language import PixelLLMPrefixDecoderConfig
+from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.language_prefix_decoder import PrefixDecoderLanguageModel
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.modeling.point_head import PointHead

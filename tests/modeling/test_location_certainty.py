@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig, PixelLLMPointHeadConfig
+from pixelllm_hf.modeling.configuration_heads import PixelLLMPointHeadConfig
+from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.losses import giou_loss, laplace_loss, visual_loss
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.modeling.point_head import SMALLEST_SCALE, PointHead

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from pixelllm_hf.conversion.parity.golden import Golden
-from pixelllm_hf.modeling.losses import label_loss, point_loss, text_loss
+from pixelllm_hf.conversion.parity.heads import text_loss
+from pixelllm_hf.modeling.losses import label_loss, point_loss
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pixelllm" / "losses.safetensors"
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from pixelllm_hf.conversion.parity.golden import Golden
 from pixelllm_hf.conversion.parity.masks import official_mask_head
 from pixelllm_hf.conversion.scenic_hparams import mask_head_config
-from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMMaskHeadConfig
+from pixelllm_hf.modeling.configuration_heads import PixelLLMMaskHeadConfig
 from pixelllm_hf.modeling.mask_head import MaskAdapter, MaskHead, MaskHeadOutput, SamMaskDecoder
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pixelllm" / "mask_adapter_decoder.safetensors"

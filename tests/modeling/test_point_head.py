@@ -8,7 +8,7 @@ import torch
 from pixelllm_hf.conversion.parity.golden import Golden
 from pixelllm_hf.conversion.scenic import convert_module
 from pixelllm_hf.conversion.scenic_hparams import point_head_config
-from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMPointHeadConfig
+from pixelllm_hf.modeling.configuration_heads import PixelLLMPointHeadConfig
 from pixelllm_hf.modeling.point_head import PointHead
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pixelllm" / "point_predictor.safetensors"

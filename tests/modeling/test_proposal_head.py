@@ -8,7 +8,7 @@ import torch
 from pixelllm_hf.conversion.parity.golden import Golden
 from pixelllm_hf.conversion.scenic import convert_module, restore_module
 from pixelllm_hf.conversion.scenic_hparams import proposal_head_config
-from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMProposalHeadConfig
+from pixelllm_hf.modeling.configuration_heads import PixelLLMProposalHeadConfig
 from pixelllm_hf.modeling.proposal_head import ProposalHead
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pixelllm" / "box_decoder.safetensors"

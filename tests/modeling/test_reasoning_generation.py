@@ -120,6 +120,17 @@ def test_an_answer_does_not_depend_on_its_neighbours_or_on_the_side_of_the_paddi
     torch.testing.assert_close(together.mask_logits[own], alone.mask_logits, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_behind_its_end_an_answer_has_padding_whatever_searches(model, beams):
+    for end in range(2, 40):  # a word that ends one answer before the other
+        output = model.generate(**ask(2, 5), max_new_tokens=10, num_beams=beams, eos_token_id=end, pad_token_id=0)
+        ends = output.sequences == end
+        if (behind := ends.cumsum(1) > ends.int()).any():
+            break
+    assert behind.any() and not behind.all()
+    assert (output.sequences[behind] == 0).all()
+
+
 def test_several_questions_about_one_image_are_answered_as_alone(model):
     inputs = ask(2, 5, images=1)
     output = model.generate(**inputs, prompt_mask=torch.tensor([[True, True]]), max_new_tokens=8, eos_token_id=None)

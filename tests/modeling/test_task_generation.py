@@ -186,6 +186,25 @@ def test_portions_of_prompts_give_the_same_answers(model, small_inputs, way):
         assert_same(parts, whole, *names)
 
 
+@pytest.mark.parametrize(
+    "search", [{"num_beams": 3}, {"num_beams": 3, "reference_beam_search": True}, {"num_beams": 1}]
+)
+@torch.no_grad()
+def test_behind_its_end_a_row_has_padding_whatever_searches(model, small_inputs, search):
+    assert model.config.pad_token_id == 0
+    for end in range(2, 99):  # a word that ends some rows earlier than others
+        options = {"max_new_tokens": 6, "eos_token_id": end, **search}
+        whole = model.generate(**small_inputs, **options)
+        ends = whole.sequences == end
+        if (behind := ends.cumsum(1) > ends.int()).any():
+            break
+    assert behind.any() and not behind.all()
+    assert (whole.sequences[behind] == 0).all()
+    parts = model.generate(**small_inputs, **options, prompt_chunk_size=1)
+    assert torch.equal(parts.sequences, whole.sequences)
+    assert_same(parts, whole, "coordinates", "token_log_probs")
+
+
 @torch.no_grad()
 def test_portions_of_encoded_prompts_give_the_same_answers(model, small_inputs):
     prompt = {name: value for name, value in small_inputs.items() if name != "original_sizes"}

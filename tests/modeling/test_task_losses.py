@@ -7,9 +7,9 @@ import copy
 import pytest
 import torch
 
+from pixelllm_hf.conversion.parity.heads import text_loss
 from pixelllm_hf.modeling.box_ops import points_to_boxes
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
-from pixelllm_hf.modeling.losses import text_loss
 from pixelllm_hf.modeling.mask_losses import mask_loss
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 

@@ -3,11 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pixelllm_hf.modeling.configuration_pixelllm import (
-    PixelLLMConfig,
-    PixelLLMProposalHeadConfig,
-    PixelLLMTowerProposalConfig,
-)
+from pixelllm_hf.modeling.configuration_heads import PixelLLMProposalHeadConfig, PixelLLMTowerProposalConfig
+from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.modeling.tower_proposals import TowerProposalHead
 

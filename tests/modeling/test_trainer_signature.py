@@ -7,7 +7,7 @@ from transformers.utils.generic import find_labels
 
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.modeling.modeling_pixellm import PixelLMForReasoningSegmentation
-from pixelllm_hf.modeling.trainer_signature import OneLabelArgument
+from pixelllm_hf.modeling.pretrained_pixelllm import OneLabelArgument
 
 
 class Base:

@@ -7,11 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pixelllm_hf.modeling.configuration_vision import (
-    PixelLLMEfficientNetLiteTowerConfig,
-    PixelLLMVisionConfig,
-    PixelLLMYoloxTowerConfig,
-)
+from pixelllm_hf.modeling.configuration_towers import PixelLLMEfficientNetLiteTowerConfig, PixelLLMYoloxTowerConfig
+from pixelllm_hf.modeling.configuration_vision import PixelLLMVisionConfig
 from pixelllm_hf.modeling.vision_convolutions import ConvNorm, TowerConv2d
 from pixelllm_hf.modeling.vision_efficientnet_lite import EfficientNetLiteTower
 from pixelllm_hf.modeling.vision_towers import VisionTowers

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pixelllm_hf.conversion.scenic import convert_module
 from pixelllm_hf.conversion.scenic_hparams import eva02_config
-from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMEva02TowerConfig
+from pixelllm_hf.modeling.configuration_towers import PixelLLMEva02TowerConfig
 from pixelllm_hf.modeling.vision_eva02 import Eva02Attention, Eva02VisionTower, rotary_angles, rotate
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pixelllm" / "eva02_vit.safetensors"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pixelllm_hf.conversion.scenic import convert_module
 from pixelllm_hf.conversion.scenic_hparams import sam_config
-from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMSamTowerConfig
+from pixelllm_hf.modeling.configuration_towers import PixelLLMSamTowerConfig
 from pixelllm_hf.modeling.vision_sam import (
     DropPath,
     SamAttention,

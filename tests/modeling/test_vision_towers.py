@@ -9,13 +9,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
-from pixelllm_hf.modeling.configuration_vision import (
-    EVA02_MEAN,
-    EVA02_STD,
-    SAM_MEAN,
-    SAM_STD,
-    PixelLLMVisionConfig,
-)
+from pixelllm_hf.modeling.configuration_towers import EVA02_MEAN, EVA02_STD, SAM_MEAN, SAM_STD
+from pixelllm_hf.modeling.configuration_vision import PixelLLMVisionConfig
 from pixelllm_hf.modeling.vision_towers import (
     VisionTowers,
     fuse_maps,

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from ..modeling.configuration_pixelllm import PixelLLMConfig
-from ..modeling.configuration_vision import PixelLLMEva02TowerConfig, PixelLLMSamTowerConfig
+from ..modeling.configuration_towers import PixelLLMEva02TowerConfig, PixelLLMSamTowerConfig
 from .published_part import EVA02, SAM, AssemblyError, Part
 from .source_sizes import eva02_tower_sizes, mask_decoder_sizes, sam_tower_sizes
 from .weight_sources import WeightSource, WeightSourceError

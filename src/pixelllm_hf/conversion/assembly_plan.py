@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..modeling.configuration_pixelllm import PixelLLMConfig, PixelLLMMaskHeadConfig
-from ..modeling.configuration_vision import PixelLLMEva02TowerConfig, PixelLLMSamTowerConfig
+from ..modeling.configuration_heads import PixelLLMMaskHeadConfig
+from ..modeling.configuration_pixelllm import PixelLLMConfig
+from ..modeling.configuration_towers import PixelLLMEva02TowerConfig, PixelLLMSamTowerConfig
 from ..modeling.mask_head import SamMaskDecoder
 from ..modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from ..modeling.vision_sam import resize_map

@@ -15,17 +15,11 @@ from torch import Tensor
 from transformers import T5Config
 
 from ..extras import require
-from ..modeling.configuration_pixelllm import (
-    PixelLLMConfig,
-    PixelLLMEva02TowerConfig,
-    PixelLLMMaskHeadConfig,
-    PixelLLMPointHeadConfig,
-    PixelLLMPrefixDecoderConfig,
-    PixelLLMPromptConfig,
-    PixelLLMProposalHeadConfig,
-    PixelLLMSamTowerConfig,
-    PixelLLMVisionConfig,
-)
+from ..modeling.configuration_heads import PixelLLMMaskHeadConfig, PixelLLMPointHeadConfig, PixelLLMProposalHeadConfig
+from ..modeling.configuration_language import PixelLLMPrefixDecoderConfig
+from ..modeling.configuration_pixelllm import PixelLLMConfig, PixelLLMPromptConfig
+from ..modeling.configuration_towers import PixelLLMEva02TowerConfig, PixelLLMSamTowerConfig
+from ..modeling.configuration_vision import PixelLLMVisionConfig
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -16,11 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..modeling.configuration_vision import (
-    PixelLLMEfficientNetLiteTowerConfig,
-    PixelLLMVisionConfig,
-    PixelLLMYoloxTowerConfig,
-)
+from ..modeling.configuration_towers import PixelLLMEfficientNetLiteTowerConfig, PixelLLMYoloxTowerConfig
+from ..modeling.configuration_vision import PixelLLMVisionConfig
 from ..modeling.vision_convolutions import TowerConv2d
 from ..modeling.vision_efficientnet_lite import EfficientNetLiteTower
 from ..modeling.vision_yolox import YoloxTower

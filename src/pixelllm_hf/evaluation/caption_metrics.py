@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from pixelllm_hf.evaluation.bleu import Bleu, bleu
 from pixelllm_hf.evaluation.cider import Cider, cider
 from pixelllm_hf.evaluation.meteor import Meteor, meteor
-from pixelllm_hf.evaluation.metric_inputs import caption_pairs, to_original_xywh
+from pixelllm_hf.evaluation.metric_inputs import caption_pairs
 from pixelllm_hf.evaluation.ptb_tokenizer import tokenize_samples
 from pixelllm_hf.evaluation.rouge_l import RougeL, rouge_l
 
@@ -62,17 +60,3 @@ def caption_metrics(
         count=len(hypotheses),
         variant=f"{name}; {scored.variant}" if scored else name,
     )
-
-
-def counted_locations(
-    boxes_xyxy: np.ndarray, input_size_hw: tuple[float, float], original_size_hw: tuple[float, float]
-) -> np.ndarray:
-    """Which boxes (N,4) of one image count in location-conditioned captioning -> (N,) bool.
-
-    Boxes in pixels of the resized image. Those of padding, and those outside the image, have nothing positive left
-    once they are clipped to the original image.
-
-    >>> counted_locations(np.array([[4, 4, 30, 30], [-5, -5, -1, -1], [0, 0, 0, 0]]), (40, 50), (80, 100)).tolist()
-    [True, False, False]
-    """
-    return np.any(to_original_xywh(boxes_xyxy, input_size_hw, original_size_hw) > 0, axis=1)

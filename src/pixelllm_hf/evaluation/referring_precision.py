@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pixelllm_hf.evaluation.box_iou import aligned_box_iou
-from pixelllm_hf.evaluation.metric_inputs import MetricInputError, boxes_array, field, to_original_xywh
+from pixelllm_hf.evaluation.metric_inputs import MetricInputError, boxes_array, field
 
 VARIANT = "one box per expression, IoU > t, mean over predicted expressions"
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -90,21 +90,3 @@ def paired_by_id(
             )
         pairs[expression] = (prediction, annotated[expression])
     return pairs
-
-
-def box_records(
-    boxes_xyxy: np.ndarray,
-    expression_ids: Sequence[int],
-    image_id: Any,
-    input_size_hw: tuple[float, float],
-    original_size_hw: tuple[float, float],
-) -> list[dict[str, Any]]:
-    """Records of one image's boxes (N,4) xyxy in pixels of the resized image; rows of padding (id ≤ 0) are dropped."""
-    boxes = to_original_xywh(boxes_xyxy, input_size_hw, original_size_hw)
-    if len(boxes) != len(expression_ids):
-        raise MetricInputError(f"image {image_id!r} has {len(boxes)} boxes for {len(expression_ids)} expressions.")
-    return [
-        {"id": int(expression), "image_id": image_id, "bbox": box.tolist()}
-        for expression, box in zip(expression_ids, boxes, strict=True)
-        if expression > 0
-    ]

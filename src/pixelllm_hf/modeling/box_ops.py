@@ -6,37 +6,6 @@ import torch
 from torch import Tensor
 
 
-def select_tokens(tokens: Tensor, ignore: str, bos: int, eos: int, pad: int) -> Tensor:
-    """Which tokens count: tokens (…,T) ids -> (…,T) bool.
-
-    `ignore` is the reference's comma list: "pad", "begin", "end" drop these ids, "end-1" drops the token whose next
-    one is EOS, "text" drops everything but the special ids; a leading "^" turns the final choice around.
-    "begin,end,pad" keeps the words, "^end-1" the last word alone.
-
-    >>> select_tokens(torch.tensor([0, 7, 8, 1, 0]), "begin,end,pad", bos=0, eos=1, pad=0).tolist()
-    [False, True, True, False, False]
-    """
-    negate, names = ignore.startswith("^"), ignore.lstrip("^").split(",")
-    keep = torch.ones_like(tokens, dtype=torch.bool)
-    following = torch.cat([tokens[..., 1:], torch.zeros_like(tokens[..., :1])], dim=-1)
-    special = (tokens == bos) | (tokens == eos) | (tokens == pad)
-    dropped = {
-        "pad": tokens == pad,
-        "begin": tokens == bos,
-        "end": tokens == eos,
-        "end-1": following == eos,
-        "text": ~special,
-    }
-    for name in filter(None, (n.strip() for n in names)):
-        if name not in dropped:
-            raise ValueError(
-                f"a token selection must be a comma list of {', '.join(dropped)}, but {ignore!r} has {name!r}. "
-                "'begin,end,pad' keeps the words, '^end-1' the last word alone."
-            )
-        keep &= ~dropped[name]
-    return ~keep if negate else keep
-
-
 def last_words(tokens: Tensor, eos: int | list[int] | None) -> Tensor:
     """The token before EOS, whose points make a referred object's box: tokens (R,T), the first BOS -> (R,T) bool.
 
@@ -67,6 +36,11 @@ def after_end(tokens: Tensor, eos: int | list[int] | None) -> Tensor:
     ends = is_one_of(tokens, eos)
     ends[:, 0] = False
     return ends.cumsum(1) > 0
+
+
+def padded_after_end(tokens: Tensor, ended: Tensor, pad: int) -> Tensor:
+    """tokens (R,T) and which stand from EOS on (R,T) bool -> tokens with padding behind the EOS of every row."""
+    return tokens.masked_fill(ended & (ended.cumsum(1) > 1), pad)
 
 
 def boxes_of_words(points: Tensor, keep: Tensor) -> Tensor:

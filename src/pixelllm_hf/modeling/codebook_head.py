@@ -1,4 +1,4 @@
-"""PixelLM's codebook behind T5: answers that point, with masks of every target (spec of PixelLM, section 12)."""
+"""PixelLM's codebook behind T5: answers that point, with a mask of each (official.md#pixellm-answers-that-point)."""
 
 from __future__ import annotations
 

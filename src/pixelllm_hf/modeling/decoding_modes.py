@@ -145,12 +145,20 @@ def end_ids(config: GenerationConfig) -> list[int]:
     return [] if config.eos_token_id is None else torch.as_tensor(config.eos_token_id).flatten().tolist()
 
 
+def pad_id(config: GenerationConfig, model_config: Any) -> int | None:
+    """The id behind the end of the shorter rows."""
+    if config.pad_token_id is not None:
+        return config.pad_token_id
+    return next(iter(end_ids(config)), model_config.text_config.pad_token_id)
+
+
 __all__ = [
     "OF_BEAMS",
     "PER_STEP_OUTPUTS",
     "check_beginning",
     "check_counts",
     "end_ids",
+    "pad_id",
     "prefer_callers_length",
     "refuse_unkept_modes",
 ]

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .box_coding import pairwise_iou
-from .configuration_pixelllm import PixelLLMConfig, PixelLLMTowerProposalConfig
+from .configuration_heads import PixelLLMTowerProposalConfig
+from .configuration_pixelllm import PixelLLMConfig
 from .proposal_head import ProposalHead
 from .target_masks import joined_targets
 from .tower_proposals import TowerProposalHead

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .configuration_pixelllm import PixelLLMProposalHeadConfig
+from .configuration_heads import PixelLLMProposalHeadConfig
 
 
 class NormedConv(nn.Conv2d):

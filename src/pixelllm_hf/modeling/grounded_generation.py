@@ -17,8 +17,8 @@ from transformers.generation.utils import GenerateBeamEncoderDecoderOutput
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
-from .box_ops import after_end
-from .decoding_modes import OF_BEAMS, end_ids
+from .box_ops import after_end, padded_after_end
+from .decoding_modes import OF_BEAMS, end_ids, pad_id
 from .decoding_rules import CompleteTokenGroups, EndOfLoop, NoImmediateRepetition
 from .language_model import GroundedLanguageModel
 from .model_output import GroundedBeamGenerateOutput, GroundedGenerateOutput, LayerOutputs
@@ -190,8 +190,10 @@ class GroundedGenerationMixin(TokenStatesMixin):
         """Sort the recorded states along the final sequences and read places and targets from them."""
         sequences = output.sequences
         beams = isinstance(output, GenerateBeamEncoderDecoderOutput)
-        ended = after_end(sequences, end_ids(call.config))
-        has_location = ~ended & ~trailing(sequences, pad_id(call.config, self.config))
+        ended, pad = after_end(sequences, end_ids(call.config)), pad_id(call.config, self.config)
+        if pad is not None:  # transformers' beams fill with EOS where the id of padding is 0
+            sequences = output["sequences"] = padded_after_end(sequences, ended, pad)
+        has_location = ~ended & ~trailing(sequences, pad)
         has_location[:, 0] = False  # BOS
         states, log_probs = recorder.gather(sequences, getattr(output, "beam_indices", None))
         lacking = self._locating(has_location) & states.isnan().any(-1) | has_location & log_probs.isnan()
@@ -285,13 +287,6 @@ def eos_ids(config: GenerationConfig, model_config: Any) -> list[int]:
     """The ids that end an answer, whatever ends the writing of one: without any those of the vocabulary."""
     own = model_config.text_config.eos_token_id
     return end_ids(config) or ([] if own is None else torch.as_tensor(own).flatten().tolist())
-
-
-def pad_id(config: GenerationConfig, model_config: Any) -> int | None:
-    """The id behind the end of the shorter rows."""
-    if config.pad_token_id is not None:
-        return config.pad_token_id
-    return next(iter(end_ids(config)), model_config.text_config.pad_token_id)
 
 
 def trailing(sequences: Tensor, pad: int | None) -> Tensor:

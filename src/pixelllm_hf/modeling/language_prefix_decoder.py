@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .configuration_pixelllm import PixelLLMConfig, PixelLLMPrefixDecoderConfig
+from .configuration_language import PixelLLMPrefixDecoderConfig
+from .configuration_pixelllm import PixelLLMConfig
 from .language_model import GroundedLanguageModel, full_encoder_mask
 from .model_output import LayerOutputs
 from .prompt_memory import answers_of, packed_memory, unpacked_memory, with_cells

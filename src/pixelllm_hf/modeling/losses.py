@@ -122,23 +122,6 @@ class GroundedCriterion:
         return parts
 
 
-def text_loss(
-    logits: Tensor,
-    tokens: Tensor,
-    row_mask: Tensor | None = None,
-    *,
-    label_smoothing: float,
-    eos_token_id: int | list[int] | None,
-    pad_token_id: int | None,
-) -> Tensor:
-    """`label_loss` of the next token: logits (…,T,V), tokens (…,T) as the decoder consumes them."""
-    # Shifting the targets and not the logits spares a copy of the logits; the last position predicts nothing.
-    targets = F.pad(tokens[..., 1:], (0, 1))
-    return label_loss(
-        logits, targets, row_mask, label_smoothing=label_smoothing, eos_token_id=eos_token_id, pad_token_id=pad_token_id
-    )
-
-
 def label_loss(
     logits: Tensor,
     labels: Tensor,
@@ -232,6 +215,5 @@ __all__ = [
     "label_loss",
     "laplace_loss",
     "point_loss",
-    "text_loss",
     "visual_loss",
 ]

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .configuration_pixelllm import PixelLLMConfig, PixelLLMMaskHeadConfig
+from .configuration_heads import PixelLLMMaskHeadConfig
+from .configuration_pixelllm import PixelLLMConfig
 from .prompt_encoder import LearnedTokens
 from .starting_layers import KnowsItsStart
 from .two_way_transformer import TwoWayTransformer

@@ -13,27 +13,33 @@ from transformers.cache_utils import Cache
 from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import BaseModelOutput
 
-from .box_ops import after_end, boxes_of_words, is_one_of, last_words
+from .box_ops import after_end, is_one_of
 from .codebook_head import CodebookHead
+from .configuration_language import PREFIX_DECODER, T5_FAMILY
 from .configuration_pixelllm import PixelLLMConfig
 from .detections import make_proposal_head
 from .grounded_generation import GroundedGenerationMixin, GroundedOutput
-from .language_families import language_family
-from .language_model import full_encoder_mask
-from .losses import IGNORE_INDEX, GroundedCriterion, GroundedTargets
+from .language_causal import CausalLanguageModel
+from .language_model import GroundedLanguageModel, full_encoder_mask
+from .language_prefix_decoder import PrefixDecoderLanguageModel
+from .language_t5 import T5PrefixLanguageModel
 from .mask_head import MaskHead, MaskHeadOutput, check_one_width
 from .model_output import LayerOutputs, PixelLLMOutput
-from .packed_texts import packed_texts
 from .point_head import PointHead, PointHeadOutput
-from .pretrained_pixelllm import PixelLLMPreTrainedModel
+from .pretrained_pixelllm import OneLabelArgument, PixelLLMPreTrainedModel
 from .prompt_encoder import PromptEncoder
 from .prompt_feature_extractor import ChannelDropout, PromptFeatureExtractor, PromptFeatures
 from .prompt_pooling import PromptPooling
 from .prompt_rows import check_rows, distinct_prompts
 from .proposed_prompts import ProposedPrompts, propose_prompts
+from .supervision import Supervision, TaughtPass
 from .task_generation import TaskGeneration, lacks_head
-from .trainer_signature import OneLabelArgument
 from .vision_towers import VisionFeatures, VisionTowers, check_canvas, valid_size_hw
+
+LANGUAGE_FAMILIES: dict[str, type[GroundedLanguageModel]] = {
+    **dict.fromkeys(T5_FAMILY, T5PrefixLanguageModel),
+    PREFIX_DECODER: PrefixDecoderLanguageModel,
+}  # and of every other text_config, which has been checked, the decoder-only one is made
 
 
 class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationMixin):
@@ -49,7 +55,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         super().__init__(config)
         self.vision_towers = VisionTowers(config.vision_config)
         self.prompt_encoder = PromptEncoder(config.prompt_config)
-        family = language_family(config)
+        family = LANGUAGE_FAMILIES.get(config.text_config.model_type, CausalLanguageModel)
         seen_width = family.seen_width(config)
         channels = config.vision_config.feature_channels
         features = config.vision_config.standardised_channels
@@ -386,13 +392,17 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             output_attentions, output_hidden_states: of the language model's layers, see `LayerOutputs`.
         """
         layers = LayerOutputs.asked(self.config, output_attentions, output_hidden_states)
+        taught = Supervision(
+            *(labels, label_segments, text_loss_mask, point_labels, visual_labels),
+            *(mask_labels, mask_loss_mask, target_mask_labels),
+        )
         seen, detection_loss = None, None
         if encoder_outputs is None:
             image_features = self.encode_image(image_features, pixel_values, pixel_mask)
             if object_boxes is not None:
                 found = self._proposed(image_features, object_boxes, object_labels, point_labels)
                 detection_loss, prompt_boxes, prompt_mask = found.loss, found.boxes, found.prompt_mask
-                labels, point_labels, visual_labels = found.labels, found.point_labels, None
+                taught = taught.of_proposals(found)
                 input_ids, attention_mask = (found.of_each_prompt(text) for text in (input_ids, attention_mask))
             seen = self.get_prompt_features(
                 image_features, pixel_mask, prompt_boxes, prompt_points, prompt_point_labels, prompt_mask
@@ -405,60 +415,32 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             if layers is not None:
                 layers.keep("encoder", encoder_outputs)
 
-        if label_segments is not None:
-            tokens, takes_part = self._packed_tokens(labels, label_segments, mask_labels)
-        else:
-            tokens, takes_part = self._decoder_tokens(labels, decoder_input_ids, decoder_attention_mask)
+        tokens, takes_part = taught.tokens(self.language_model, decoder_input_ids, decoder_attention_mask)
         consumed = tokens
         if mask_labels is not None:
-            self._check_mask_labels(mask_labels, labels, seen, output_coordinates)
+            taught.check_masks(self.config.image_size, has_image=seen is not None, has_coordinates=output_coordinates)
             consumed, takes_part = self.padded_for_masks(tokens, takes_part)
         text_states, cache = self.language_model.decode(
-            consumed,
-            states,
-            mask,
+            *(consumed, states, mask),
             decoder_mask=takes_part,
             cache=cache,
-            use_cache=bool(use_cache) and labels is None,
+            use_cache=bool(use_cache) and taught.labels is None,
             layers=layers,
         )
-        decoder_states = text_states[:, : tokens.shape[1]] if mask_labels is not None else text_states
+        decoder_states = text_states[:, : tokens.shape[1]]
         logits = self.language_model.logits(decoder_states)
         located = self.point_head(self.location_states(decoder_states)) if output_coordinates else PointHeadOutput()
-        coordinates = located.coordinates
 
         loss, parts = None, None
-        if labels is not None:
-            sizes_wh = self.row_sizes_wh(pixel_mask, prompt_mask, len(labels))
-            targets, masks = GroundedTargets(labels, sizes_wh, text_loss_mask, point_labels, visual_labels), None
-            target_logits = None
-            if target_mask_labels is not None:
-                target_logits = self._taught_targets(
-                    targets, target_mask_labels, tokens, decoder_states, image_features, pixel_mask, prompt_mask
-                )
-            if mask_labels is not None:
-                assert seen is not None and coordinates is not None  # as checked above
-                words = last_words(tokens, self.config.text_config.eos_token_id)
-                boxes = boxes_of_words(coordinates.detach(), words) * sizes_wh.repeat(1, 2)
-                rows = boxes.isfinite().all(-1)  # those that were given a box
-                rows = rows if mask_loss_mask is None else rows & (mask_loss_mask > 0)
-                images = self.image_of_row(prompt_mask, len(image_features.fused), len(labels))[rows]
-                masks = self.predict_masks(image_features, seen.tokens[rows], text_states[rows], boxes[rows], images)
-                targets.masks = mask_labels[rows]
-                targets.pixel_mask = None if pixel_mask is None else pixel_mask[images]
-            loss, parts = GroundedCriterion(self.config, self.language_model.padding_id)(
-                targets,
-                logits=logits,
-                located=located,
-                masks=masks,
-                detection_loss=detection_loss,
-                target_logits=target_logits,
-            )
+        if taught.labels is not None:
+            visual_tokens = None if seen is None else seen.tokens
+            of_pass = TaughtPass(tokens, text_states, logits, located, image_features, visual_tokens, detection_loss)
+            loss, parts = taught.losses(self, of_pass, pixel_mask, prompt_mask)
         output = PixelLLMOutput(
             loss=loss,
             loss_parts=parts,
             logits=logits,
-            coordinates=coordinates,
+            coordinates=located.coordinates,
             coordinate_scales=located.coordinate_scales,
             visual_logits=located.visual_logits,
             decoder_states=decoder_states,
@@ -479,94 +461,6 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             raise ValueError(lacks_head("proposal", "detects no objects"))
         side = self.config.image_size
         return propose_prompts(self.proposal_head, image_features, object_boxes, object_labels, points, image_size=side)
-
-    def _decoder_tokens(
-        self, labels: Tensor | None, given: Tensor | None, takes_part: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """The tokens (R,T) that the decoder consumes, the first BOS, and which of them take part (R,T), None = all.
-
-        Of labels (R,T-1) these are BOS and the labels; as in the reference EOS takes no part, nor does the last token
-        of a caption that was cut before its EOS.
-        """
-        if labels is None and given is None:
-            raise ValueError(
-                "expected labels or decoder_input_ids to decode, but got neither. If transformers' Trainer has taken "
-                "the labels out for its label_smoothing_factor or compute_loss_func, leave these out: the model smooths"
-                " its own text loss, by config.label_smoothing."
-            )
-        if given is None:
-            text = self.config.text_config
-            start = labels.new_full((labels.shape[0], 1), text.decoder_start_token_id)
-            tokens = torch.cat([start, labels.masked_fill(labels == IGNORE_INDEX, text.pad_token_id)], dim=1)
-            return tokens, F.pad(labels != IGNORE_INDEX, (0, 1))
-        if labels is not None and labels.shape != given.shape:
-            raise ValueError(
-                f"decoder_input_ids beside labels are BOS and all labels but the last, as many as the labels, but the "
-                f"shapes are {tuple(given.shape)} and {tuple(labels.shape)}. Leave decoder_input_ids out."
-            )
-        return given, takes_part
-
-    def _packed_tokens(
-        self, labels: Tensor | None, segments: Tensor, mask_labels: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """The tokens (R,T) that the decoder consumes of several texts in a row, and which see which (R,1,T,T) bool."""
-        if labels is None or segments.shape != labels.shape or mask_labels is not None:
-            raise ValueError(
-                "label_segments tell of labels of the same shape, and go with no mask_labels, but the shapes are "
-                f"{tuple(segments.shape)} and {None if labels is None else tuple(labels.shape)}, and mask_labels are "
-                f"{'missing' if mask_labels is None else 'there'}. Give masks' labels a row each."
-            )
-        if not self.language_model.texts_can_share_rows:
-            raise ValueError("label_segments need a language model that counts places from each other, such as T5.")
-        text = self.config.text_config
-        return packed_texts(labels, segments, start=text.decoder_start_token_id, padding=text.pad_token_id)
-
-    def _check_mask_labels(
-        self, mask_labels: Tensor, labels: Tensor | None, seen: PromptFeatures | None, has_coordinates: bool
-    ) -> None:
-        if labels is None or seen is None:
-            raise ValueError(
-                "mask_labels need labels, whose last word gives the box, and pixel_values or image_features; "
-                f"labels is {'missing' if labels is None else 'there'} and the image is "
-                f"{'missing' if seen is None else 'there'}. Pass both."
-            )
-        if not has_coordinates:
-            raise ValueError("point_labels and mask_labels need output_coordinates=True, but it is False.")
-        rows, side = len(labels), self.config.image_size
-        if tuple(mask_labels.shape) != (rows, side, side):
-            raise ValueError(
-                f"mask_labels must be ({rows}, {side}, {side}), a mask on the canvas for each valid prompt, but the "
-                f"shape is {tuple(mask_labels.shape)}. Give masks in the order of the prompts, image after image."
-            )
-
-    def _taught_targets(
-        self,
-        targets: GroundedTargets,
-        masks: Tensor,
-        tokens: Tensor,
-        decoder_states: Tensor,
-        image_features: VisionFeatures | None,
-        pixel_mask: Tensor | None,
-        prompt_mask: Tensor | None,
-    ) -> Tensor:
-        """The logits (K,h,w) of the targets in the labels, of which `targets` learns what belongs to them."""
-        if self.codebook_head is None:
-            raise ValueError(lacks_head("codebook", "points at no targets", "codebook_config"))
-        side = self.config.image_size
-        if image_features is None:
-            raise ValueError("target_mask_labels need pixel_values or image_features, but the image is missing.")
-        if tuple(masks.shape[1:]) != (side, side):
-            raise ValueError(
-                f"target_mask_labels must be masks on the canvas, (targets, {side}, {side}), but the shape is "
-                f"{tuple(masks.shape)}."
-            )
-        groups, states = self.codebook_head.find(tokens, decoder_states)
-        images = len(image_features.fused)
-        targets.target_masks, targets.row_of_target = masks, groups.row
-        targets.image_of_row = self.image_of_row(prompt_mask, images, len(tokens))
-        sizes = torch.full((images, 2), side) if pixel_mask is None else valid_size_hw(pixel_mask)
-        targets.image_sizes_hw = sizes
-        return self.predict_target_masks(image_features, states, targets.image_of_row[groups.row])
 
     def padded_for_masks(self, tokens: Tensor, takes_part: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """tokens (R,T), the first BOS -> (R,T') as long as the mask head reads, and which of them take part (R,T').

@@ -20,11 +20,11 @@ from .configuration_pixellm import PixelLMConfig
 from .feature_pyramid import map_neck
 from .language_causal import projection_pattern
 from .losses import IGNORE_INDEX
+from .pretrained_pixelllm import OneLabelArgument
 from .prompt_rows import check_rows
 from .reasoning_generation import ReasoningGenerationMixin
 from .starting_layers import KnowsItsStart
 from .target_masks import target_mask_loss
-from .trainer_signature import OneLabelArgument
 from .vision_clip import ClipVisionTower, patch_mask
 from .vision_towers import check_canvas, normalize_pixels, valid_size_hw
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 from transformers.utils.generic import maybe_autocast
 
-from .configuration_pixelllm import PixelLLMPointHeadConfig
+from .configuration_heads import PixelLLMPointHeadConfig
 
 # Of a coordinate, 0..1 of the image: finer than a pixel of any canvas nobody needs to be, and the likelihood of an
 # error of 0 would grow without end.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
+from functools import update_wrapper
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
@@ -117,6 +120,32 @@ class PixelLLMPreTrainedModel(CheckedModel, PreTrainedModel):
         return super()._upload_modified_files(working_dir, *args, **kwargs)
 
 
+class OneLabelArgument:
+    """A `forward` that its class, not its instances, shows with `labels` as the only argument called a label.
+
+    `Trainer` looks at `type(model).forward` for arguments with "label" in their name, and gives no `eval_loss` for a
+    batch that lacks any of them. Of ours only `labels` are in every batch: others belong to points that are asked about
+    or to what a head may be taught. Which columns of a data set are kept it asks the model itself, where all are shown.
+    """
+
+    def __init__(self, forward: Callable[..., Any]):
+        self.forward = forward
+        update_wrapper(self, forward)
+
+    def __get__(self, model: Any, owner: type | None = None) -> Any:
+        if model is not None:
+            return MethodType(self.forward, model)
+
+        def forward(model: Any, *args: Any, **kwargs: Any) -> Any:
+            return self.forward(model, *args, **kwargs)
+
+        update_wrapper(forward, self.forward)
+        whole = inspect.signature(self.forward)
+        kept = [p for name, p in whole.parameters.items() if name == "labels" or "label" not in name]
+        forward.__signature__ = whole.replace(parameters=kept)  # type: ignore[attr-defined]
+        return forward
+
+
 def write_notice(folder: Path, notices: list[str]) -> None:
     """Add to `NOTICE` in a folder those of the notices that it lacks, with the licence that they share."""
     path = folder / "NOTICE"
@@ -131,4 +160,4 @@ def _reference(cls: type) -> str:
     return f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}"
 
 
-__all__ = ["PixelLLMPreTrainedModel"]
+__all__ = ["OneLabelArgument", "PixelLLMPreTrainedModel"]

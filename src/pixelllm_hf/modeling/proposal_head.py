@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput
 
 from .box_coding import box_areas, match_boxes
 from .centernet import CenterNetHead, CenterPredictions, candidate_boxes, select_proposals
-from .configuration_pixelllm import PixelLLMProposalHeadConfig
+from .configuration_heads import PixelLLMProposalHeadConfig
 from .detection_losses import proposal_losses, roi_losses
 from .feature_pyramid import SimpleFeaturePyramid
 from .roi_head import STAGE_WEIGHTS, RoIHead, StagePredictions, final_detections, sample_boxes

@@ -15,9 +15,9 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
 
-from .box_ops import is_one_of
+from .box_ops import is_one_of, padded_after_end
 from .codebook_targets import find_token_groups
-from .decoding_modes import PER_STEP_OUTPUTS, check_counts, end_ids, refuse_unkept_modes
+from .decoding_modes import PER_STEP_OUTPUTS, check_counts, end_ids, pad_id, refuse_unkept_modes
 from .decoding_rules import CompleteTokenGroups
 from .target_masks import AnswerTargets, decoded_targets
 from .token_states import StateRecorder, TokenStatesMixin, current_recorder, recording
@@ -158,7 +158,9 @@ class ReasoningGenerationMixin(TokenStatesMixin):
         """Sort the recorded states along the final sequences and decode the targets in what was written."""
         states, log_probs = recorder.gather(output.sequences, getattr(output, "beam_indices", None))
         written = output.sequences[:, asked:]
-        ended = is_one_of(written, end_ids(config)).cumsum(1) > 0
+        ended, pad = is_one_of(written, end_ids(config)).cumsum(1) > 0, pad_id(config, self.config)
+        if pad is not None:  # transformers' beams fill with EOS where the id of padding is 0
+            written = padded_after_end(written, ended, pad)
         groups = find_token_groups(written.masked_fill(ended, -1), self.config.codebook_token_ids)
         predicting = states[groups.row[:, None], groups.positions + asked - 1]
         image_of_row = image_of_row.repeat_interleave(len(written) // len(image_of_row))

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 from transformers.generation.utils import GenerateBeamEncoderDecoderOutput
 
-from .box_ops import is_one_of
+from .box_ops import after_end, is_one_of, padded_after_end
 
 NEVER = -1e7  # the reference's "negative infinity"
 
@@ -103,8 +103,11 @@ def reference_beam_search(
     done_parents = torch.where(none_done[:, None, None], live_parents, done_parents)
     done_scores = torch.where(none_done[:, None], live_log_probs, done_scores)
     returned = generation_config.num_return_sequences
+    sequences = done[:, :returned, : written + 1].flatten(0, 1)
+    pad = 0 if generation_config.pad_token_id is None else generation_config.pad_token_id
     return GenerateBeamEncoderDecoderOutput(
-        sequences=_pad_after_end(done[:, :returned, : written + 1].flatten(0, 1), ends, generation_config.pad_token_id),
+        # as the reference does before its second pass
+        sequences=padded_after_end(sequences, after_end(sequences, ends), pad),
         sequences_scores=done_scores[:, :returned].flatten(),
         beam_indices=done_parents[:, :returned, :written].flatten(0, 1),
     )
@@ -113,10 +116,3 @@ def reference_beam_search(
 def _gather(values: Tensor, index: Tensor) -> Tensor:
     """values (R,K,L), index (R,J) -> (R,J,L)."""
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
-
-
-def _pad_after_end(sequences: Tensor, ends: int | list[int], pad: int | None) -> Tensor:
-    """Fill what stands after the first EOS with padding, as the reference does before its second pass."""
-    is_end = is_one_of(sequences, ends)
-    ended = is_end.cumsum(-1)
-    return sequences.masked_fill((ended > 1) | ((ended == 1) & ~is_end), 0 if pad is None else pad)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .box_coding import clip_boxes, decode_boxes
-from .configuration_pixelllm import PixelLLMProposalHeadConfig
+from .configuration_heads import PixelLLMProposalHeadConfig
 from .detection_ops import first_survivors, greedy_nms, roi_align
 from .starting_layers import StartingLinear
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .box_coding import box_areas, clip_boxes, match_boxes
-from .configuration_pixelllm import PixelLLMTowerProposalConfig
+from .configuration_heads import PixelLLMTowerProposalConfig
 from .detection_ops import first_survivors, greedy_nms
 from .proposal_head import ProposalHeadLoss, ProposalHeadOutput, image_sizes
 from .vision_towers import VisionFeatures

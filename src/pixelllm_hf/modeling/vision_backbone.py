@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoBackbone
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from .configuration_vision import PixelLLMBackboneTowerConfig
+from .configuration_towers import PixelLLMBackboneTowerConfig
 
 
 class BackboneTower(nn.Module):

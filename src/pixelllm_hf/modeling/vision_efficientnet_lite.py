@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .configuration_vision import PixelLLMEfficientNetLiteTowerConfig
+from .configuration_towers import PixelLLMEfficientNetLiteTowerConfig
 from .vision_convolutions import ConvNorm, TowerConv2d
 
 

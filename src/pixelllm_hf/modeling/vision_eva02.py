@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .configuration_vision import PixelLLMEva02TowerConfig
+from .configuration_towers import PixelLLMEva02TowerConfig
 from .vision_sam import DropPath, PatchEmbed, resize_map
 
 

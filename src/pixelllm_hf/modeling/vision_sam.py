@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .configuration_vision import PixelLLMSamTowerConfig
+from .configuration_towers import PixelLLMSamTowerConfig
 
 
 def resize_map(image_map: Tensor, size_hw: tuple[int, int], mode: str = "bicubic") -> Tensor:

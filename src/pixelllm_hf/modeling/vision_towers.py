@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .configuration_vision import PixelLLMTowerConfig, PixelLLMVisionConfig, map_name
+from .configuration_towers import PixelLLMTowerConfig, map_name
+from .configuration_vision import PixelLLMVisionConfig
 from .starting_layers import KnowsItsStart
 from .vision_backbone import BackboneTower
 from .vision_efficientnet_lite import EfficientNetLiteTower

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .configuration_vision import PixelLLMYoloxTowerConfig
+from .configuration_towers import PixelLLMYoloxTowerConfig
 from .vision_convolutions import TowerConv2d
 
 

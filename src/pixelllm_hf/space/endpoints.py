@@ -69,10 +69,16 @@ class Answer(TypedDict):
     trace: list[list[float]]
 
 
-def add_endpoints(service: Service, uploads: Path) -> None:
-    """Offer every task, inside a `gr.Blocks`. uploads: the folder in which gradio keeps uploaded files."""
+class Endpoints:
+    """Every task as a function of the API and a tool of MCP; their docstrings are what clients read.
 
-    def caption(image: gr.FileData, beams: int | None = None, model: str = "") -> list[Answer]:
+    uploads: the folder in which gradio keeps uploaded files.
+    """
+
+    def __init__(self, service: Service, uploads: Path):
+        self.service, self.uploads = service, uploads
+
+    def caption(self, image: gr.FileData, beams: int | None = None, model: str = "") -> list[Answer]:
         """Describe an image in a short sentence, with the location of every word in pixels of the image.
 
         Args:
@@ -83,9 +89,9 @@ def add_endpoints(service: Service, uploads: Path) -> None:
         Returns:
             one answer, with its words, their points (x, y) and boxes (x0, y0, x1, y1).
         """
-        return _answers(service, uploads, image, "caption", beams=beams, model=model)
+        return self._answers(image, "caption", beams=beams, model=model)
 
-    def trace(image: gr.FileData, beams: int | None = None, model: str = "") -> list[Answer]:
+    def trace(self, image: gr.FileData, beams: int | None = None, model: str = "") -> list[Answer]:
         """Describe an image in a long caption whose words form a path over the image, like a narrator's pointer.
 
         Args:
@@ -96,9 +102,9 @@ def add_endpoints(service: Service, uploads: Path) -> None:
         Returns:
             one answer; its trace is the points (x, y) of its words in reading order, in pixels.
         """
-        return _answers(service, uploads, image, "trace", beams=beams, model=model)
+        return self._answers(image, "trace", beams=beams, model=model)
 
-    def refer(image: gr.FileData, expressions: list[str], model: str = "") -> list[Answer]:
+    def refer(self, image: gr.FileData, expressions: list[str], model: str = "") -> list[Answer]:
         """Find what expressions mean in an image: a box for each.
 
         Args:
@@ -109,9 +115,9 @@ def add_endpoints(service: Service, uploads: Path) -> None:
         Returns:
             an answer for each expression, with its box (x0, y0, x1, y1) in pixels.
         """
-        return _answers(service, uploads, image, "refer", expressions=expressions, model=model)
+        return self._answers(image, "refer", expressions=expressions, model=model)
 
-    def segment(image: gr.FileData, expressions: list[str], model: str = "") -> list[Answer]:
+    def segment(self, image: gr.FileData, expressions: list[str], model: str = "") -> list[Answer]:
         """Find what expressions mean in an image: a box and a mask for each.
 
         Args:
@@ -122,9 +128,10 @@ def add_endpoints(service: Service, uploads: Path) -> None:
         Returns:
             an answer for each expression, with its box in pixels and its mask as COCO's compressed run lengths.
         """
-        return _answers(service, uploads, image, "segment", expressions=expressions, model=model)
+        return self._answers(image, "segment", expressions=expressions, model=model)
 
     def region(
+        self,
         image: gr.FileData,
         boxes: list[list[float]] | None = None,
         points: list[list[float]] | None = None,
@@ -143,9 +150,10 @@ def add_endpoints(service: Service, uploads: Path) -> None:
         Returns:
             an answer for each box, then for each point.
         """
-        return _answers(service, uploads, image, "region", boxes=boxes, points=points, beams=beams, model=model)
+        return self._answers(image, "region", boxes=boxes, points=points, beams=beams, model=model)
 
     def dense(
+        self,
         image: gr.FileData,
         max_results: int | None = None,
         min_score: float = 0.0,
@@ -165,9 +173,11 @@ def add_endpoints(service: Service, uploads: Path) -> None:
             an answer for each object, the surest first, with its box and box_score.
         """
         wanted = {"max_results": max_results, "min_score": min_score}
-        return _answers(service, uploads, image, "dense", beams=beams, model=model, **wanted)
+        return self._answers(image, "dense", beams=beams, model=model, **wanted)
 
-    def reason(image: gr.FileData, questions: list[str], beams: int | None = None, model: str = "") -> list[Answer]:
+    def reason(
+        self, image: gr.FileData, questions: list[str], beams: int | None = None, model: str = ""
+    ) -> list[Answer]:
         """Answer questions about an image, with a mask for each thing that an answer names.
 
         Args:
@@ -180,9 +190,22 @@ def add_endpoints(service: Service, uploads: Path) -> None:
             an answer for each question; text[start:end] of each of its targets names a thing, whose mask is COCO's
             compressed run lengths.
         """
-        return _answers(service, uploads, image, "reason", expressions=questions, beams=beams, model=model)
+        return self._answers(image, "reason", expressions=questions, beams=beams, model=model)
 
-    for endpoint in (caption, trace, refer, segment, region, dense, reason):
+    def _answers(self, image: Any, task: str, *, model: Any, beams: Any = None, **prompts: Any) -> list[Any]:
+        with as_gradio_error():
+            service, limits = self.service, self.service.limits
+            request = checked_request(task, limits, **prompts)
+            width = None if beams is None else checked_whole(beams, 1, limits.beams, "the beams")
+            name = service.chosen(model)
+            pixels = read_upload(uploaded_file(image, self.uploads), limits)
+            return [result.to_dict() for result in service.answer(pixels, request, model=name, beams=width)]
+
+
+def add_endpoints(service: Service, uploads: Path) -> None:
+    """Offer every task, inside a `gr.Blocks`."""
+    of = Endpoints(service, uploads)
+    for endpoint in (of.caption, of.trace, of.refer, of.segment, of.region, of.dense, of.reason):
         gr.api(endpoint, api_name=endpoint.__name__, concurrency_id=ANSWERS)
 
 
@@ -195,18 +218,6 @@ def tools_answer_in_json(blocks: gr.Blocks) -> None:
     server.postprocess_output_data = lambda data, root_url: [
         TextContent(type="text", text=json.dumps(value, ensure_ascii=False)) for value in data
     ]
-
-
-def _answers(
-    service: Service, uploads: Path, image: Any, task: str, *, model: Any, beams: Any = None, **prompts: Any
-) -> list[Any]:
-    with as_gradio_error():
-        limits = service.limits
-        request = checked_request(task, limits, **prompts)
-        width = None if beams is None else checked_whole(beams, 1, limits.beams, "the beams")
-        name = service.chosen(model)
-        pixels = read_upload(uploaded_file(image, uploads), limits)
-        return [result.to_dict() for result in service.answer(pixels, request, model=name, beams=width)]
 
 
 __all__ = ["ANSWERS", "Answer", "add_endpoints", "tools_answer_in_json"]

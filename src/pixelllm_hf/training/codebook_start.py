@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
-from pixelllm_hf.modeling.configuration_vision import FUSED
+from pixelllm_hf.modeling.configuration_towers import FUSED
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.training.recipe_values import ConfigError
 

@@ -29,7 +29,7 @@ from pixelllm_hf.data.image_folder import shape_problem
 from pixelllm_hf.data.mixing import GroundedBatches
 from pixelllm_hf.folders import atomic_folder, remove_leftovers, reserve
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
-from pixelllm_hf.modeling.configuration_vision import FUSED
+from pixelllm_hf.modeling.configuration_towers import FUSED
 from pixelllm_hf.modeling.vision_towers import VisionFeatures, VisionTowers, map_statistics
 from pixelllm_hf.training.cacheable_images import CacheableImages
 from pixelllm_hf.training.canvas_reader import CanvasReader

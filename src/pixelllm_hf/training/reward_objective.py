@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 from pixelllm_hf.data.packed_labels import NO_SEGMENT, pack_labels
 from pixelllm_hf.data.plain_texts import plain_prompt
+from pixelllm_hf.modeling.language_model import packed_texts
 from pixelllm_hf.modeling.losses import IGNORE_INDEX
 from pixelllm_hf.modeling.model_output import PixelLLMOutput
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
-from pixelllm_hf.modeling.packed_texts import packed_texts
 from pixelllm_hf.training.language_objective import language_objective
 from pixelllm_hf.training.objective import Objective
 from pixelllm_hf.training.recipe_values import ConfigError

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from pixelllm_hf.modeling.language_model import packed_texts
 from pixelllm_hf.modeling.language_t5 import T5PrefixLanguageModel
 from pixelllm_hf.modeling.losses import label_loss
 from pixelllm_hf.modeling.model_output import PixelLLMOutput
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
-from pixelllm_hf.modeling.packed_texts import packed_texts
 from pixelllm_hf.training.build_model import build_model_and_processor
 from pixelllm_hf.training.export import export_dtype, save_folder
 from pixelllm_hf.training.objective import Objective

@@ -36,6 +36,7 @@ from pixelllm_hf.training.freed_memory import keep_freed_memory
 from pixelllm_hf.training.log_window import LogWindow
 from pixelllm_hf.training.optimizers import build_optimizers
 from pixelllm_hf.training.parameter_groups import configured_groups
+from pixelllm_hf.training.run_checkpoints import RunCheckpoints
 from pixelllm_hf.training.schedule import learning_rate_factor
 from pixelllm_hf.training.weight_average import WeightAverage
 
@@ -147,7 +148,7 @@ class Trainer:
         self.recipe = {} if recipe is None else to_dict(recipe)
         self.output_dir = Path(run.output_dir)
         self.bare_model, self.batches, self.held_out = model, batches, held_out
-        self.save_model, self.evaluate_hook, self.trained_only = save_model, evaluate, trained_only
+        self.save_model, self.evaluate_hook = save_model, evaluate
         self.batches_per_step = checkpointing.batches_per_step(run, accelerator.num_processes)
         self.accumulation = self.batches_per_step // accelerator.num_processes
         self.sharded = run.shard and accelerator.num_processes > 1
@@ -166,6 +167,13 @@ class Trainer:
             self.model, *self.optimizers = accelerator.prepare(model, *self.bare_optimizers)
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.average = WeightAverage(model, optimizer.ema_decay) if optimizer.ema_decay else None
+        self.checkpoints = RunCheckpoints(
+            *(model, self.bare_optimizers, self.average),
+            accelerator=accelerator,
+            run=run,
+            save_model=save_model,
+            trained_only=trained_only,
+        )
         self.step = 0
         self.window = LogWindow()
         self.last_metrics: dict[str, float] = {}
@@ -207,7 +215,7 @@ class Trainer:
 
     def _run(self) -> dict[str, float]:
         run, accelerator = self.run_config, self.accelerator
-        self._resume()
+        self.step, self.window = self.checkpoints.resume()
         if accelerator.is_main_process:
             text = json.dumps(self.recipe | {"versions": _versions()}, indent=2)
             with atomic_text(self.output_dir / "args.json") as file:
@@ -425,142 +433,14 @@ class Trainer:
 
     def save(self) -> Path:
         """Write the checkpoint of the present step: a usable model, and beside it all that resuming needs."""
-        target = checkpointing.checkpoint_path(self.output_dir, self.step)
-        random_states = gather_object([checkpointing.random_state_tensors()])
         began = time.monotonic()
-        stored = set(checkpointing.stored_names(self.bare_model, trained_only=self.trained_only))
-        wanted = stored.__contains__ if self.trained_only else lambda name: True
-        moments = checkpointing.optimizer_tensors(self.bare_optimizers) if self.sharded or self._main else {}
-        with sharding.gathered(self.bare_model, keep=wanted):
-            if self._main:
-                self._write(target, moments, random_states)
+        target = self.checkpoints.save(self.step, self.window)
         self.window.pause(time.monotonic() - began)
-        self.accelerator.wait_for_everyone()
         return target
-
-    def _write(self, target: Path, moments: dict[str, Tensor], random_states: list[dict[str, Tensor]]) -> None:
-        with checkpointing.atomic_folder(target) as folder:
-            if self.save_model is not None:
-                with self.average.applied() if self.average else nullcontext():
-                    self.save_model(self.bare_model, folder, False)
-            state = folder / checkpointing.STATE_FOLDER
-            state.mkdir()
-            weights = checkpointing.model_tensors(self.bare_model, trained_only=self.trained_only)
-            checkpointing.save_tensors(state / "weights.safetensors", weights)
-            checkpointing.save_tensors(state / "optimizer.safetensors", moments)
-            if self.average:
-                checkpointing.save_tensors(state / "weight_average.safetensors", self.average.means)
-            for rank, tensors in enumerate(random_states):
-                checkpointing.save_tensors(state / f"random-{rank}.safetensors", tensors)
-            text = json.dumps({"step": self.step, "window": self.window.to_dict(), "layout": self._layout()})
-            (state / "state.json").write_text(text, encoding="utf-8")
-        checkpointing.keep_newest(self.output_dir, self.run_config.keep_last)
 
     @property
     def _main(self) -> bool:
         return self.accelerator.is_main_process
-
-    def _layout(self) -> dict[str, Any]:
-        """What must be the same for a resumed run to continue exactly."""
-        scaler = self.accelerator.scaler
-        run = self.run_config
-        return {
-            "num_processes": self.accelerator.num_processes,
-            "gradient_accumulation": run.gradient_accumulation,
-            "batches_per_step": self.batches_per_step,
-            "total_steps": run.total_steps,
-            "warmup_steps": run.warmup_steps,
-            "seed": run.seed,
-            "mixed_precision": run.mixed_precision,
-            "loss_scale": scaler.get_scale() if scaler is not None else None,
-        }
-
-    def _resume(self) -> None:
-        run, main = self.run_config, self.accelerator.is_main_process
-        found = checkpointing.list_checkpoints(self.output_dir)
-        if run.resume == "never" and found:
-            raise ConfigError(
-                f"resume=never, but {str(self.output_dir)!r} holds {len(found)} checkpoint(s); "
-                "choose another output_dir, delete them, or use resume=auto."
-            )
-        if run.resume not in ("auto", "never"):
-            chosen: Path | None = Path(run.resume)
-            if not (Path(run.resume) / checkpointing.STATE_FOLDER / "state.json").is_file():
-                raise checkpointing.CheckpointError(
-                    f"resume names {run.resume!r}, which is no complete checkpoint (no "
-                    f"{checkpointing.STATE_FOLDER}/state.json); give a step-… folder or resume=auto."
-                )
-        else:
-            chosen = found[-1] if found else None
-        if main:
-            checkpointing.remove_leftovers(self.output_dir)
-        if chosen is not None:
-            self._load(chosen)
-        if main:
-            self._trim_log()
-        self.accelerator.wait_for_everyone()
-
-    def _load(self, checkpoint: Path) -> None:
-        try:
-            self._load_state(checkpoint)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
-            if isinstance(error, checkpointing.CheckpointError):
-                raise
-            raise checkpointing.CheckpointError(
-                f"{str(checkpoint)!r} is damaged ({type(error).__name__}: {error}). Delete that folder to continue "
-                "from the one before it."
-            ) from error
-
-    def _load_state(self, checkpoint: Path) -> None:
-        state = checkpoint / checkpointing.STATE_FOLDER
-        saved = checkpointing.load_json(state / "state.json")
-        layout = self._layout() | {"loss_scale": saved["layout"]["loss_scale"]}
-        if self.run_config.resume not in ("auto", "never"):  # a named checkpoint may go on with another schedule
-            layout |= {name: saved["layout"][name] for name in ("total_steps", "warmup_steps")}
-        before = saved["layout"]
-        before = {"batches_per_step": checkpointing.saved_batches_per_step(before), **before}
-        for name in ("num_processes", "gradient_accumulation"):  # as many batches a step are what counts
-            layout.pop(name)
-        changed = [f"{k} was {before.get(k)!r} and is {v!r}" for k, v in layout.items() if before.get(k) != v]
-        if changed:
-            raise checkpointing.CheckpointError(
-                f"{str(checkpoint)!r} cannot be continued exactly: {'; '.join(changed)}. Use the recipe that wrote it; "
-                f"to go on with another schedule say resume={checkpoint}."
-            )
-        weights = checkpointing.load_tensors(state / "weights.safetensors")
-        checkpointing.load_model_tensors(self.bare_model, weights, trained_only=self.trained_only)
-        moments = checkpointing.load_tensors(state / "optimizer.safetensors")
-        checkpointing.load_optimizer_tensors(self.bare_optimizers, moments)
-        if self.average:
-            self.average.load(checkpointing.load_tensors(state / "weight_average.safetensors"))
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.update(saved["layout"]["loss_scale"])
-        self._restore_random_state(state, saved["step"])
-        self.step = saved["step"]
-        self.window = LogWindow.from_dict(saved["window"])
-
-    def _restore_random_state(self, state: Path, step: int) -> None:
-        """That of this process; a process that the run did not have begins with one of its own."""
-        file = state / f"random-{self.accelerator.process_index}.safetensors"
-        if file.is_file():
-            checkpointing.restore_random_state(checkpointing.load_tensors(file))
-        else:
-            set_seed((self.run_config.seed + 7919 * step + self.accelerator.process_index) % 2**32)
-
-    def _trim_log(self) -> None:
-        """Drop the rows that a killed run logged after its last checkpoint: they are about to be logged again."""
-        path = self.output_dir / "metrics.jsonl"
-        if not path.exists():
-            return
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] <= self.step:
-                    kept.append(line)
-            except (ValueError, KeyError):  # the last line of a killed run may be cut
-                continue
-        with atomic_text(path) as file:
-            file.writelines(f"{line}\n" for line in kept)
 
 
 def _process_is_gone(error: RuntimeError) -> bool:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...modeling.box_ops import select_tokens
 from ...modeling.detections import rescore_with_captions
 from ...modeling.modeling_pixelllm import IGNORE_INDEX
 from ...modeling.prompt_encoder import box_corners
@@ -16,6 +15,7 @@ from ..scenic import restore_pixelllm
 from .detection import training_values
 from .golden import Computed, Golden
 from .official_model import decoding_options, filled, greedy_score, official_model
+from .token_selection import select_tokens
 
 _NEVER = -1e6  # scores below are of beam slots that the reference never filled
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...modeling.centernet import CenterPredictions, candidate_boxes, cell_centers, select_proposals
-from ...modeling.configuration_pixelllm import PixelLLMProposalHeadConfig
+from ...modeling.configuration_heads import PixelLLMProposalHeadConfig
 from ...modeling.detection_losses import center_targets, distance_loss, heatmap_losses
 from ...modeling.detection_ops import roi_align
 from ...modeling.proposal_head import ProposalHead, ProposalHeadLoss

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
-from ...modeling.box_ops import points_to_boxes, select_tokens
+from ...modeling.box_ops import points_to_boxes
 from ...modeling.mask_head import MaskHeadOutput
 from ...modeling.mask_losses import mask_loss
 from ...modeling.modeling_pixelllm import IGNORE_INDEX
@@ -18,6 +18,7 @@ from .golden import Computed, Golden
 from .heads import takes_part
 from .masks import LOSS_NAMES, sum_of
 from .official_model import decoding_options, filled, greedy_score, official_model, without_repeated_end
+from .token_selection import select_tokens
 
 _NEVER = -1e6  # scores below are of beam slots that the reference never filled
 

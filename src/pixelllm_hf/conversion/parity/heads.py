@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...modeling.box_ops import points_to_boxes, select_tokens
+from ...modeling.box_ops import points_to_boxes
 from ...modeling.language_t5 import T5PrefixLanguageModel
-from ...modeling.losses import point_loss, text_loss
+from ...modeling.losses import label_loss, point_loss
 from ...modeling.point_head import PointHead
 from ...modeling.prompt_encoder import PromptEncoder
 from ...modeling.prompt_feature_extractor import PromptFeatureExtractor
@@ -18,6 +19,7 @@ from ..scenic_hparams import ScenicLora, point_head_config, prompt_config, t5_co
 from .detection import proposal_losses
 from .golden import Computed, Golden
 from .masks import mask_losses
+from .token_selection import select_tokens
 
 
 def prompt_encoder(golden: Golden) -> Computed:
@@ -160,6 +162,23 @@ def losses(golden: Golden) -> Computed:
     return computed
 
 
+def text_loss(
+    logits: Tensor,
+    tokens: Tensor,
+    row_mask: Tensor | None = None,
+    *,
+    label_smoothing: float,
+    eos_token_id: int | list[int] | None,
+    pad_token_id: int | None,
+) -> Tensor:
+    """`label_loss` of the next token: logits (…,T,V), tokens (…,T) as the decoder consumes them."""
+    # Shifting the targets and not the logits spares a copy of the logits; the last position predicts nothing.
+    targets = F.pad(tokens[..., 1:], (0, 1))
+    return label_loss(
+        logits, targets, row_mask, label_smoothing=label_smoothing, eos_token_id=eos_token_id, pad_token_id=pad_token_id
+    )
+
+
 __all__ = [
     "decode",
     "encode",
@@ -169,5 +188,6 @@ __all__ = [
     "prompt_encoder",
     "t5_text_head",
     "takes_part",
+    "text_loss",
     "visual_project_layers",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ...modeling.configuration_pixelllm import PixelLLMMaskHeadConfig
+from ...modeling.configuration_heads import PixelLLMMaskHeadConfig
 from ...modeling.mask_head import MaskHead
 from ...modeling.mask_losses import mask_loss
 from ..scenic import convert_module

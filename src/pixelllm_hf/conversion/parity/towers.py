@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ...modeling.configuration_vision import PixelLLMEfficientNetLiteTowerConfig, PixelLLMYoloxTowerConfig
+from ...modeling.configuration_towers import PixelLLMEfficientNetLiteTowerConfig, PixelLLMYoloxTowerConfig
 from ..towers import efficientnet_lite_tower, yolox_tower
 from .onnx_graph import OnnxGraph, run_onnx
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ...modeling.configuration_pixelllm import PixelLLMEva02TowerConfig, PixelLLMSamTowerConfig
+from ...modeling.configuration_towers import PixelLLMEva02TowerConfig, PixelLLMSamTowerConfig
 from ...modeling.vision_eva02 import Eva02VisionTower
 from ...modeling.vision_sam import SamVisionTower
 from ...modeling.vision_towers import fuse_maps, normalize_pixels, resize_map, valid_size_hw

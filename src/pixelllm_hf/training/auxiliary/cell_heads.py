@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
-from pixelllm_hf.modeling.configuration_vision import FUSED
+from pixelllm_hf.modeling.configuration_towers import FUSED
 from pixelllm_hf.modeling.vision_towers import VisionFeatures
 from pixelllm_hf.training.auxiliary.labels import BACKGROUND, IGNORED, ImageLabels
 from pixelllm_hf.training.recipe_values import NotNegative, RecipePart, Share, Within

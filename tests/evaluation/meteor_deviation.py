@@ -1,6 +1,6 @@
 """How far the METEOR variants that run here are from the official jar, on captions whose jar scores are stored.
 
-python -m pixelllm_hf.evaluation.meteor_deviation tests/golden/metrics
+python tests/evaluation/meteor_deviation.py tests/golden/metrics
 """
 
 from __future__ import annotations
