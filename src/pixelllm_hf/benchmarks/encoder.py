@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pixelllm_hf.conversion.public_layouts import sam_layout
 from pixelllm_hf.evaluation.bootstrap import Estimate
-from pixelllm_hf.modeling.configuration_vision import PixelLLMSamTowerConfig
+from pixelllm_hf.modeling.configuration_towers import PixelLLMSamTowerConfig
 from pixelllm_hf.modeling.vision_sam import SamVisionTower
 
 from .pairs import median_estimate, timed_in_turn

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...modeling.detections import rescore_with_captions
-from ...modeling.modeling_pixelllm import IGNORE_INDEX
+from ...modeling.losses import IGNORE_INDEX
 from ...modeling.prompt_encoder import box_corners
 from ...modeling.vision_towers import valid_size_hw
 from ..scenic import restore_pixelllm

@@ -9,9 +9,9 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from ...modeling.box_ops import points_to_boxes
+from ...modeling.losses import IGNORE_INDEX
 from ...modeling.mask_head import MaskHeadOutput
 from ...modeling.mask_losses import mask_loss
-from ...modeling.modeling_pixelllm import IGNORE_INDEX
 from ...modeling.vision_towers import VisionFeatures, valid_size_hw
 from ..scenic import restore_pixelllm
 from .golden import Computed, Golden
