@@ -164,10 +164,10 @@ def shown(table: dict[str, dict[str, float]]) -> str:
         "|---|" + "---|" * 10,
     ]
     for name, row in table.items():
-        few, many = (row.get(f"gIoU_{kind}", float("nan")) for kind in ("few", "many"))
+        few, many, empty = (row.get(name, float("nan")) for name in ("gIoU_few", "gIoU_many", "empty_accuracy"))
         lines.append(
             f"| {name} | {row['given_iou']:.3f} | {row['gIoU']:.3f} | {row['cIoU']:.3f} | {few:.3f} / {many:.3f} | "
-            f"{row['right_number']:.3f} | {row['empty_accuracy']:.3f} | {row['head_parameters'] / 1e6:.2f} | "
+            f"{row['right_number']:.3f} | {empty:.3f} | {row['head_parameters'] / 1e6:.2f} | "
             f"{row['parameters'] / 1e6:.2f} | {1000 * row['mask_seconds_per_target']:.1f} | "
             f"{1000 * row['seconds_per_image']:.0f} |"
         )

@@ -8,6 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pixelllm_hf import PixelLLMForGroundedGeneration, PixelLLMProcessor, embedded_checkpoint
+from pixelllm_hf.data.scenes import write_scenes
+from pixelllm_hf.evaluation.runner import evaluate
+from pixelllm_hf.evaluation.scene_folder import VALIDATION_SEED
+from pixelllm_hf.evaluation.tasks import TASKS
+from pixelllm_hf.evaluation.tasks.task import QUICK
 from pixelllm_hf.inference import Captioner, ModelError, Request
 
 QUESTIONS = ("a red dog", "two cats on the left")
@@ -51,3 +57,15 @@ def test_a_model_without_a_codebook_is_refused_by_what_it_lacks(small_checkpoint
     captioner = Captioner.load(str(small_checkpoint), "cpu", "auto", {})
     with pytest.raises(ModelError, match="no segmentation codebook, which task 'reason' needs"):
         captioner.require("reason")
+
+
+def test_the_embedded_model_points_at_what_is_asked_for(tmp_path: Path):
+    folder = embedded_checkpoint("tiny-reason")
+    model = PixelLLMForGroundedGeneration.from_pretrained(folder).eval()
+    assert sum(p.numel() for p in model.parameters()) <= 12e6
+    assert sum(file.stat().st_size for file in folder.glob("*.safetensors")) <= 25e6
+    processor = PixelLLMProcessor.from_pretrained(folder)
+    scenes = write_scenes(tmp_path / "scenes", 12, VALIDATION_SEED)
+    found = evaluate(model, processor, TASKS["muse"], scenes, settings=QUICK)
+    metrics = {name: estimate["value"] for name, estimate in found.result["metrics"].items()}
+    assert metrics["gIoU"] > 0.5 and metrics["right_number"] > 0.7

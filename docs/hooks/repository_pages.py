@@ -17,6 +17,7 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "src/pixelllm_hf/checkpoints/photo/README.md": "model-card.md",
     "src/pixelllm_hf/checkpoints/tiny/README.md": "model-card-tiny.md",
+    "src/pixelllm_hf/checkpoints/tiny-reason/README.md": "model-card-tiny-reason.md",
 }
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.S)
 _TITLE_NAME = re.compile(r'(<span class="doc doc-object-name[^"]*">)([^<]+)')

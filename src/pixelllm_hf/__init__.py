@@ -81,8 +81,8 @@ _HOMES = {
     "yolo_labels": ".processing.dataset_exports",
 }
 
-EMBEDDED_CHECKPOINTS = ("photo", "tiny")
-"""The models that the package brings, by name; the first is the default."""
+EMBEDDED_CHECKPOINTS = ("photo", "tiny", "tiny-reason")
+"""The models that the package brings, by name; the first is the default. `tiny-reason` answers questions."""
 
 __all__ = [
     "EMBEDDED_CHECKPOINTS", "__version__", "default_checkpoint", "embedded_checkpoint", "export_code", *_HOMES,

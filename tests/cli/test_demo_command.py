@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from pixelllm_hf import EMBEDDED_CHECKPOINTS
 from pixelllm_hf.cli import WRONG_USAGE, main
 from pixelllm_hf.space.launching import MODEL_VARIABLE, default_models
 
@@ -39,6 +38,6 @@ def test_examples_must_be_a_folder(tmp_path: Path, capsys):
 
 def test_the_environment_names_the_models_of_a_space(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv(MODEL_VARIABLE, raising=False)
-    assert default_models()[0] == EMBEDDED_CHECKPOINTS[0]
+    assert default_models() == ["photo", "tiny-reason"]
     monkeypatch.setenv(MODEL_VARIABLE, "org/one, org/two,")
     assert default_models() == ["org/one", "org/two"]

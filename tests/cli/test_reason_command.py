@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pixelllm_hf.cli import OK, SOME_FAILED, WRONG_USAGE, main
+from pixelllm_hf.data.scenes import ObjectLibrary, compose_scene
 from pixelllm_hf.processing.grounded_results import GroundedCaption
 
 QUESTION = "what can be eaten?"
@@ -104,3 +105,16 @@ def test_models_are_refused_by_what_they_lack(reason, images: Path, small_pixell
     ):
         assert main([task, image, *words, "--model", str(small_pixellm), "--device", "cpu"]) == WRONG_USAGE
         assert lacks in capsys.readouterr().err
+
+
+def test_where_no_model_is_named_the_embedded_one_that_can_answers_and_is_told(capsys, tmp_path: Path, records):
+    scene = compose_scene(900_000_000, 0, ObjectLibrary.builtin())
+    scene.image.save(tmp_path / "scene.png")
+    out = tmp_path / "out.jsonl"
+    assert main(["reason", str(tmp_path / "scene.png"), "which objects are in the picture?", "--json", str(out)]) == OK
+    told = capsys.readouterr()
+    assert "asking tiny-reason, as photo has no segmentation codebook" in told.err
+    (answer,) = records(out)
+    assert answer["text"].startswith("the picture shows") and answer["targets"]
+    assert main(["reason", str(tmp_path / "scene.png"), "where?", "--model", "photo"]) == WRONG_USAGE
+    assert "no segmentation codebook" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from pixelllm_hf.inference import EMBEDDED
+from pixelllm_hf.inference import EMBEDDED, default_model
 from pixelllm_hf.processing.tasks import TASK_SPECS
 
 REPOSITORY = Path(__file__).parents[2]
@@ -90,7 +90,7 @@ def check_pixelllm(arguments: list[str], missing_heads: frozenset[str], hub: boo
     if task not in TASK_SPECS or parsed.model not in (None, EMBEDDED):
         return "parsed"
     head = TASK_SPECS[task].head
-    if head is not None and head.config in missing_heads:
+    if head is not None and head.config in missing_heads and (parsed.model or default_model(task)) == EMBEDDED:
         printed = _expect(2, main, arguments)
         if "head" not in printed and "detector" not in printed:
             raise CommandError(f"pixelllm {task} must say that the model lacks a head, but it says {printed!r}")

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from pixelllm_hf import embedded_checkpoint
+from pixelllm_hf import EMBEDDED_CHECKPOINTS, embedded_checkpoint
 from pixelllm_hf.training.config import ConfigError, RunConfig, from_dict, load_config, to_dict
 from pixelllm_hf.training.recipe import TrainConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-RECIPES = sorted([*CONFIGS.rglob("*.yaml"), *(embedded_checkpoint("tiny") / "provenance").glob("*.yaml")])
+PROVENANCE = [embedded_checkpoint(name) / "provenance" for name in EMBEDDED_CHECKPOINTS]
+RECIPES = sorted([*CONFIGS.rglob("*.yaml"), *(file for folder in PROVENANCE for file in folder.glob("*.yaml"))])
 SOURCE = {"format": "coco_captions", "annotations": "a.json", "images": "i"}
 
 
