@@ -39,7 +39,7 @@ _OF_SCENES = {
     "region": ("object_name",),
     "refer": ("P@0.5",),
     "segment": ("seg_gIoU",),
-    "dense": ("mAP",),
+    "dense": ("mAP", "mAP_detection"),
 }
 _drawn: list[dict[str, Any]] = []
 
