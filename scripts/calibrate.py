@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 from pixelllm_hf.cli import UsageError
+from pixelllm_hf.cli.arguments import positive
 from pixelllm_hf.cli.evaluation_errors import EVALUATION_ERRORS
 from pixelllm_hf.evaluation.calibration import as_calibrated, fitted_settings, save_settings
 from pixelllm_hf.evaluation.certainty import certainty_metrics
@@ -69,9 +70,9 @@ if __name__ == "__main__":
     parser.add_argument("--data", required=True, help="folder in the layout of Flickr30k Entities")
     parser.add_argument("--images", type=Path, help="the images of --data, if they are not in its images/")
     parser.add_argument("--split", help="list of images in --data, such as val for val.txt")
-    parser.add_argument("--limit", type=int, help="only the first images")
+    parser.add_argument("--limit", type=positive, help="only the first images")
     parser.add_argument("--save", action="store_true", help="write the settings into the model's config.json")
-    parser.add_argument("--batch-size", type=int, default=25, help="images at a time")
+    parser.add_argument("--batch-size", type=positive, default=25, help="images at a time")
     parser.add_argument("--device", default="auto")
     try:
         main(parser.parse_args())

@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pixelllm_hf.cli.arguments import positive
 from pixelllm_hf.data.bad_records import AnnotationFileError, BadRecordError
 from pixelllm_hf.evaluation.best_and_worst import METRICS, TASKS, ScoredImage, best_and_worst, scored_images
 from pixelllm_hf.evaluation.images import EvaluationDataError
@@ -78,8 +79,8 @@ if __name__ == "__main__":
     parser.add_argument("--out", required=True, type=Path, help="folder for the drawings and results.json")
     parser.add_argument("--split", default="val")
     parser.add_argument("--model", default=EMBEDDED, help="folder or hub id (default: the embedded one)")
-    parser.add_argument("--images", type=int, default=100, help="first images of each split to choose from")
-    parser.add_argument("--shown", type=int, default=3, help="best ones, and as many worst ones, of each task")
+    parser.add_argument("--images", type=positive, default=100, help="first images of each split to choose from")
+    parser.add_argument("--shown", type=positive, default=3, help="best ones, and as many worst ones, of each task")
     parser.add_argument("--device", default="auto")
     try:
         main(parser.parse_args())

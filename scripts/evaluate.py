@@ -49,6 +49,7 @@ from pathlib import Path
 from typing import Any
 
 from pixelllm_hf.cli import UsageError
+from pixelllm_hf.cli.arguments import positive
 from pixelllm_hf.cli.evaluation_errors import COMPOSING_ERRORS, EVALUATION_ERRORS
 from pixelllm_hf.data.formats import FORMATS
 from pixelllm_hf.decoding import longest, own_beams
@@ -243,8 +244,8 @@ if __name__ == "__main__":
     parser.add_argument(
         "--split", help="of data that has several: a list of a folder, a file's name, or in a refs file"
     )
-    parser.add_argument("--limit", type=int, help="only the first images")
-    parser.add_argument("--scenes", type=int, help=f"how many to compose (default: {SCENES})")
+    parser.add_argument("--limit", type=positive, help="only the first images")
+    parser.add_argument("--scenes", type=positive, help=f"how many to compose (default: {SCENES})")
     parser.add_argument("--seed", type=int, help=f"their series, never a trained one (default: {HELD_OUT_SEED})")
     parser.add_argument("--objects", help="folder of other cut-outs to compose with")
     parser.add_argument("--backgrounds", help="folder of photographs to compose on")
@@ -257,9 +258,9 @@ if __name__ == "__main__":
     parser.add_argument("--description", help="of the data, a sentence or two: what it is, whose, under which licence")
     parser.add_argument("--json", type=Path, help="write the numbers")
     parser.add_argument("--captions", type=Path, help="write every answer, one JSON record per image and line")
-    parser.add_argument("--batch-size", type=int, default=25, help="images at a time, in each process")
-    parser.add_argument("--max-new-tokens", type=int, help="default: the checkpoint's own")
-    parser.add_argument("--num-beams", type=int, help="default: the checkpoint's own")
+    parser.add_argument("--batch-size", type=positive, default=25, help="images at a time, in each process")
+    parser.add_argument("--max-new-tokens", type=positive, help="default: the checkpoint's own")
+    parser.add_argument("--num-beams", type=positive, help="default: the checkpoint's own")
     parser.add_argument(
         "--no-repeat-ngram-size",
         type=int,

@@ -16,6 +16,7 @@ import argparse
 import pickle
 import sys
 
+from pixelllm_hf.cli.arguments import positive
 from pixelllm_hf.data.formats import FORMATS
 from pixelllm_hf.data.parquet_shards import prepare_format
 from pixelllm_hf.folders import FolderInUseError
@@ -49,7 +50,7 @@ def main() -> None:
         action="store_true",
         help="keep boxes without area, images without regions and crowds, which official evaluation counts",
     )
-    parser.add_argument("--rows_per_shard", type=int, default=2000, help="records in one parquet file at most")
+    parser.add_argument("--rows_per_shard", type=positive, default=2000, help="records in one parquet file at most")
     parser.add_argument("--push_to_hub", metavar="ORG/NAME", help="upload the finished folder as a Hub data set")
     parser.add_argument("--license", help="of the rows, as the Hub writes it (cc-by-4.0); needed to upload")
     parser.add_argument("--private", action="store_true", help="make the Hub data set private")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from itertools import chain
 
+from pixelllm_hf.cli.arguments import positive
 from pixelllm_hf.data.tokenizer_training import prompt_texts, scene_texts, train_tokenizer
 from pixelllm_hf.processing.target_tokens import add_target_tokens
 from pixelllm_hf.training.recipe import TrainConfig
@@ -21,8 +22,8 @@ def main() -> None:
     parser = recipe_parser(__doc__)
     parser.add_argument("--scenes", nargs="+", default=[], help="folders written by pixelllm_hf.data.scenes")
     parser.add_argument("--out", required=True, help="folder for tokenizer.json and tokenizer_config.json")
-    parser.add_argument("--max-pieces", type=int, default=1024, help="size of the vocabulary at most")
-    parser.add_argument("--min-count", type=int, default=1, help="rarer words are spelt")
+    parser.add_argument("--max-pieces", type=positive, default=1024, help="size of the vocabulary at most")
+    parser.add_argument("--min-count", type=positive, default=1, help="rarer words are spelt")
     parser.add_argument("--target-tokens", type=int, default=0, help="tokens that an answer writes for each target")
     args = parser.parse_intermixed_args()
     if not args.scenes and not args.config:

@@ -17,9 +17,9 @@ from pixelllm_hf.data.scenes import ObjectLibrary, compose_scene
 from pixelllm_hf.evaluation import runner
 from pixelllm_hf.evaluation.row_images import read_scenes
 from pixelllm_hf.evaluation.runner import GenerationSettings
-from pixelllm_hf.evaluation.scene_folder import DataFolder
+from pixelllm_hf.evaluation.scene_folder import DataFolder, EvaluationDataError
 from pixelllm_hf.evaluation.sharing import DistributedShard
-from pixelllm_hf.evaluation.tasks import TASKS
+from pixelllm_hf.evaluation.tasks import TASKS, task_for
 from pixelllm_hf.evaluation.tasks.task import QUICK
 from pixelllm_hf.evaluation.tasks.trace import narratives_matching, narratives_point_l1, read_given_narratives
 
@@ -146,6 +146,19 @@ def test_validation_looks_at_every_task_and_leaves_the_model_in_the_mode_it_was_
 def test_a_folder_without_scenes_is_named(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"instances\.json"):
         read_scenes(DataFolder(tmp_path))
+
+
+def test_a_folder_that_is_not_there_is_said_to_be_missing(tmp_path: Path):
+    with pytest.raises(EvaluationDataError, match="gone is not there"):
+        task_for("phrases", DataFolder(tmp_path / "gone"))
+
+
+def test_numbers_that_would_choose_other_images_than_the_first_ones_are_refused():
+    """`--limit -1` left the last image out, `--scenes 0` composed the default number."""
+    for nonsense in (["--limit", "-1"], ["--scenes", "0"]):
+        command = [sys.executable, str(ROOT / "scripts/evaluate.py"), "--task", "trace", *nonsense]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 2 and "a whole number of at least 1" in done.stderr
 
 
 def test_the_same_evaluation_gives_the_same_numbers(model_and_processor, scene_folder: Path):

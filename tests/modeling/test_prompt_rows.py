@@ -49,3 +49,21 @@ def test_without_a_mask_every_prompt_counts_and_without_prompts_every_image():
 def test_rows_of_text_that_are_too_few_are_refused():
     with pytest.raises(ValueError, match="query_ids must have one row per valid prompt.*2 prompts and 1 rows"):
         rows_of([[1, 1]], query_ids=torch.zeros(1, 2, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("prompt_boxes", lambda boxes: boxes[..., :3]),
+        ("prompt_boxes", lambda boxes: boxes[0]),
+        ("prompt_boxes", lambda boxes: boxes[:1]),
+        ("prompt_mask", lambda mask: torch.cat([mask, torch.zeros_like(mask)], dim=1)),
+        ("attention_mask", lambda mask: mask.repeat(1, 3)),
+        ("attention_mask", lambda mask: mask[:, :2]),
+    ],
+)
+def test_prompts_of_another_shape_are_refused_by_name(small_model, small_inputs, name, change):
+    given = small_inputs | {name: change(small_inputs[name])}
+    for call in (small_model.generate, lambda **inputs: small_model(**inputs, labels=torch.ones(3, 2).long())):
+        with pytest.raises(ValueError, match=f"{name} must have the shape"):
+            call(**given)

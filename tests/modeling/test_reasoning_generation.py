@@ -200,3 +200,10 @@ def test_outputs_of_each_step_are_refused_by_name(model, name):
 def test_beams_that_cannot_be_are_refused(model, beams):
     with pytest.raises(ValueError, match="num_beams must be a whole number of at least 1"):
         model.generate(**ask(2), max_new_tokens=2, num_beams=beams)
+
+
+def test_a_mask_of_another_shape_than_the_questions_is_refused(model):
+    inputs = ask(2, 4)
+    for call in (model, model.generate):
+        with pytest.raises(ValueError, match="attention_mask must have the shape of input_ids"):
+            call(**inputs | {"attention_mask": inputs["attention_mask"][:, :-1]})

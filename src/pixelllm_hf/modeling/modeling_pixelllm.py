@@ -30,7 +30,7 @@ from .pretrained_pixelllm import OneLabelArgument, PixelLLMPreTrainedModel
 from .prompt_encoder import PromptEncoder
 from .prompt_feature_extractor import ChannelDropout, PromptFeatureExtractor, PromptFeatures
 from .prompt_pooling import PromptPooling
-from .prompt_rows import check_rows, distinct_prompts
+from .prompt_rows import check_prompts, check_rows, check_text_mask, distinct_prompts
 from .proposed_prompts import ProposedPrompts, propose_prompts
 from .supervision import Supervision, TaughtPass
 from .task_generation import TaskGeneration, lacks_head
@@ -169,11 +169,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             prompt_boxes = prompt_points.new_zeros(*prompt_points.shape[:2], 4)
         if prompt_mask is None:
             prompt_mask = torch.ones(prompt_boxes.shape[:2], dtype=torch.bool, device=fused.device)
-        if prompt_boxes.shape[0] != fused.shape[0]:
-            raise ValueError(
-                f"prompts must be given per image, but there are {fused.shape[0]} images and prompts for "
-                f"{prompt_boxes.shape[0]}. Pass boxes of shape (images, prompts, 4)."
-            )
+        check_prompts(len(fused), prompt_boxes, prompt_points, prompt_point_labels, prompt_mask)
         if not prompt_mask.any():
             raise ValueError("every image batch needs at least one valid prompt, but prompt_mask is all False.")
         prompt_mask, again = prompt_mask.bool(), None
@@ -234,6 +230,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         """
         if input_ids is not None:
             check_rows(len(input_ids), len(seen.tokens))
+            check_text_mask(input_ids, attention_mask)
         if input_ids is not None and (missing := length - input_ids.shape[1]) > 0:
             pad = self.config.text_config.pad_token_id
             if attention_mask is None:

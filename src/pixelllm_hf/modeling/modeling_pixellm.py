@@ -21,7 +21,7 @@ from .feature_pyramid import map_neck
 from .language_causal import projection_pattern
 from .losses import IGNORE_INDEX
 from .pretrained_pixelllm import OneLabelArgument
-from .prompt_rows import check_rows
+from .prompt_rows import check_rows, check_text_mask
 from .reasoning_generation import ReasoningGenerationMixin
 from .starting_layers import KnowsItsStart
 from .target_masks import target_mask_loss
@@ -160,6 +160,7 @@ class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel, ReasoningGeneratio
         Padding of the image is no token to attend to, but takes a position; padding of the text takes none.
         """
         check_rows(len(input_ids), len(image_of_row))
+        check_text_mask(input_ids, attention_mask)
         if not len(input_ids):
             raise ValueError("every batch of images needs at least one question, but there are no input_ids.")
         placeholders = input_ids == self.config.image_token_id

@@ -93,6 +93,33 @@ def check_rows(given: int, prompts: int, name: str = "input_ids") -> None:
         )
 
 
+def check_prompts(images: int, boxes: Tensor, points: Tensor | None, point_labels: Tensor | None, mask: Tensor) -> None:
+    """Raise unless these are prompts of so many images: boxes (B,N,4), points (B,N,K,2), labels (B,N,K), mask (B,N)."""
+    number = boxes.shape[1] if boxes.ndim > 1 else 0
+    most = points.shape[2] if points is not None and points.ndim == 4 else 0
+    given = {
+        "prompt_boxes": (boxes, (images, number, 4)),
+        "prompt_points": (points, (images, number, most, 2)),
+        "prompt_point_labels": (point_labels, (images, number, most)),
+        "prompt_mask": (mask, (images, number)),
+    }
+    for name, (value, expected) in given.items():
+        if value is not None and tuple(value.shape) != expected:
+            raise ValueError(
+                f"{name} must have the shape {expected}, images and prompts first, but it is {tuple(value.shape)}. The "
+                "processor makes prompts of any boxes and points."
+            )
+
+
+def check_text_mask(input_ids: Tensor, attention_mask: Tensor | None) -> None:
+    """Raise unless the mask, if there is one, says of each token whether it counts."""
+    if attention_mask is not None and attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"attention_mask must have the shape of input_ids, {tuple(input_ids.shape)}, but it has "
+            f"{tuple(attention_mask.shape)}."
+        )
+
+
 def check_ids(ids: Tensor | None, name: str, vocabulary: int) -> None:
     """Raise unless these, if any, are token ids (rows, tokens) of a vocabulary of this size."""
     if ids is None:
@@ -121,4 +148,4 @@ def distinct_prompts(prompt_boxes: Tensor, prompt_mask: Tensor) -> tuple[Tensor,
     return kept, place.gather(1, first)[prompt_mask]
 
 
-__all__ = ["PromptRows", "check_ids", "check_rows", "distinct_prompts"]
+__all__ = ["PromptRows", "check_ids", "check_prompts", "check_rows", "check_text_mask", "distinct_prompts"]

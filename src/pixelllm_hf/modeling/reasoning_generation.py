@@ -19,6 +19,7 @@ from .box_ops import is_one_of, padded_after_end
 from .codebook_targets import find_token_groups
 from .decoding_modes import PER_STEP_OUTPUTS, check_counts, end_ids, pad_id, refuse_unkept_modes
 from .decoding_rules import CompleteTokenGroups
+from .prompt_rows import check_text_mask
 from .target_masks import AnswerTargets, decoded_targets
 from .token_states import StateRecorder, TokenStatesMixin, current_recorder, recording
 
@@ -102,6 +103,7 @@ class ReasoningGenerationMixin(TokenStatesMixin):
         image_of_row = self.image_of_row(prompt_mask, images, len(input_ids)).to(input_ids.device)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
+        check_text_mask(input_ids, attention_mask)
         input_ids, attention_mask = padded_on_the_left(input_ids, attention_mask)
         wants_dict = options.pop("return_dict_in_generate", None)
         resolved, _ = self._prepare_generation_config(generation_config, **options)

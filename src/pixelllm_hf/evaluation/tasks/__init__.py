@@ -59,6 +59,8 @@ _FOUND_BY = {
 
 def task_for(name: str, data: DataFolder) -> Task:
     """What this task measures on this data; an `EvaluationDataError` says what data it wants where it cannot."""
+    if not data.folder.exists():
+        raise EvaluationDataError(f"{data.folder} is not there. Check the path.")
     tasks = OF_KIND.get(data.kind, TASKS)
     if name in TASKS and isinstance(TASKS[name], PointingTask):  # which look for files of their own
         return TASKS[name]
