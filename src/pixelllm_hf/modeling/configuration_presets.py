@@ -139,7 +139,9 @@ def photo_sizes() -> dict[str, Any]:
             text_length=12,
             prompt_length=12,
         ),
-        proposal_head_config=dict(model_type="pixelllm_tower_proposals", multiply_caption_score=True),
+        proposal_head_config=dict(
+            model_type="pixelllm_tower_proposals", multiply_caption_score=True, captions_per_detection=1
+        ),
     )
 
 
