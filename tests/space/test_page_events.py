@@ -318,6 +318,6 @@ def test_choosing_a_model_brings_its_own_beams_and_what_it_has_learnt_from(event
     events.service._captioners["org/big"] = big
     *_, beams, taught = events.choose_model("org/big", "caption")
     assert beams == events.limits.beams, "its own, as far as they are allowed here"
-    assert taught == "**org/big** has learnt from: Cats. Dogs, too."
+    assert taught == "What **org/big** has learnt from: Cats. Dogs, too."
     *_, beams, taught = events.choose_model("tiny", "caption")
     assert beams == 1 and "its card does not say" in taught

@@ -25,8 +25,8 @@ def learnt_from(name: str, folder: Path) -> str:
     except (OSError, UnicodeDecodeError):
         card = ""
     taught, limits = (_beginning(card, heading) for heading in (_TAUGHT, _LIMITS))
-    said = f"**{_plain(name)}** has learnt from: {taught}" if taught else f"What **{_plain(name)}** has learnt from, "
-    return f"{said} {limits}".strip() if taught else f"{said}its card does not say."
+    who = f"What **{_plain(name)}** has learnt from"
+    return f"{who}: {taught} {limits}".strip() if taught else f"{who}, its card does not say."
 
 
 def _beginning(card: str, heading: re.Pattern[str]) -> str:
