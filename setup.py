@@ -15,19 +15,21 @@ DEMO = ["gradio[mcp]>=6.31,<7"]
 TRAIN = ["accelerate>=1.15", "datasets>=5.2", "peft>=0.21"]
 METRICS = ["accelerate>=1.15", "datasets>=5.2", "evaluate>=0.4.6"]
 EVAL = [*METRICS, "pycocoevalcap>=1.2"]  # METEOR's data and, with Java, the official scorers
+INT8 = ["accelerate>=1.15", "torchao>=0.18"]
+ONNX = ["onnx>=1.23", "onnxruntime>=1.20", "onnxscript>=0.7"]
 SAM = ["segment-anything"]
 SUPERVISION = ["supervision>=0.26"]
 DEV = [
     *DEMO,
     *TRAIN,
     *METRICS,
+    *ONNX,
     "ipykernel>=7.0",
     "mkdocs-material>=9.7",
     "mkdocstrings[python]>=1.0",
     "mypy>=2.0",
     "nbclient>=0.10",
     "nbformat>=5.10",
-    "onnxruntime>=1.20",  # the independent runtime that converted towers are held to
     "playwright>=1.60",
     "pycocotools>=2.0.8",
     "pytest>=9.0",
@@ -67,6 +69,8 @@ setup(
         "demo": DEMO,
         "train": TRAIN,
         "eval": EVAL,
+        "int8": INT8,
+        "onnx": ONNX,
         "sam": SAM,
         "supervision": SUPERVISION,
         "dev": DEV,

@@ -5,6 +5,7 @@ python scripts/benchmark.py decode                  # against the whole sequence
 python scripts/benchmark.py regions                 # what a further region costs beside the first
 python scripts/benchmark.py encoder --sam b         # SAM's encoder against transformers', and a matrix product
 python scripts/benchmark.py cache --towers base     # training on cached features of frozen towers
+python scripts/benchmark.py int8 --model tiny --task refer --scenes 100  # weights in eight bits: size, time, accuracy
 
 Options that a comparison does not have, it does not read. On a machine that others use too, --clock processor and one
 thread count the time that the process had.
@@ -16,15 +17,21 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 
 import torch
 from transformers.utils import logging
 
 from pixelllm_hf import PixelLLMConfig, PixelLLMForGroundedGeneration
-from pixelllm_hf.benchmarks import cached_training, encoder, generation, official_decoding, regions
+from pixelllm_hf.benchmarks import cached_training, eight_bits, encoder, generation, official_decoding, regions
 from pixelllm_hf.benchmarks.pairs import CLOCKS
 from pixelllm_hf.evaluation.bootstrap import Estimate
+from pixelllm_hf.evaluation.scene_folder import HELD_OUT_SEED, DataFolder, composed_folder
+from pixelllm_hf.evaluation.tasks import NAMES
+from pixelllm_hf.extras import MissingExtraError
 from pixelllm_hf.inference import EMBEDDED, Captioner, ModelError
+from pixelllm_hf.inference.model_source import ModelSource
 
 # Random weights at sizes between the embedded model and the released one; towers stay tiny, they are not timed.
 SIZES: dict[str, dict[str, int]] = {
@@ -103,12 +110,26 @@ def cache(args: argparse.Namespace) -> bool:
     return row.worst_loss_error > 1e-2
 
 
+def int8(args: argparse.Namespace) -> bool:
+    source = ModelSource.find(args.model, None)
+    with ExitStack() as stack:
+        folder = args.data or stack.enter_context(composed_folder(args.scenes, HELD_OUT_SEED))
+        print(f"{args.model} · {args.task} · {args.threads} threads")
+        print("weights        MB  s an image  accuracy (95 %)")
+        data = DataFolder(Path(folder), split=args.split)
+        for row in eight_bits.compare(Path(source.folder), args.task, data, limit=args.limit):
+            metrics = "  ".join(f"{name} {_shown(estimate)}" for name, estimate in row.metrics.items())
+            print(f"{row.name:<9} {row.bytes / 1e6:7.1f} {row.seconds:11.3f}  {metrics}", flush=True)
+    return False
+
+
 COMPARISONS: dict[str, Callable[[argparse.Namespace], bool]] = {
     "generate": generate,
     "decode": decode,
     "regions": count_regions,
     "encoder": encode,
     "cache": cache,
+    "int8": int8,
 }
 
 
@@ -151,6 +172,11 @@ if __name__ == "__main__":
     parser.add_argument(
         "--towers", choices=sorted(cached_training.TOWERS), default="small", help="of cache: their size"
     )
+    parser.add_argument("--task", choices=NAMES, default="refer", help="of int8: what is measured")
+    parser.add_argument("--data", help="of int8: folder with annotations instead of composed scenes; --split of it")
+    parser.add_argument("--split", help="of --data")
+    parser.add_argument("--scenes", type=int, default=100, help="of int8: how many are composed")
+    parser.add_argument("--limit", type=int, help="of int8: only the first images")
     parser.add_argument("--repeats", type=int, default=101, help="on a busy machine a median of fewer says little")
     parser.add_argument("--threads", type=int, default=min(4, os.cpu_count() or 1))
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
@@ -158,5 +184,5 @@ if __name__ == "__main__":
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     try:
         sys.exit(main(parser.parse_args()))
-    except ModelError as error:
+    except (ModelError, MissingExtraError) as error:
         sys.exit(f"error: {error}")

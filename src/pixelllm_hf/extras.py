@@ -11,7 +11,11 @@ EXTRAS = {
     "evaluate": ("eval",),
     "gradio": ("demo",),
     "mcp": ("demo",),
+    "onnx": ("onnx",),
+    "onnxruntime": ("onnx",),
+    "onnxscript": ("onnx",),
     "peft": ("train",),
+    "torchao": ("int8",),
 }
 
 

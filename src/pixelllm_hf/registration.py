@@ -1,7 +1,7 @@
 """Make transformers' Auto classes know ours, without importing them (or torch) before anybody asks for them.
 
-Every line of the table below names one of transformers' modules and what is registered there. A registration is
-made at the moment its module has been imported: at once if that has happened already, else by a finder that waits
+Every line of the table below names a module of transformers, or of peft, and what is registered there. A registration
+is made at the moment its module has been imported: at once if that has happened already, else by a finder that waits
 for it. So `import pixelllm_hf` stays cheap, and nobody can reach an Auto class that does not know ours.
 """
 
@@ -72,12 +72,20 @@ def _register_pipeline(pipelines: Any, pipeline: Any) -> None:
     )
 
 
+def _register_lora_targets(constants: Any, *_: Any) -> None:
+    """What peft adapts of our models where `target_modules` says nothing."""
+    for family in FAMILIES.values():
+        known = constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+        known.setdefault(family.config_class.model_type, family.model_class.default_lora_pattern())
+
+
 REGISTRATIONS = (
     Registration(_AUTO + "configuration_auto", _CONFIGURATIONS, _register_configs),
     Registration(_AUTO + "modeling_auto", (*_CONFIGURATIONS, *_MODELS), _register_models),
     Registration(_AUTO + "image_processing_auto", (*_CONFIGURATIONS, *_IMAGE_PROCESSORS), _register_image_processors),
     Registration(_AUTO + "processing_auto", (*_CONFIGURATIONS, *_PROCESSORS), _register_processors),
     Registration("transformers.pipelines", modules_of([PIPELINE]), _register_pipeline),
+    Registration("peft.utils.constants", (*_CONFIGURATIONS, *_MODELS), _register_lora_targets),
 )
 
 
@@ -91,10 +99,10 @@ class RegistrationFinder:
         self._pending = list(registrations)
         self._watched = {name for r in registrations for name in (r.auto_module, *r.ours)}
         self._finished: set[str] = set()
-        self._running = 0  # imports of ours or of transformers that have begun and not ended
+        self._running = 0  # imports of ours, of transformers or peft that have begun and not ended
 
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if not name.startswith(("pixelllm_hf.", "transformers.")):
+        if not name.startswith(("pixelllm_hf.", "transformers.", "peft.")):
             return None
         for finder in sys.meta_path:
             if finder is self or not hasattr(finder, "find_spec"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -219,3 +220,14 @@ def test_what_cannot_be_a_language_model_is_refused_by_name(model_type):
 def test_a_state_that_is_neither_is_refused():
     with pytest.raises(ValueError, match="location_state must be consumed or predicting"):
         PixelLLMConfig.for_tests(location_state="after")
+
+
+def test_peft_adapts_queries_and_values_of_the_language_model_where_nobody_says_what(model):
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora import LoraLayer
+
+    expected = re.compile(model.lora_pattern(["q", "v"]))
+    wanted = {name for name, module in model.named_modules() if expected.fullmatch(name)}
+    adapted = get_peft_model(model, LoraConfig(r=2)).base_model.model
+    assert {name for name, module in adapted.named_modules() if isinstance(module, LoraLayer)} == wanted
+    assert wanted

@@ -147,7 +147,8 @@ class CausalLanguageModel(GroundedLanguageModel):
         cap = getattr(self.config, "final_logit_softcapping", None)
         return scores if cap is None else cap * (scores / cap).tanh()
 
-    def lora_pattern(self, targets: Sequence[str]) -> str:
+    @classmethod
+    def lora_pattern(cls, targets: Sequence[str]) -> str:
         return rf"body\.{projection_pattern(targets)}"
 
     @property

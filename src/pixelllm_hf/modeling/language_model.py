@@ -114,7 +114,8 @@ class GroundedLanguageModel(nn.Module):
         """states (…,C) -> scores of the next token (…,V)."""
         return self.get_output_embeddings()(states)
 
-    def lora_pattern(self, targets: Sequence[str]) -> str:
+    @classmethod
+    def lora_pattern(cls, targets: Sequence[str]) -> str:
         """The regular expression of the names, within this module, of the projections q, k, v and o of its attention
         that are to be adapted."""
         raise NotImplementedError

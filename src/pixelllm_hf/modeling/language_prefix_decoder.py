@@ -228,7 +228,8 @@ class PrefixDecoderLanguageModel(GroundedLanguageModel):
             layers.add(decoder_hidden_states=x)
         return x, cache if use_cache else None
 
-    def lora_pattern(self, targets: Sequence[str]) -> str:
+    @classmethod
+    def lora_pattern(cls, targets: Sequence[str]) -> str:
         names = {"q": "query", "k": "key", "v": "value", "o": "out"}
         return rf"layers\..*\.attention\.({'|'.join(names[target] for target in targets)})"
 

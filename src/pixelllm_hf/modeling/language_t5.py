@@ -173,7 +173,8 @@ class T5PrefixLanguageModel(GroundedLanguageModel):
         scores = self.lm_head(states)
         return scores if self.target_tokens is None else self.target_tokens.logits(states, scores)
 
-    def lora_pattern(self, targets: Sequence[str]) -> str:
+    @classmethod
+    def lora_pattern(cls, targets: Sequence[str]) -> str:
         return rf"body\..*\.(SelfAttention|EncDecAttention)\.({'|'.join(targets)})"
 
     def _embed(self, input_ids: Tensor) -> Tensor:

@@ -118,6 +118,12 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         """The regular expression of the names of the language model's projections that are to be adapted."""
         return rf"language_model\.{self.language_model.lora_pattern(targets)}"
 
+    @classmethod
+    def default_lora_pattern(cls) -> str:
+        """What peft adapts where nobody says it: queries and values of the language model, of whatever family."""
+        families = (T5PrefixLanguageModel, PrefixDecoderLanguageModel, CausalLanguageModel)
+        return rf"language_model\.({'|'.join(family.lora_pattern(('q', 'v')) for family in families)})"
+
     def get_image_features(self, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> VisionFeatures:
         """pixel_values (B,3,S,S) 0..255, pixel_mask (B,S,S) -> the maps of the towers and their fusion.
 

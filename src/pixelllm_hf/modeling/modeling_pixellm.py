@@ -122,6 +122,11 @@ class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel, ReasoningGeneratio
         """The regular expression of the names of the language model's projections that are to be adapted."""
         return rf"language_model\.{projection_pattern(targets)}"
 
+    @classmethod
+    def default_lora_pattern(cls) -> str:
+        """What peft adapts where nobody says it: queries and values of the language model."""
+        return rf"language_model\.{projection_pattern(('q', 'v'))}"
+
     def get_image_features(self, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> PixelLMFeatures:
         """pixel_values (B,3,S,S) 0..255, pixel_mask (B,S,S) -> what language model and decoder see of each image."""
         config = self.config

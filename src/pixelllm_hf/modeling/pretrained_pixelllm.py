@@ -51,6 +51,7 @@ class PixelLLMPreTrainedModel(CheckedModel, PreTrainedModel):
     ]
     # Half precision costs several pixels, so locations are computed in float32 whatever the rest runs in.
     _keep_in_fp32_modules_strict = ["point_head", "prompt_encoder", "proposal_head", "fused_mean", "fused_scale"]
+    _keep_in_fp32_modules = _keep_in_fp32_modules_strict  # where quantizers look for what to leave alone
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -125,8 +125,18 @@ class PromptFeatureExtractor(nn.Module):
 
         image_map (B,h,w,C), image_pe (h,w,E), sparse (B,N,S,E), dense (1,E), prompt_mask (B,N) bool.
         """
+        image_of_row: Tensor | None = prompt_mask.nonzero()[:, 0]
+        prompts = sparse[prompt_mask]
+        if prompt_mask.shape[1] == 1 and len(prompts) == len(image_map):
+            image_of_row = None  # one prompt each, nothing to share
+        return self.of_rows(image_map, image_pe, prompts, dense, image_of_row)
+
+    def of_rows(
+        self, image_map: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, image_of_row: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The same of R rows: sparse (R,S,E) and the image of each, image_of_row (R,); without it each has its own."""
         images, positions = self._projected(image_map, image_pe)
-        tokens, _ = self._attend(images, positions, sparse, dense, prompt_mask)
+        tokens, _ = self._attend(images, positions, sparse, dense, image_of_row)
         learnt = tokens[:, : self.num_tokens].unbind(1)
         seen = torch.stack([mlp(x) for mlp, x in zip(self.output_hypernetworks_mlps, learnt, strict=True)], dim=1)
         if self.map_norm is None:
@@ -135,7 +145,7 @@ class PromptFeatureExtractor(nn.Module):
         # That adds positions where it compares and never to what it carries; cells are told theirs here.
         cells = images + positions
         cells = self.map_norm(cells if self.map_projection is None else self.map_projection(cells))
-        return seen, cells[prompt_mask.nonzero()[:, 0]]
+        return seen, cells if image_of_row is None else cells[image_of_row]
 
     def _projected(self, image_map: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
         """The cells of each image (B,h*w,D) and their positions (1,h*w,D)."""
@@ -143,13 +153,10 @@ class PromptFeatureExtractor(nn.Module):
         return images, self.image_pe_projection_mlp(image_pe.flatten(0, 1)[None].to(image_map.dtype))
 
     def _attend(
-        self, images: Tensor, positions: Tensor, sparse: Tensor, dense: Tensor, prompt_mask: Tensor
+        self, images: Tensor, positions: Tensor, sparse: Tensor, dense: Tensor, image_of_row: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        dtype = images.dtype
-        images = images + self.prompt_embedding_projection_mlp(dense.to(dtype))
-        image_of_row: Tensor | None = prompt_mask.nonzero()[:, 0]
-        prompts = self.prompt_embedding_projection_mlp(sparse[prompt_mask].to(images.dtype))
-        learnt = self.output_tokens.weight.to(prompts.dtype).expand(len(prompts), -1, -1)
-        if prompt_mask.shape[1] == 1 and len(prompts) == len(images):
-            image_of_row = None  # one prompt each, nothing to share
+        """images (B,h*w,D), positions (1,h*w,D), sparse (R,S,E), image_of_row (R,) or None -> tokens (R,T,D), cells."""
+        images = images + self.prompt_embedding_projection_mlp(dense.to(images.dtype))
+        prompts = self.prompt_embedding_projection_mlp(sparse.to(images.dtype))
+        learnt = self.output_tokens.weight.to(prompts.dtype).expand(prompts.shape[0], -1, -1)
         return self.transformer(images, positions, torch.cat([learnt, prompts], dim=1), image_of_row)

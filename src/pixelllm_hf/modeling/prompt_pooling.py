@@ -42,10 +42,17 @@ class PromptPooling(nn.Module):
         """
         weights = prompt_weights(boxes, points, point_labels, image_map.shape[1:3], image_size=image_size)
         pooled = weights.flatten(2).to(image_map.dtype) @ image_map.flatten(1, 2)
-        tokens = self.projection(pooled[prompt_mask])
+        agreed = None
         if self.classes is not None:
             assert detections is not None
             agreed = class_agreement(boxes / image_size, detections.flatten(1, 2), prompt_mask)
+        return self.of_rows(pooled[prompt_mask], agreed)
+
+    def of_rows(self, pooled: Tensor, agreed: Tensor | None = None) -> Tensor:
+        """The same of what R rows have pooled (R,C) and, with classes, how they agree with detections (R,K)."""
+        tokens = self.projection(pooled)
+        if self.classes is not None:
+            assert agreed is not None
             tokens = tokens + self.classes(agreed.to(tokens.dtype))
         return self.norm(tokens)[:, None]
 

@@ -56,9 +56,17 @@ def prompt_adapter(golden: Golden) -> Computed:
     return Computed({"sparse_outputs": extractor(*arguments)[0], "dense_outputs": dense_outputs(extractor, *arguments)})
 
 
-def dense_outputs(extractor: PromptFeatureExtractor, image_map: Tensor, image_pe: Tensor, *prompts: Tensor) -> Tensor:
+def dense_outputs(
+    extractor: PromptFeatureExtractor,
+    image_map: Tensor,
+    image_pe: Tensor,
+    sparse: Tensor,
+    dense: Tensor,
+    prompt_mask: Tensor,
+) -> Tensor:
     """The map as each prompt leaves it, (R,h,w,C); no released recipe uses it."""
-    _, image = extractor._attend(*extractor._projected(image_map, image_pe), *prompts)
+    image_of_row = prompt_mask.nonzero()[:, 0]
+    _, image = extractor._attend(*extractor._projected(image_map, image_pe), sparse[prompt_mask], dense, image_of_row)
     return extractor.dense_output_mlp(image).unflatten(1, image_map.shape[1:3])
 
 

@@ -1,0 +1,166 @@
+"""What sees, for other runtimes: the towers, and what makes visual tokens of a box, by `torch.export` and as ONNX.
+
+A language model with its search is left to runtimes that are made for them; they take the visual tokens as embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from pixelllm_hf.extras import require
+from pixelllm_hf.folders import atomic_folder
+from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
+from pixelllm_hf.modeling.prompt_pooling import prompt_weights
+
+VISION, PROMPT = "vision", "prompt"
+INPUTS = {VISION: ("pixel_values", "pixel_mask"), PROMPT: ("fused_map", "boxes")}
+
+
+class ExportError(ValueError):
+    """A model whose parts cannot be exported; the message says what stands against it."""
+
+
+class VisionPart(nn.Module):
+    """pixel_values (B,3,S,S) 0..255, pixel_mask (B,S,S) -> the fused map (B,h,w,C)."""
+
+    outputs = ("fused_map",)
+
+    def __init__(self, model: PixelLLMForGroundedGeneration):
+        super().__init__()
+        self.towers = model.vision_towers
+
+    def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> tuple[Tensor, ...]:
+        return (self.towers(pixel_values, pixel_mask).fused,)
+
+
+class PromptPart(nn.Module):
+    """The fused map (R,h,w,C) of each row's image and boxes (R,4) xyxy canvas pixels -> visual tokens (R,V,C') and, in
+    models that read the map, its cells (R,h*w,C'')."""
+
+    def __init__(self, model: PixelLLMForGroundedGeneration):
+        super().__init__()
+        if model.config.prompt_config.pooled_detections is not None:
+            raise ExportError("what pools detections with its prompts cannot be exported: pooled_detections is set.")
+        self.side = model.config.image_size
+        self.encoder, self.extractor = model.prompt_encoder, model.prompt_feature_extractor
+        self.projection, self.pooling = model.visual_projection, model.prompt_pooling
+        self.outputs = ("visual_tokens", "cells") if model.config.prompt_config.reads_map else ("visual_tokens",)
+
+    def forward(self, fused_map: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
+        sparse = self.encoder(boxes[:, None], image_size_hw=(self.side, self.side))[:, 0]
+        height, width = fused_map.shape[1:3]
+        positions = self.encoder.dense_positions(height, width)
+        tokens, cells = self.extractor.of_rows(fused_map, positions, sparse, self.encoder.no_mask)
+        if self.projection is not None:
+            tokens = self.projection(tokens)
+        if self.pooling is not None:
+            weights = prompt_weights(boxes[:, None], None, None, (height, width), image_size=self.side)
+            tokens = tokens + self.pooling.of_rows(
+                (weights.flatten(2).to(fused_map.dtype) @ fused_map.flatten(1, 2))[:, 0]
+            )
+        return (tokens,) if cells is None else (tokens, cells)
+
+
+def exported(model: PixelLLMForGroundedGeneration) -> dict[str, ExportedProgram]:
+    """Both parts by `torch.export`, for any number of images and of rows; in evaluation, float32 and on the CPU."""
+    programs = {}
+    for name, (part, inputs) in parts_and_inputs(model).items():
+        shapes = tuple({0: Dim("rows", min=1, max=1024)} for _ in inputs)
+        # The plain kernel: the fused one lays its result out in a way that other runtimes' attention does not.
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            programs[name] = torch.export.export(part, inputs, dynamic_shapes=shapes)
+    return programs
+
+
+def parts_and_inputs(model: PixelLLMForGroundedGeneration) -> dict[str, tuple[Any, tuple[Tensor, ...]]]:
+    """The parts with two rows of inputs each: random pixels, the second image half as high as the canvas; boxes."""
+    if model.training or model.dtype != torch.float32 or model.device.type != "cpu":
+        raise ExportError(
+            "parts are exported of a model in evaluation, in float32 and on the CPU: model.float().eval()."
+        )
+    side = model.config.image_size
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.rand(2, 3, side, side, generator=generator) * 255
+    mask = torch.ones(2, side, side, dtype=torch.bool)
+    mask[1, side // 2 :] = False
+    vision = VisionPart(model)
+    with torch.no_grad():
+        (fused,) = vision(pixels, mask)
+    boxes = torch.tensor([[0.1, 0.2, 0.7, 0.9], [0.0, 0.0, 1.0, 0.5]]) * side
+    return {VISION: (vision, (pixels, mask)), PROMPT: (PromptPart(model), (fused, boxes))}
+
+
+def write_onnx(model: PixelLLMForGroundedGeneration, folder: str | Path) -> dict[str, float]:
+    """`vision.onnx` and `prompt.onnx` in a new folder, whole or not there; returns `onnx_differences`."""
+    require("onnx", "onnxscript", "onnxruntime", what="the export to ONNX")
+    with atomic_folder(Path(folder), replace=False) as temporary:
+        for name, program in exported(model).items():
+            part = parts_and_inputs(model)[name][0]
+            torch.onnx.export(
+                program,
+                f=str(temporary / f"{name}.onnx"),
+                input_names=list(INPUTS[name]),
+                output_names=list(part.outputs),
+                external_data=False,
+                dynamo=True,
+                verbose=False,
+            )
+        return onnx_differences(model, temporary)
+
+
+def onnx_differences(model: PixelLLMForGroundedGeneration, folder: str | Path) -> dict[str, float]:
+    """The largest difference of each output between the plain model and onnxruntime, as a share of its range; of three
+    rows, which is not the number that the parts were exported with."""
+    require("onnxruntime", what="the check of ONNX files")
+    import onnxruntime
+
+    differences = {}
+    for name, (part, inputs) in parts_and_inputs(model).items():
+        given = {key: torch.cat([x, x[:1]]) for key, x in zip(INPUTS[name], inputs, strict=True)}
+        session = onnxruntime.InferenceSession(Path(folder) / f"{name}.onnx", providers=["CPUExecutionProvider"])
+        found = session.run(None, {key: value.numpy() for key, value in given.items()})
+        with torch.no_grad():
+            expected = part(*given.values())
+        differences |= {
+            output: difference(theirs, ours.numpy())
+            for output, theirs, ours in zip(part.outputs, found, expected, strict=True)
+        }
+    return differences
+
+
+def difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest, as a share of the range of what is expected."""
+    return float(np.abs(found - expected).max() / max(np.ptp(expected), 1e-12))
+
+
+def program_differences(
+    model: PixelLLMForGroundedGeneration, programs: Mapping[str, ExportedProgram]
+) -> dict[str, float]:
+    """The same between the plain model and what `exported` gave."""
+    differences = {}
+    for name, (part, inputs) in parts_and_inputs(model).items():
+        given = [torch.cat([x, x[:1]]) for x in inputs]
+        with torch.no_grad():
+            found, expected = programs[name].module()(*given), part(*given)
+        for output, theirs, ours in zip(part.outputs, found, expected, strict=True):
+            differences[output] = difference(theirs.numpy(), ours.numpy())
+    return differences
+
+
+__all__ = [
+    "ExportError",
+    "PromptPart",
+    "VisionPart",
+    "exported",
+    "onnx_differences",
+    "program_differences",
+    "write_onnx",
+]
