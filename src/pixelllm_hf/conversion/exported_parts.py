@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pixelllm_hf.extras import require
 from pixelllm_hf.folders import atomic_folder
@@ -74,10 +75,20 @@ def exported(model: PixelLLMForGroundedGeneration) -> dict[str, ExportedProgram]
     programs = {}
     for name, (part, inputs) in parts_and_inputs(model).items():
         shapes = tuple({0: Dim("rows", min=1, max=1024)} for _ in inputs)
-        # The plain kernel: the fused one lays its result out in a way that other runtimes' attention does not.
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        # In plain products: the fused kernel lays its result out as its decompositions for other runtimes do not.
+        with torch.no_grad(), patch.object(F, "scaled_dot_product_attention", plain_attention):
             programs[name] = torch.export.export(part, inputs, dynamic_shapes=shapes)
     return programs
+
+
+def plain_attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *, scale: float | None = None
+) -> Tensor:
+    """`scaled_dot_product_attention` of (…,Q,D), (…,K,D) and (…,K,V), in products that every runtime has."""
+    scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
+    return scores.softmax(-1) @ value
 
 
 def parts_and_inputs(model: PixelLLMForGroundedGeneration) -> dict[str, tuple[Any, tuple[Tensor, ...]]]:
