@@ -43,6 +43,7 @@ SIZES: dict[str, dict[str, int]] = {
 def main(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     logging.set_verbosity_error()  # it comments on the length settings at every call
+    logging.disable_progress_bar()
     return int(COMPARISONS[args.what](args))
 
 
