@@ -52,6 +52,18 @@ def test_masks_come_at_the_size_of_the_image_of_their_row():
     assert masks[0].any() and not masks[0].all()
 
 
+def test_a_mask_that_lies_in_the_padding_alone_has_the_score_0(any_tokenizer):
+    any_tokenizer.add_tokens(["[A]", "[B]"])
+    group = any_tokenizer.convert_tokens_to_ids(["[A]", "[B]"])
+    logits = torch.full((2, 8, 8), -9.0)
+    logits[0, 6:], logits[1, :2] = 9, 9  # the image, twice as wide as high, fills the upper half
+    written = WrittenTargets(np.array([0, 0]), np.array([[0, 1], [2, 3]]), logits, np.array([0.9, 0.8]), None)
+    spanned = read_without(SpanReader(any_tokenizer), [*group, *group], group)
+    padding, image = written.grounded(0, spanned, written.on_images([source(0, (40, 20))]))
+    assert not padding.mask.any() and padding.mask_score == 0
+    assert image.mask.any() and image.mask_score == 0.8
+
+
 def test_masks_beyond_memory_are_none_and_other_images_keep_theirs(monkeypatch):
     monkeypatch.setattr(written_targets, "MAX_MASK_PIXELS", 2 * 100)
     with pytest.warns(PartialAnswerWarning, match="first 2 targets"):

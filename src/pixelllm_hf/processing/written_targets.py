@@ -105,10 +105,16 @@ class WrittenTargets:
                 start,
                 end,
                 mask=masks[target],
-                mask_score=None if self.scores is None else float(self.scores[target]),
+                mask_score=self._score(target, masks[target]),
             )
             for target, (start, end) in zip(own.tolist(), target_phrases(spanned.text, places), strict=True)
         )
+
+    def _score(self, target: int, mask: np.ndarray | None) -> float | None:
+        """That of the canvas; 0 where nothing of it is in the image, but at most in the padding beside it."""
+        if self.scores is None:
+            return None
+        return float(self.scores[target]) if mask is None or mask.any() else 0.0
 
 
 def read_without(reader: SpanReader, ids: Sequence[int], left_out: Collection[int]) -> SpannedText:
