@@ -2,7 +2,7 @@
 
 python scripts/ablate_reason.py --recipe configs/reason/scenes.yaml --steps 600 --out runs/ablation \\
     --base src/pixelllm_hf/checkpoints/tiny --tokenizer runs/reason-tokenizer
-python scripts/ablate_reason.py … --only "as it is" "one scale"      # some of the variants
+python scripts/ablate_reason.py --recipe … --base … --tokenizer … --out runs/ablation --only "as it is" "one scale"
 python scripts/ablate_reason.py --recipe configs/reason/scenes.yaml --out runs/table --model tiny-reason
 
 Each variant starts from the same model by scripts/start_codebook.py, is trained by scripts/train.py with the recipe's
