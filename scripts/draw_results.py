@@ -55,8 +55,8 @@ def main(args: argparse.Namespace) -> list[dict[str, Any]]:
                 said = [answer.text for answer in shown(task, one)]
                 drawn.append(record | {"file": file, "said": said, "truth": one.truth, "of": len(scored)})
                 print(f"{file}  {METRICS[task]} {one.score:.3f}  {'; '.join(said)}")
-    with atomic_text(args.out / "results.json") as file:
-        json.dump(drawn, file, indent=1)
+    with atomic_text(args.out / "results.json") as index:
+        json.dump(drawn, index, indent=1)
     return drawn
 
 
