@@ -73,8 +73,8 @@ def check_counts(config: GenerationConfig, own: Mapping[str, Any]) -> None:
         try:
             count = operator.index(value)
         except TypeError:
-            count = None
-        if count is None or count < least:
+            count = least - 1
+        if count < least:
             raise ValueError(f"{name} must be a whole number of at least {least}, but it is {value!r}.")
 
 

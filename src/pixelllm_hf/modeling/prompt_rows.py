@@ -97,7 +97,7 @@ def check_prompts(images: int, boxes: Tensor, points: Tensor | None, point_label
     """Raise unless these are prompts of so many images: boxes (B,N,4), points (B,N,K,2), labels (B,N,K), mask (B,N)."""
     number = boxes.shape[1] if boxes.ndim > 1 else 0
     most = points.shape[2] if points is not None and points.ndim == 4 else 0
-    given = {
+    given: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {
         "prompt_boxes": (boxes, (images, number, 4)),
         "prompt_points": (points, (images, number, most, 2)),
         "prompt_point_labels": (point_labels, (images, number, most)),
