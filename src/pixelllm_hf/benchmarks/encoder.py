@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pixelllm_hf.conversion.public_layouts import sam_layout
 from pixelllm_hf.evaluation.bootstrap import Estimate
@@ -124,7 +124,7 @@ def floating_point_operations(tower: SamVisionTower, pixels: Tensor) -> int:
 
     attentions = 0
 
-    def count(block: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def count(block: Any, inputs: tuple[Any, ...], output: Any) -> None:
         nonlocal attentions
         images, height, width, channels = inputs[0].shape
         window = block.window_size

@@ -38,7 +38,7 @@ def timed_in_turn(ways: Mapping[str, Callable[[], Any]], repeats: int, clock: st
     results = {name: run() for name, run in ways.items()}  # first calls allocate
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(repeats):
-        for name in reversed(ways) if repeat % 2 else ways:  # type: ignore[call-overload]
+        for name in reversed(list(ways)) if repeat % 2 else ways:
             results[name], taken = timed(ways[name], clock)
             seconds[name].append(taken)
     return Timed(results, seconds)

@@ -36,7 +36,7 @@ def compare(
     def answer(count: int) -> Tensor:
         boxes = inputs["prompt_boxes"][:, :count]
         given = {**inputs, "prompt_boxes": boxes, "prompt_mask": inputs["prompt_mask"][:, :count]}
-        length = {"min_new_tokens": tokens, "max_new_tokens": tokens}
+        length: dict[str, Any] = {"min_new_tokens": tokens, "max_new_tokens": tokens}
         return model.generate(**given, **length, num_beams=1, do_sample=False, max_repeated_tokens=0).sequences
 
     with torch.inference_mode():

@@ -133,7 +133,7 @@ def onnx_differences(model: PixelLLMForGroundedGeneration, folder: str | Path) -
     require("onnxruntime", what="the check of ONNX files")
     import onnxruntime
 
-    differences = {}
+    differences: dict[str, float] = {}
     for name, (part, inputs) in parts_and_inputs(model).items():
         given = {key: torch.cat([x, x[:1]]) for key, x in zip(INPUTS[name], inputs, strict=True)}
         session = onnxruntime.InferenceSession(Path(folder) / f"{name}.onnx", providers=["CPUExecutionProvider"])
