@@ -118,12 +118,28 @@ def test_no_token_with_a_place_costs_nothing_and_teaches_nothing():
     assert (pred.grad == 0).all() and (scales.grad == 0).all()
 
 
-def test_the_giou_loss_is_one_less_giou_whatever_corner_comes_first():
-    pred = torch.tensor([[[0.0, 0.0], [1.0, 1.0]], [[1.0, 1.0], [0.0, 0.0]], [[0.2, 0.1], [0.6, 0.4]]])
-    target = torch.tensor([[[3.0, 0.0], [4.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]], [[0.2, 0.1], [0.6, 0.4]]])
+def test_the_giou_loss_is_one_less_giou():
+    pred = torch.tensor([[[0.0, 0.0], [1.0, 1.0]], [[0.0, 0.0], [1.0, 0.5]], [[0.2, 0.1], [0.6, 0.4]]])
+    target = torch.tensor([[[3.0, 0.0], [4.0, 1.0]], [[0.0, 0.0], [1.0, 1.0]], [[0.2, 0.1], [0.6, 0.4]]])
     alone = [giou_loss(pred[i : i + 1], target[i : i + 1], torch.tensor([True])).item() for i in range(3)]
-    assert alone == pytest.approx([1.5, 0.0, 0.0], abs=1e-6)
+    assert alone == pytest.approx([1.5, 0.5, 0.0], abs=1e-6)
     assert giou_loss(pred, target, torch.tensor([True, False, True])).item() == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("start", [[[0.9, 0.1], [0.1, 0.9]], [[0.9, 0.9], [0.1, 0.1]], [[0.5, 0.5], [0.5, 0.5]]])
+def test_corners_that_start_the_wrong_way_round_are_turned_and_the_spread_shrinks(start):
+    """With corners put in order, their boxes would be right at once, and the points for ever wrong."""
+    target, mask = torch.tensor([[[0.2, 0.2], [0.8, 0.8]]]), torch.ones(1, dtype=torch.bool)
+    pred = torch.tensor([start], requires_grad=True)
+    scales = torch.full((1, 2, 2), 0.6, requires_grad=True)
+    optimizer = torch.optim.Adam([pred, scales], lr=0.01)
+    for _ in range(300):
+        optimizer.zero_grad()
+        # The weights of configs/photo.
+        (0.4 * laplace_loss(pred, scales.clamp(min=0.01), target, mask) + giou_loss(pred, target, mask)).backward()
+        optimizer.step()
+    torch.testing.assert_close(pred.detach(), target, atol=0.03, rtol=0)
+    assert scales.max() < 0.1
 
 
 def test_the_visual_loss_is_the_mean_cross_entropy_of_what_is_known():

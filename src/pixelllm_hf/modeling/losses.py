@@ -186,15 +186,14 @@ def laplace_loss(pred: Tensor, scales: Tensor, target: Tensor, token_mask: Tenso
 def giou_loss(pred: Tensor, target: Tensor, token_mask: Tensor) -> Tensor:
     """1 - generalized IoU (Rezatofighi et al. 2019) of the boxes that a token's two points span, averaged over tokens.
 
-    pred and target (…,T,2,2) in one frame, in which no corner need be the upper left one; token_mask (…,T). The ratio
-    of areas is the same in pixels and in 0..1.
+    pred and target (…,T,2,2) in one frame, the upper left corner first; token_mask (…,T). The ratio of areas is the
+    same in pixels and in 0..1. A predicted second corner that does not lie below and right of the first gives no area:
+    were corners put in order here, a model that has them the wrong way round would be content, against the point loss.
     """
     valid = token_mask.bool()
-    boxes = [
-        torch.cat([points.amin(-2), points.amax(-2)], dim=-1)
-        for points in (pred.masked_fill(~valid[..., None, None], 0.0), target)
-    ]
-    loss = (1 - generalized_iou(*boxes)) * valid
+    first, second = pred.masked_fill(~valid[..., None, None], 0.0).unbind(-2)
+    boxes = torch.cat([first, torch.maximum(first, second)], dim=-1)
+    loss = (1 - generalized_iou(boxes, target.flatten(-2))) * valid
     return loss.sum() / valid.sum().clamp(min=1)
 
 
