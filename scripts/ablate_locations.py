@@ -166,7 +166,11 @@ def recipe(variant: Variant, prepared: Prepared, run: Path, steps: int) -> Train
     images = str(prepared.train / "images")
     if variant.written is None:
         refs = prepared.train / "refcoco"
-        source = {"format": "referring_expressions", "annotations": str(refs / "refs.json"), "images": images}
+        source: dict[str, Any] = {
+            "format": "referring_expressions",
+            "annotations": str(refs / "refs.json"),
+            "images": images,
+        }
         source |= {"instances": str(refs / "instances.json"), "max_prompts": 8, "object_points": "all"}
     else:
         path = str(prepared.conversations[variant.written])
