@@ -6,6 +6,7 @@ The reference keeps no cache (official.md#decoding) and reads the points in a se
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,11 +36,11 @@ def compare(
     model: PixelLLMForGroundedGeneration, *, prompts: int, tokens: int, repeats: int, clock: str = "wall"
 ) -> DecodingRow:
     """Greedy answers of so many tokens to so many regions of a random image, from the same encoder states."""
-    inputs = region_inputs(model, prompts)
+    inputs: dict[str, Any] = region_inputs(model, prompts)
     with torch.inference_mode():
         states, _ = model.encode(**inputs)
 
-    def ours() -> tuple[Tensor, Tensor]:
+    def ours() -> tuple[Any, Any]:
         output = model.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
             num_beams=1,
