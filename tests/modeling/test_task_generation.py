@@ -313,22 +313,6 @@ def test_with_beams_the_best_pairs_of_box_and_caption_are_kept(model, images):
 
 
 @torch.no_grad()
-def test_every_box_comes_once_where_one_caption_a_detection_is_asked_for(model, images):
-    plain = model.generate(**images, detect_objects=True, max_new_tokens=4, num_beams=3)
-    model.proposal_head.config.multiply_caption_score = True
-    model.proposal_head.config.captions_per_detection = 1
-    out = model.generate(**images, detect_objects=True, max_new_tokens=4, num_beams=3)
-    assert (out.detection_scores[:, 1:] <= out.detection_scores[:, :-1]).all()
-    captions = {
-        tuple(box): row
-        for box, row in zip(plain.prompt_boxes[plain.prompt_mask].tolist(), plain.sequences.tolist(), strict=True)
-    }
-    boxes = [tuple(box) for box in out.prompt_boxes[out.prompt_mask].tolist()]
-    assert sorted(boxes) == sorted(captions)
-    assert [captions[box] for box in boxes] == out.sequences.tolist()
-
-
-@torch.no_grad()
 def test_detections_come_in_portions_too(model, images):
     whole = model.generate(**images, detect_objects=True, max_new_tokens=4)
     parts = model.generate(**images, detect_objects=True, max_new_tokens=4, prompt_chunk_size=2)

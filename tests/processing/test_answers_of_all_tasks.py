@@ -185,7 +185,8 @@ def test_found_objects_come_best_first_with_their_boxes(processor, images):
 
 def test_found_objects_can_be_limited(processor, images):
     inputs = processor(images[2], task="dense")
-    out = detection_answer(processor.tokenizer, [[([0, 0, 9, 9], score, "it") for score in (0.2, 0.8, 0.5)]])
+    found = [([0, 0, side, 9], score, "it") for side, score in ((7, 0.2), (8, 0.8), (9, 0.5))]
+    out = detection_answer(processor.tokenizer, [found])
     scores = lambda **limits: [  # noqa: E731
         round(r.box_score, 3) for r in processor.post_process_dense(out, inputs, **limits)[0]
     ]
@@ -195,6 +196,17 @@ def test_found_objects_can_be_limited(processor, images):
     for nonsense in ({"max_results": -1}, {"min_score": float("nan")}):
         with pytest.raises(ValueError, match=next(iter(nonsense))):
             scores(**nonsense)
+
+
+def test_of_a_boxs_captions_the_best_is_kept_unless_all_are_asked_for(processor, images):
+    inputs = processor(images[2], task="dense")
+    box, other = [0, 0, 9, 9], [0, 0, 8, 9]
+    found = [(box, 0.3, "a dog"), (other, 0.5, "it"), (box, 0.8, "a ball"), (box, 0.2, "it")]
+    out = detection_answer(processor.tokenizer, [found])
+    assert [r.text for r in processor.post_process_dense(out, inputs)[0]] == ["a ball", "it"]
+    assert len(processor.post_process_dense(out, inputs, max_results=2)[0]) == 2
+    every = processor.post_process_dense(out, inputs, every_caption=True)[0]
+    assert [r.text for r in every] == ["a ball", "it", "a dog", "it"]
 
 
 def test_images_without_objects_give_empty_lists(processor, images):

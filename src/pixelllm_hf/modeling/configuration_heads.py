@@ -109,8 +109,6 @@ class PixelLLMProposalHeadConfig(PreTrainedConfig):
         caption_matching_threshold: overlap from which a proposal is trained to get its object's caption.
         num_caption_proposals: proposals per image that are captioned while training.
         multiply_caption_score: whether a detection's score counts how likely its caption is.
-        captions_per_detection: how many captions of a detection compete then, each a result of its own; None is as many
-            as there are beams, as in the reference.
         center_loss_weight, distance_loss_weight: weights of CenterNet's losses in the detector's.
     """
 
@@ -140,7 +138,6 @@ class PixelLLMProposalHeadConfig(PreTrainedConfig):
     caption_matching_threshold: float = 0.6
     num_caption_proposals: int = 32
     multiply_caption_score: bool = False
-    captions_per_detection: int | None = None
     center_loss_weight: float = 0.5
     distance_loss_weight: float = 1.0
     initializer_range: float = 0.02
@@ -156,8 +153,8 @@ class PixelLLMTowerProposalConfig(PreTrainedConfig):
         pre_nms_topk: boxes per image that are looked at, the surest.
         detection_nms_threshold: overlap from which the worse of two boxes is dropped, whatever their classes.
         detection_score_threshold: boxes with this score or less are no detections.
-        max_detections, multiply_caption_score, captions_per_detection, caption_matching_threshold,
-            num_caption_proposals: as in `PixelLLMProposalHeadConfig`.
+        max_detections, multiply_caption_score, caption_matching_threshold, num_caption_proposals: as in
+            `PixelLLMProposalHeadConfig`.
     """
 
     model_type = "pixelllm_tower_proposals"
@@ -171,7 +168,6 @@ class PixelLLMTowerProposalConfig(PreTrainedConfig):
     caption_matching_threshold: float = 0.6
     num_caption_proposals: int = 16
     multiply_caption_score: bool = False
-    captions_per_detection: int | None = None
 
 
 PROPOSAL_HEADS = {config.model_type: config for config in (PixelLLMProposalHeadConfig, PixelLLMTowerProposalConfig)}

@@ -139,9 +139,7 @@ def photo_sizes() -> dict[str, Any]:
             text_length=12,
             prompt_length=12,
         ),
-        proposal_head_config=dict(
-            model_type="pixelllm_tower_proposals", multiply_caption_score=True, captions_per_detection=1
-        ),
+        proposal_head_config=dict(model_type="pixelllm_tower_proposals", multiply_caption_score=True),
     )
 
 

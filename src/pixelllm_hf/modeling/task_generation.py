@@ -112,9 +112,8 @@ class TaskGeneration:
             raise ValueError(lacks_head("mask", "makes no masks"))
         if detections is not None and model.proposal_head.config.multiply_caption_score:
             call.rescores = True
-            if (beams := call.config.num_beams or 1) > 1:
-                captions = min(beams, model.proposal_head.config.captions_per_detection or beams)
-                call.options |= {"num_return_sequences": captions, "output_scores": True}
+            if (call.config.num_beams or 1) > 1:
+                call.options |= {"num_return_sequences": call.config.num_beams, "output_scores": True}
 
         output = self._empty_output(rows) if detections is not None and not len(rows) else self._generate_chunked(rows)
         if detections is not None:

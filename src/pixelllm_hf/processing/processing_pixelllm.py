@@ -260,13 +260,16 @@ class PixelLLMProcessor(GroundedProcessor):
         *,
         max_results: int | None = None,
         min_score: float | None = None,
+        every_caption: bool = False,
     ) -> Results:
         """Per image its objects, each with `box`, `box_score` and text, the best first; an empty list for none.
 
-        max_results, min_score: at most so many an image, and none with a `box_score` below.
+        max_results, min_score: at most so many an image, and none with a `box_score` below. every_caption: also further
+        captions of the same box, where `generate` has ranked several (`multiply_caption_score` with beams): average
+        precision counts them.
         """
         results = self.post_process_grounded_generation(outputs, inputs)
-        return [_best(objects, max_results, min_score) for objects in results]
+        return [_best(objects, max_results, min_score, every_caption) for objects in results]
 
     @property
     def model_input_names(self) -> list[str]:
@@ -284,7 +287,7 @@ def _refuse_several_texts(prompts: Sequence[Sequence[Prompt]], task: str) -> Non
 
 
 def _best(
-    objects: Sequence[GroundedCaption], max_results: int | None, min_score: float | None
+    objects: Sequence[GroundedCaption], max_results: int | None, min_score: float | None, every_caption: bool
 ) -> list[GroundedCaption]:
     if max_results is not None and operator.index(max_results) < 0:
         raise ValueError(f"max_results must be at least 0, but it is {max_results}.")
@@ -292,7 +295,11 @@ def _best(
         raise ValueError("min_score must be a number, but it is NaN.")
     scored = [(thing.box_score or 0.0, thing) for thing in objects]
     kept = [pair for pair in scored if min_score is None or pair[0] >= min_score]
-    return [thing for _, thing in sorted(kept, key=lambda pair: -pair[0])][:max_results]
+    best = [thing for _, thing in sorted(kept, key=lambda pair: -pair[0])]
+    if not every_caption:
+        first = {thing.box: thing for thing in reversed(best)}  # of every box the best
+        best = [thing for thing in best if first[thing.box] is thing]
+    return best[:max_results]
 
 
 __all__ = ["PixelLLMProcessor"]

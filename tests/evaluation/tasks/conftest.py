@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import GenerationConfig
 
 from pixelllm_hf.processing.grounded_results import GroundedCaption
 
@@ -19,6 +20,7 @@ class Oracle:
 
     device = torch.device("cpu")
     config = SimpleNamespace(point_head_config={}, mask_head_config={}, proposal_head_config={})
+    generation_config = GenerationConfig()
 
     def __init__(self, images: Sequence[Any], answer: Callable[[Any], list[GroundedCaption]]):
         self.known = {image.open().tobytes(): image for image in images}

@@ -85,7 +85,9 @@ class Task(ABC):
 
     def answers(self, processor: Any, output: Any, inputs: Mapping[str, Any]) -> list[list[GroundedCaption]]:
         """The model's output in the user's terms, per image."""
-        return self.spec.results(processor, output, inputs)
+        # Average precision ranks all that was found, as it counts boxes of the lowest scores.
+        limits = {"every_caption": True} if self.spec.finds_objects else {}
+        return self.spec.results(processor, output, inputs, **limits)
 
     @abstractmethod
     def record(self, image: Any, answers: Sequence[GroundedCaption]) -> Any:
