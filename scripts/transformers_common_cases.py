@@ -127,7 +127,9 @@ def _config_test(name: str, config_class: type[PreTrainedConfig]) -> Any:
 
 _FILES = configuration_heads, configuration_language, configuration_pixelllm, configuration_towers, configuration_vision
 for _name, _class in {name: value for file in _FILES for name, value in vars(file).items()}.items():
-    if isinstance(_class, type) and issubclass(_class, PreTrainedConfig) and "PixelLLM" in _name and _class.model_type:
+    if not (isinstance(_class, type) and issubclass(_class, PreTrainedConfig) and "PixelLLM" in _name):
+        continue
+    if getattr(_class, "model_type", ""):
         setattr(PixelLLMConfigTest, f"test_{_name}", _config_test(_name, _class))
 
 

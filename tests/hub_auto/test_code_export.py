@@ -90,7 +90,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-Run = Callable[[str, Path], dict[str, Any]]
+Run = Callable[[str, Path], Any]
 
 
 @pytest.fixture

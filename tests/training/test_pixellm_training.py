@@ -142,7 +142,7 @@ def test_four_images_are_learnt_by_heart_and_saved_whole(recipe: Any, muse: Path
 
 def test_a_run_that_was_interrupted_ends_with_the_same_weights(recipe: Any, tmp_path: Path) -> None:
     lora = ["model.lora={rank: 2, fully_trained: [model.embed_tokens, lm_head]}"]
-    ways = {"whole": [()], "twice": [("run.stop_at=3",), ()]}
+    ways: dict[str, list[tuple[str, ...]]] = {"whole": [()], "twice": [("run.stop_at=3",), ()]}
     ends = {}
     for name, runs in ways.items():
         for words in runs:

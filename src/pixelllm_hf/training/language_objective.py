@@ -60,6 +60,7 @@ def language_objective(recipe: TrainConfig, accelerator: Accelerator) -> Objecti
     if recipe.auxiliary is not None:
         module, source = with_auxiliary(model, batches, recipe.auxiliary, data.cache_dir)
     elif data.cache_features:
+        assert towers is not None, "a family without them was refused above"
         maker = FeatureMaker(towers, kept_maps(model.config, batches), accelerator, data.cache_threads)
         source = CachedFeatureBatches(batches, maker, data.cache_dir)
         of_held_out = CachedFeatureBatches(held_out, maker, data.cache_dir) if held_out is not None else None
