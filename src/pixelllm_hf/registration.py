@@ -34,9 +34,20 @@ class Registration:
 
 
 def _register_configs(auto: Any, *configurations: Any) -> None:
-    for configuration in configurations:  # with those of their parts
-        for config_class in (getattr(configuration, name) for name in configuration.__all__):
-            auto.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    from transformers import PreTrainedConfig
+
+    # With those of their parts, which have files of their own beside them and are imported by them.
+    rooms = tuple(f"{configuration.__name__.rpartition('.')[0]}.configuration_" for configuration in configurations)
+    files = {name: module for name, module in sorted(sys.modules.items()) if name.startswith(rooms)}
+    things = [thing for name, file in files.items() for thing in vars(file).values() if _is_own(thing, name)]
+    for config_class in (thing for thing in things if issubclass(thing, PreTrainedConfig)):
+        if kind := getattr(config_class, "model_type", ""):
+            auto.AutoConfig.register(kind, config_class, exist_ok=True)
+
+
+def _is_own(thing: Any, module: str) -> bool:
+    """Whether it is a class that the module has not imported from elsewhere."""
+    return isinstance(thing, type) and thing.__module__ == module
 
 
 def _register_models(auto: Any, *_: Any) -> None:

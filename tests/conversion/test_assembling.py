@@ -191,7 +191,7 @@ MISTAKES: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]
     ),
     "a norm in the attention": (
         lambda t: t | {"blocks.0.attn.inner_attn_ln.weight": torch.ones(128)},
-        r"inner_attn_ln\.weight of shape \(128,\).*has no location.*EVA-CLIP",
+        r"inner_attn_ln\.weight of shape \(128,\).*has no place.*EVA-CLIP",
     ),
 }
 

@@ -40,6 +40,26 @@ print(task["impl"].__module__, task["default"]["model"][0])
     assert Path(default) == pixelllm_hf.default_checkpoint()
 
 
+@pytest.mark.parametrize(("family", "name"), [("pixelllm", "PixelLLM"), ("pixellm", "PixelLM")])
+def test_configs_of_all_parts_are_known_to_auto_config(family: str, name: str):
+    """Whichever file they are in: a part may be saved by itself."""
+    code = f"""
+import pixelllm_hf
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+from pixelllm_hf.modeling.configuration_{family} import {name}Config as Whole
+def parts(config):
+    yield config.model_type
+    for value in vars(config).values():
+        for part in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(part, PreTrainedConfig):
+                yield from parts(part)
+whole = Whole.photo() if hasattr(Whole, "photo") else Whole.for_tests() if hasattr(Whole, "for_tests") else Whole()
+missing = [kind for kind in parts(whole) if kind not in CONFIG_MAPPING]
+assert not missing, missing
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
 def test_transformers_image_text_pipeline_does_not_call_the_model_unsupported(small_checkpoint: Path):
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 

@@ -202,7 +202,7 @@ def test_of_a_boxs_captions_the_best_is_kept_unless_all_are_asked_for(processor,
     inputs = processor(images[2], task="dense")
     box, other = [0, 0, 9, 9], [0, 0, 8, 9]
     found = [(box, 0.3, "a dog"), (other, 0.5, "it"), (box, 0.8, "a ball"), (box, 0.2, "it")]
-    out = detection_answer(processor.tokenizer, [found])
+    out = detection_answer(processor.tokenizer, [found], num_slots=4)
     assert [r.text for r in processor.post_process_dense(out, inputs)[0]] == ["a ball", "it"]
     assert len(processor.post_process_dense(out, inputs, max_results=2)[0]) == 2
     every = processor.post_process_dense(out, inputs, every_caption=True)[0]

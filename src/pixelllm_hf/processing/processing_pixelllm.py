@@ -297,8 +297,9 @@ def _best(
     kept = [pair for pair in scored if min_score is None or pair[0] >= min_score]
     best = [thing for _, thing in sorted(kept, key=lambda pair: -pair[0])]
     if not every_caption:
-        first = {thing.box: thing for thing in reversed(best)}  # of every box the best
-        best = [thing for thing in best if first[thing.box] is thing]
+        # Several answers to one prompt stay: somebody has asked for so many.
+        first = {thing.box: thing.prompt_index for thing in reversed(best)}
+        best = [thing for thing in best if first[thing.box] == thing.prompt_index]
     return best[:max_results]
 
 
