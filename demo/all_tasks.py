@@ -54,7 +54,7 @@ class Demo:
 def describe(result: GroundedCaption) -> str:
     """One line: the text, its words' points or its own box, the size of its mask."""
     if result.box is None:
-        places = ", ".join(f"{w.text} ({w.point[0]:.0f}, {w.point[1]:.0f})" for w in result.words if w.point)
+        places = ", ".join(f"{w.text} ({w.point[0]:.0f}, {w.point[1]:.0f})" for w in result.placed_words if w.point)
         return f"{result.text}  [{places}]"
     box = ", ".join(f"{value:.0f}" for value in result.box)
     mask = "" if result.mask is None else f"  mask of {int(result.mask.sum())} pixels"
