@@ -22,6 +22,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz-inputs", type=int, default=200, help="damaged inputs that each fuzzer of tests/fuzz tries")
 
 
+@pytest.fixture(autouse=True)
+def _no_accelerator_of_another_test() -> Iterator[None]:
+    """accelerate keeps one state a process; what a test chose must not bind the next."""
+    _forget_accelerator()
+    yield
+    _forget_accelerator()
+
+
+def _forget_accelerator() -> None:
+    if "accelerate.state" in sys.modules:
+        sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
+
+
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Model, processor and tokenizer of a few thousand weights; it writes some words that mean nothing."""

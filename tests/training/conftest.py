@@ -129,16 +129,6 @@ def write_squares(
     )
 
 
-@pytest.fixture(autouse=True)
-def _no_accelerator_of_another_test() -> Iterator[None]:
-    """accelerate keeps one state a process; what a test chose must not bind the next."""
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 @pytest.fixture(scope="session")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return write_squares(tmp_path_factory.mktemp("squares") / "data")
