@@ -29,6 +29,7 @@ from pixelllm_hf.extras import require
 from pixelllm_hf.files import atomic_text
 from pixelllm_hf.inference import EMBEDDED, Captioner, ModelError
 from pixelllm_hf.processing.grounded_results import draw_results
+from pixelllm_hf.processing.processing_pixelllm import best_objects
 
 FOLDERS = {"caption": "flickr", "segment": "coco", "dense": "coco"}
 MOST_OBJECTS = 8  # of a drawing, the surest ones; more are hard to read
@@ -62,9 +63,7 @@ def main(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def shown(task: str, one: ScoredImage) -> list[Any]:
     """The answers that are drawn."""
-    if task != "dense":
-        return list(one.answers)
-    return sorted(one.answers, key=lambda answer: -(answer.box_score or 0.0))[:MOST_OBJECTS]
+    return best_objects(one.answers, MOST_OBJECTS) if task == "dense" else list(one.answers)
 
 
 def drawing(task: str, one: ScoredImage) -> Any:

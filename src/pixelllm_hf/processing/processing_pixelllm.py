@@ -269,7 +269,7 @@ class PixelLLMProcessor(GroundedProcessor):
         precision counts them.
         """
         results = self.post_process_grounded_generation(outputs, inputs)
-        return [_best(objects, max_results, min_score, every_caption) for objects in results]
+        return [best_objects(objects, max_results, min_score, every_caption) for objects in results]
 
     @property
     def model_input_names(self) -> list[str]:
@@ -286,9 +286,13 @@ def _refuse_several_texts(prompts: Sequence[Sequence[Prompt]], task: str) -> Non
             )
 
 
-def _best(
-    objects: Sequence[GroundedCaption], max_results: int | None, min_score: float | None, every_caption: bool
+def best_objects(
+    objects: Sequence[GroundedCaption],
+    max_results: int | None = None,
+    min_score: float | None = None,
+    every_caption: bool = False,
 ) -> list[GroundedCaption]:
+    """Objects of an image, the best first; the arguments are those of `PixelLLMProcessor.post_process_dense`."""
     if max_results is not None and operator.index(max_results) < 0:
         raise ValueError(f"max_results must be at least 0, but it is {max_results}.")
     if min_score is not None and math.isnan(min_score):
@@ -303,4 +307,4 @@ def _best(
     return best[:max_results]
 
 
-__all__ = ["PixelLLMProcessor"]
+__all__ = ["PixelLLMProcessor", "best_objects"]
