@@ -9,13 +9,9 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
 from pixelllm_hf.conversion.pixellm import ReleasedNamesError
 from pixelllm_hf.conversion.released_pixellm import convert_release
-from pixelllm_hf.conversion.weight_sources import WeightSourceError
-
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+from pixelllm_hf.conversion.weight_sources import STORED_AS, WeightSourceError
 
 
 def main() -> int:
@@ -23,7 +19,9 @@ def main() -> int:
     parser.add_argument("--released", required=True, metavar="NAME", help="folder or Hub id with LLaVA's names")
     parser.add_argument("--clip", required=True, metavar="NAME", help="folder or Hub id of the CLIP it was trained on")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="folder to write")
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of the stored weights (default: bfloat16)")
+    parser.add_argument(
+        "--dtype", choices=STORED_AS, default="bfloat16", help="of the stored weights (default: bfloat16)"
+    )
     parser.add_argument(
         "--lora-scale", type=float, default=2.0, help="alpha / r of LoRA weights that lie beside the base (default: 2)"
     )
@@ -35,7 +33,7 @@ def main() -> int:
     try:
         config = convert_release(
             args.released, args.clip, args.out,
-            dtype=DTYPES[args.dtype], lora_scale=args.lora_scale, class_row=args.class_row,
+            dtype=STORED_AS[args.dtype], lora_scale=args.lora_scale, class_row=args.class_row,
         )  # fmt: skip
     except (OSError, ReleasedNamesError, WeightSourceError) as error:
         parser.error(str(error))

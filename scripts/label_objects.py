@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from pixelllm_hf.evaluation.labelling import image_files, labelled
 from pixelllm_hf.evaluation.object_detector import ObjectDetector
 from pixelllm_hf.evaluation.picodet import CANVAS, picodet
+from pixelllm_hf.files import atomic_text
 
 
 def main() -> None:
@@ -36,9 +37,8 @@ def main() -> None:
     if not files:
         raise SystemExit(f"{args.images} has none of the images asked for. Pass their folder, and ids that are in it.")
     content = labelled(tqdm(files, unit=" images"), detector.detect)
-    part = args.out.with_name(args.out.name + ".part")
-    part.write_text(json.dumps(content), encoding="utf-8")
-    part.replace(args.out)
+    with atomic_text(args.out) as file:
+        json.dump(content, file)
     print(f"{len(content['annotations'])} objects in {len(content['images'])} images -> {args.out}")
 
 

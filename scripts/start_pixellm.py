@@ -11,13 +11,9 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
 from pixelllm_hf.conversion.new_pixellm import new_pixellm
 from pixelllm_hf.conversion.pixellm import ReleasedNamesError
-from pixelllm_hf.conversion.weight_sources import WeightSourceError
-
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+from pixelllm_hf.conversion.weight_sources import STORED_AS, WeightSourceError
 
 
 def main() -> int:
@@ -32,7 +28,9 @@ def main() -> int:
         "--feature-layers", type=int, nargs="+", default=[-2, -11],
         help="hidden states of CLIP, one for each scale, the deepest first (default: -2 -11)",
     )  # fmt: skip
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of the stored weights (default: bfloat16)")
+    parser.add_argument(
+        "--dtype", choices=STORED_AS, default="bfloat16", help="of the stored weights (default: bfloat16)"
+    )
     args = parser.parse_args()
     config = {
         "codebook_config": {"num_scales": args.scales, "tokens_per_scale": args.tokens_per_scale},
@@ -40,7 +38,7 @@ def main() -> int:
     }
     try:
         made = new_pixellm(
-            args.language, args.clip, args.out, image_size=args.image_size, dtype=DTYPES[args.dtype], config=config
+            args.language, args.clip, args.out, image_size=args.image_size, dtype=STORED_AS[args.dtype], config=config
         )
     except (OSError, ValueError, ReleasedNamesError, WeightSourceError) as error:
         parser.error(" ".join(str(error).split()))

@@ -110,9 +110,13 @@ def _recipe(folder: Path, towers: str, batch_size: int, cache: bool) -> TrainCon
             "freeze": ["vision_towers", "prompt_encoder"],
             "overrides": overrides,
         },
-        "data": {"batch_size": batch_size, "sources": [source], "cache_dir": str(folder / "cache")},
+        "data": {
+            "batch_size": batch_size,
+            "sources": [source],
+            "cache_dir": str(folder / "cache"),
+            "cache_features": cache,
+        },
     }
-    values["data"]["cache_features"] = cache
     return from_dict(TrainConfig, values)
 
 

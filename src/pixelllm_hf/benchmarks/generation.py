@@ -13,7 +13,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from pixelllm_hf.evaluation.bootstrap import Estimate
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 
-from .pairs import timed_in_turn
+from .pairs import largest_difference, timed_in_turn
 
 LIMIT = 1.05
 # Captions that end by themselves, and captions cut off by the length limit, whose last token needs one more step.
@@ -103,8 +103,7 @@ def location_error(model: Any, states: Tensor, sequences: Tensor, coordinates: T
         again = model(
             encoder_outputs=BaseModelOutput(last_hidden_state=states), decoder_input_ids=sequences
         ).coordinates
-    known = ~coordinates.isnan()
-    return float((coordinates - again)[known].abs().max()) if known.any() else float("nan")
+    return largest_difference(coordinates, again)
 
 
 __all__ = ["CASES", "LIMIT", "GenerationRow", "bare_language_model", "compare", "location_error"]

@@ -15,8 +15,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from pixelllm_hf.evaluation.bootstrap import Estimate
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 
-from .pairs import timed_in_turn
-from .regions import region_inputs
+from .pairs import largest_difference, timed_in_turn
+from .regions import greedy, region_inputs
 
 
 @dataclass(frozen=True)
@@ -41,27 +41,19 @@ def compare(
         states, _ = model.encode(**inputs)
 
     def ours() -> tuple[Any, Any]:
-        output = model.generate(
-            encoder_outputs=BaseModelOutput(last_hidden_state=states),
-            num_beams=1,
-            do_sample=False,
-            min_new_tokens=tokens,
-            max_new_tokens=tokens,
-            max_repeated_tokens=0,
-        )
+        output = model.generate(encoder_outputs=BaseModelOutput(last_hidden_state=states), **greedy(tokens))
         return output.sequences, output.coordinates
 
     with torch.inference_mode():
         found = timed_in_turn({"ours": ours, "official": lambda: official(model, states, tokens)}, repeats, clock)
-    (sequences, places), (expected, expected_places) = found.results["ours"], found.results["official"]
-    known = ~places.isnan()
+    (sequences, points), (expected, expected_points) = found.results["ours"], found.results["official"]
     return DecodingRow(
         prompts=prompts,
         ours=found.median("ours"),
         official=found.median("official"),
         faster=found.ratio("official", "ours"),
         tokens_equal=bool(torch.equal(sequences, expected)),
-        location_error=float((places - expected_places)[known].abs().max()) if known.any() else float("nan"),
+        location_error=largest_difference(points, expected_points),
     )
 
 

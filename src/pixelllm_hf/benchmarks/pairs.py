@@ -63,9 +63,15 @@ def median_estimate(values: np.ndarray) -> Estimate:
     return resampled(medians, lambda n: [np.median(values.repeat(n))], len(values), count=len(values))["median"]
 
 
+def largest_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Of what was found at all, which is not NaN; NaN where nothing was."""
+    known = ~found.isnan()
+    return float((found - expected)[known].abs().max()) if known.any() else float("nan")
+
+
 def _synchronize() -> None:
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
 
 
-__all__ = ["CLOCKS", "Timed", "median_estimate", "timed", "timed_in_turn"]
+__all__ = ["CLOCKS", "Timed", "largest_difference", "median_estimate", "timed", "timed_in_turn"]

@@ -36,8 +36,7 @@ def compare(
     def answer(count: int) -> Tensor:
         boxes = inputs["prompt_boxes"][:, :count]
         given = {**inputs, "prompt_boxes": boxes, "prompt_mask": inputs["prompt_mask"][:, :count]}
-        length: dict[str, Any] = {"min_new_tokens": tokens, "max_new_tokens": tokens}
-        return model.generate(**given, **length, num_beams=1, do_sample=False, max_repeated_tokens=0).sequences
+        return model.generate(**given, **greedy(tokens)).sequences
 
     with torch.inference_mode():
         found = timed_in_turn({"one": lambda: answer(1), "all": lambda: answer(prompts)}, repeats, clock)
@@ -72,12 +71,19 @@ def _alone(model: Any, inputs: dict[str, Tensor], features: Any, row: int, token
         image_features=features,
         pixel_mask=inputs["pixel_mask"],
         prompt_boxes=inputs["prompt_boxes"][:, row : row + 1],
-        min_new_tokens=tokens,
-        max_new_tokens=tokens,
-        num_beams=1,
-        do_sample=False,
-        max_repeated_tokens=0,
+        **greedy(tokens),
     ).sequences
 
 
-__all__ = ["RegionsRow", "compare", "region_inputs"]
+def greedy(tokens: int) -> dict[str, Any]:
+    """Options of `generate` for answers of exactly so many tokens, whatever the checkpoint's own are."""
+    return {
+        "min_new_tokens": tokens,
+        "max_new_tokens": tokens,
+        "num_beams": 1,
+        "do_sample": False,
+        "max_repeated_tokens": 0,
+    }
+
+
+__all__ = ["RegionsRow", "compare", "greedy", "region_inputs"]

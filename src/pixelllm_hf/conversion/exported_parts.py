@@ -5,7 +5,7 @@ A language model with its search is left to runtimes that are made for them; the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -112,14 +112,14 @@ def parts_and_inputs(model: PixelLLMForGroundedGeneration) -> dict[str, tuple[An
 def write_onnx(model: PixelLLMForGroundedGeneration, folder: str | Path) -> dict[str, float]:
     """`vision.onnx` and `prompt.onnx` in a new folder, whole or not there; returns `onnx_differences`."""
     require("onnx", "onnxscript", "onnxruntime", what="the export to ONNX")
+    outputs = {name: part.outputs for name, (part, _) in parts_and_inputs(model).items()}
     with atomic_folder(Path(folder), replace=False) as temporary:
         for name, program in exported(model).items():
-            part = parts_and_inputs(model)[name][0]
             torch.onnx.export(
                 program,
                 f=str(temporary / f"{name}.onnx"),
                 input_names=list(INPUTS[name]),
-                output_names=list(part.outputs),
+                output_names=list(outputs[name]),
                 external_data=False,
                 dynamo=True,
                 verbose=False,
@@ -133,37 +133,41 @@ def onnx_differences(model: PixelLLMForGroundedGeneration, folder: str | Path) -
     require("onnxruntime", what="the check of ONNX files")
     import onnxruntime
 
-    differences: dict[str, float] = {}
-    for name, (part, inputs) in parts_and_inputs(model).items():
-        given = {key: torch.cat([x, x[:1]]) for key, x in zip(INPUTS[name], inputs, strict=True)}
+    def run(name: str, given: Sequence[Tensor]) -> Sequence[np.ndarray]:
         session = onnxruntime.InferenceSession(Path(folder) / f"{name}.onnx", providers=["CPUExecutionProvider"])
-        found = session.run(None, {key: value.numpy() for key, value in given.items()})
-        with torch.no_grad():
-            expected = part(*given.values())
-        differences |= {
-            output: difference(theirs, ours.numpy())
-            for output, theirs, ours in zip(part.outputs, found, expected, strict=True)
-        }
-    return differences
+        return session.run(None, {key: value.numpy() for key, value in zip(INPUTS[name], given, strict=True)})
 
-
-def difference(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest, as a share of the range of what is expected."""
-    return float(np.abs(found - expected).max() / max(np.ptp(expected), 1e-12))
+    return _differences(model, run)
 
 
 def program_differences(
     model: PixelLLMForGroundedGeneration, programs: Mapping[str, ExportedProgram]
 ) -> dict[str, float]:
     """The same between the plain model and what `exported` gave."""
-    differences = {}
+
+    def run(name: str, given: Sequence[Tensor]) -> Sequence[np.ndarray]:
+        return [value.numpy() for value in programs[name].module()(*given)]
+
+    return _differences(model, run)
+
+
+def _differences(
+    model: PixelLLMForGroundedGeneration, run: Callable[[str, Sequence[Tensor]], Sequence[np.ndarray]]
+) -> dict[str, float]:
+    """run: the name of a part and its inputs -> its outputs."""
+    differences: dict[str, float] = {}
     for name, (part, inputs) in parts_and_inputs(model).items():
         given = [torch.cat([x, x[:1]]) for x in inputs]
         with torch.no_grad():
-            found, expected = programs[name].module()(*given), part(*given)
+            found, expected = run(name, given), part(*given)
         for output, theirs, ours in zip(part.outputs, found, expected, strict=True):
-            differences[output] = difference(theirs.numpy(), ours.numpy())
+            differences[output] = difference(theirs, ours.numpy())
     return differences
+
+
+def difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest, as a share of the range of what is expected."""
+    return float(np.abs(found - expected).max() / max(np.ptp(expected), 1e-12))
 
 
 __all__ = [
