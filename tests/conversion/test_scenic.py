@@ -9,6 +9,7 @@ import torch
 from peft import inject_adapter_in_model
 
 from pixelllm_hf.conversion.parity.golden import Golden
+from pixelllm_hf.conversion.parity.heads import load_text_head
 from pixelllm_hf.conversion.scenic import (
     GROUPS,
     OPTIONAL_GROUPS,
@@ -130,11 +131,12 @@ def test_no_two_official_tensors_get_the_same_name(whole_model):
 def test_merged_lora_computes_what_the_adapter_computes():
     file = golden("t5_text_head")
     config, lora = t5_config(file.hparams), ScenicLora.from_hparams(file.hparams)
-    merged = T5PrefixLanguageModel(config).eval()
-    merged.load_state_dict(convert_module("textual", file.params, merge_lora=lora))
-    adapted = inject_adapter_in_model(lora_config(file.hparams), T5PrefixLanguageModel(config)).eval()
-    adapted.load_state_dict(convert_module("textual", file.params))
     visual = file.inputs["visual_features"]
+    merged = T5PrefixLanguageModel(config, visual.shape[-1]).eval()
+    load_text_head(merged, convert_module("textual", file.params, merge_lora=lora))
+    adapted = T5PrefixLanguageModel(config, visual.shape[-1])
+    adapted = inject_adapter_in_model(lora_config(file.hparams), adapted).eval()
+    load_text_head(adapted, convert_module("textual", file.params))
     prefix = merged.embed_prompt(visual)
     torch.testing.assert_close(merged.encode(*prefix), adapted.encode(*prefix), rtol=1e-4, atol=1e-4)
 
@@ -142,7 +144,7 @@ def test_merged_lora_computes_what_the_adapter_computes():
 def test_encoder_and_decoder_lora_keep_their_own_rank_and_scale():
     lora = ScenicLora(encoder_rank=4, decoder_rank=3, encoder_scale=2.0, decoder_scale=1.5, decoder_modules=("q", "k"))
     config = t5_config(golden("t5_text_head").hparams)
-    model = inject_adapter_in_model(lora.peft_config(), T5PrefixLanguageModel(config))
+    model = inject_adapter_in_model(lora.peft_config(), T5PrefixLanguageModel(config, 16))
     ranks = {
         name: module for name, module in model.named_modules() if hasattr(module, "lora_A") and hasattr(module, "r")
     }

@@ -86,8 +86,8 @@ def test_the_released_recipe_has_the_parameters_of_the_specification():
     encoder = 4 * width * width + 3 * width * 5120 + 2 * width
     decoder = 8 * width * width + 3 * width * 5120 + 3 * width
     body = 32128 * width + 24 * (encoder + decoder) + 2 * 32 * 32 + 2 * width
-    assert count("language_model") == body + width * 32128
-    assert count("visual_projection") == linear(1024, 2048) + 2 * 2048
+    projection = linear(1024, 2048) + 2 * 2048
+    assert count("language_model") == body + width * 32128 + projection
     assert count("point_head") == 2 * 2048 + linear(2048, 512) + 2 * linear(512, 512) + linear(512, 2 * 4)
 
 

@@ -52,7 +52,9 @@ class PromptPart(nn.Module):
             raise ExportError("what pools detections with its prompts cannot be exported: pooled_detections is set.")
         self.side = model.config.image_size
         self.encoder, self.extractor = model.prompt_encoder, model.prompt_feature_extractor
-        self.projection, self.pooling = model.visual_projection, model.prompt_pooling
+        # what `project_visual` reads is registered by itself, without the rest of the language model
+        self.projection, self.project = model.language_model.visual_projection, model.language_model.project_visual
+        self.pooling = model.prompt_pooling
         self.outputs = ("visual_tokens", "cells") if model.config.prompt_config.reads_map else ("visual_tokens",)
 
     def forward(self, fused_map: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
@@ -60,8 +62,7 @@ class PromptPart(nn.Module):
         height, width = fused_map.shape[1:3]
         positions = self.encoder.dense_positions(height, width)
         tokens, cells = self.extractor.of_rows(fused_map, positions, sparse, self.encoder.no_mask)
-        if self.projection is not None:
-            tokens = self.projection(tokens)
+        tokens = self.project(tokens)
         if self.pooling is not None:
             weights = prompt_weights(boxes[:, None], None, None, (height, width), image_size=self.side)
             tokens = tokens + self.pooling.of_rows(

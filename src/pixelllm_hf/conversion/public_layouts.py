@@ -177,7 +177,7 @@ _T5 = Layout(
         (r"(encoder|decoder)\.(.+)", (r"language_model.body.\1.\2",)),
         (r"lm_head\.weight", (r"language_model.lm_head.weight",)),
     ),
-    ("language_model.",),
+    ("language_model.body.", "language_model.lm_head."),
 )
 
 

@@ -288,7 +288,7 @@ GROUPS: dict[str, tuple[str, list[Rule]]] = {
     "sam_backbone": ("vision_towers.sam", _sam()),
     "prompt_encoder": ("prompt_encoder", _prompt_encoder()),
     "prompt_adapter": ("prompt_feature_extractor", _prompt_feature_extractor()),
-    "visual_project_layers": ("visual_projection", _visual_projection()),
+    "visual_project_layers": ("language_model.visual_projection", _visual_projection()),
     "textual": ("language_model", _t5()),
     "point_predictor": ("point_head", _point_head()),
     "mask_adapter": ("mask_head.adapter", _mask_adapter()),

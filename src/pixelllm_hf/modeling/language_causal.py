@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from .language_model import GroundedLanguageModel, full_encoder_mask
+from .language_model import GroundedLanguageModel, full_encoder_mask, make_visual_projection
 from .model_output import LayerOutputs
 from .prompt_memory import answers_of, packed_memory, unpacked_memory, with_cells
 
@@ -34,7 +34,7 @@ class CausalLanguageModel(GroundedLanguageModel):
     everything all the same: prompts and answers are shorter than windows.
     """
 
-    def __init__(self, config: Any):
+    def __init__(self, config: Any, visual_width: int):
         super().__init__(config)
         self.body = AutoModelForCausalLM.from_config(config)
         missing = {"inputs_embeds", "attention_mask", "position_ids", "cache"} - set(
@@ -46,6 +46,7 @@ class CausalLanguageModel(GroundedLanguageModel):
                 f"a text_config of model_type {config.model_type!r} cannot be the language model here: {why}. Llama, "
                 "Qwen, Gemma and GPT-2 can, and most that are built like them."
             )
+        self.visual_projection = make_visual_projection(visual_width, self.width)
 
     @property
     def width(self) -> int:

@@ -17,10 +17,10 @@ from .model_output import LayerOutputs
 class GroundedLanguageModel(nn.Module):
     """A language model that reads [visual tokens ; text] of a prompt and writes an answer to it.
 
-    `prefill` makes of R prompts a memory, (R,S,…) and a mask (R,S), whose rows may be repeated, selected and sorted
-    like any others; nothing else looks into it. `decode` consumes tokens of answers, all at once or step by step with a
-    cache that holds answers alone, and gives the state of every consumed token. `logits` makes of states the scores of
-    the next tokens.
+    `project_visual` makes visual tokens those that it and the heads read. `prefill` makes of R prompts a memory,
+    (R,S,…) and a mask (R,S), whose rows may be repeated, selected and sorted like any others; nothing else looks into
+    it. `decode` consumes tokens of answers, all at once or step by step with a cache that holds answers alone, and
+    gives the state of every consumed token. `logits` makes of states the scores of the next tokens.
 
     width: of the states. padding_id: the id that is no word, None where no id is only that. tied_weights: names of
     weights that are others, by the name of the other, as transformers' `_tied_weights_keys`.
@@ -28,6 +28,8 @@ class GroundedLanguageModel(nn.Module):
 
     # Whether a text is the same wherever in a row it stands: several may share one, behind a mask of four dimensions.
     texts_can_share_rows = False
+
+    visual_projection: nn.Module
 
     def __init__(self, config: Any):
         super().__init__()
@@ -44,7 +46,7 @@ class GroundedLanguageModel(nn.Module):
     @classmethod
     def of(cls, config: PixelLLMConfig) -> GroundedLanguageModel:
         """The language model of a whole model's config, with new weights."""
-        return cls(config.text_config)
+        return cls(config.text_config, config.prompt_config.output_dim)
 
     @classmethod
     def seen_width(cls, config: PixelLLMConfig) -> int:
@@ -56,11 +58,9 @@ class GroundedLanguageModel(nn.Module):
         pad, ends = self.config.pad_token_id, self.config.eos_token_id
         return None if pad in (ends if isinstance(ends, list) else [ends]) else pad
 
-    def make_visual_projection(self, visual_width: int) -> nn.Module | None:
-        """What makes visual tokens (R,V,visual_width) those that `prefill` and the heads take, (R,V,width); None for a
-        family that takes them, and lets heads see them, as they are.
-        """
-        return nn.Sequential(nn.Linear(visual_width, self.width), nn.LayerNorm(self.width, eps=1e-5))
+    def project_visual(self, visual_tokens: Tensor) -> Tensor:
+        """Visual tokens (R,V,visual_width) as `prefill` and the heads take them, (R,V,seen_width)."""
+        return self.visual_projection(visual_tokens)
 
     def get_input_embeddings(self) -> nn.Module:
         raise NotImplementedError
@@ -125,6 +125,11 @@ class GroundedLanguageModel(nn.Module):
         return (input_ids != self.config.pad_token_id) if attention_mask is None else attention_mask.bool()
 
 
+def make_visual_projection(visual_width: int, width: int, eps: float = 1e-5) -> nn.Sequential:
+    """From visual tokens to a language model `width` wide."""
+    return nn.Sequential(nn.Linear(visual_width, width), nn.LayerNorm(width, eps=eps))
+
+
 def full_encoder_mask(mask: Tensor | None, states: Tensor) -> Tensor:
     """Which positions of a memory (R,S,…) are valid, (R,S) bool; all of them without a mask.
 
@@ -158,4 +163,4 @@ def packed_texts(labels: Tensor, segments: Tensor, *, start: int, padding: int) 
     return tokens, ((segments[:, :, None] == segments[:, None, :]) & causal)[:, None]
 
 
-__all__ = ["GroundedLanguageModel", "full_encoder_mask", "packed_texts"]
+__all__ = ["GroundedLanguageModel", "full_encoder_mask", "make_visual_projection", "packed_texts"]

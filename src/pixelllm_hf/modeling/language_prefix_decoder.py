@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_language import PixelLLMPrefixDecoderConfig
 from .configuration_pixelllm import PixelLLMConfig
-from .language_model import GroundedLanguageModel, full_encoder_mask
+from .language_model import GroundedLanguageModel, full_encoder_mask, make_visual_projection
 from .model_output import LayerOutputs
 from .prompt_memory import answers_of, packed_memory, unpacked_memory, with_cells
 
@@ -111,23 +111,17 @@ class PrefixDecoderLanguageModel(GroundedLanguageModel):
     def __init__(self, config: PixelLLMPrefixDecoderConfig, visual_width: int):
         super().__init__(config)
         width = config.hidden_size
-        self.visual_projection = nn.Sequential(
-            nn.Linear(visual_width, width), nn.LayerNorm(width, eps=config.visual_norm_eps)
-        )
+        self.visual_projection = make_visual_projection(visual_width, width, config.visual_norm_eps)
         self.embedding = WordAndPositionEmbedding(config)
         self.layers: Any = nn.ModuleList(PrefixDecoderLayer(config) for _ in range(config.num_hidden_layers))
         self.lm_head = nn.Linear(width, config.vocab_size)
 
     @classmethod
-    def of(cls, config: PixelLLMConfig) -> PrefixDecoderLanguageModel:
-        return cls(config.text_config, config.prompt_config.output_dim)
-
-    @classmethod
     def seen_width(cls, config: PixelLLMConfig) -> int:
         return config.prompt_config.output_dim
 
-    def make_visual_projection(self, visual_width: int) -> None:
-        return None
+    def project_visual(self, visual_tokens: Tensor) -> Tensor:
+        return visual_tokens
 
     @property
     def width(self) -> int:

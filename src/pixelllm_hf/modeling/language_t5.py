@@ -13,7 +13,7 @@ from transformers.cache_utils import Cache
 
 from .codebook_targets import TargetTokens
 from .configuration_pixelllm import PixelLLMConfig
-from .language_model import GroundedLanguageModel, full_encoder_mask
+from .language_model import GroundedLanguageModel, full_encoder_mask, make_visual_projection
 from .model_output import LayerOutputs
 
 # What the reference adds to the scores of masked positions. It swallows the relative-position bias, so a query
@@ -28,7 +28,12 @@ class T5PrefixLanguageModel(GroundedLanguageModel):
     texts_can_share_rows = True
 
     def __init__(
-        self, config: T5Config, *, masked_states_count: bool = False, target_token_ids: Sequence[int] | None = None
+        self,
+        config: T5Config,
+        visual_width: int,
+        *,
+        masked_states_count: bool = False,
+        target_token_ids: Sequence[int] | None = None,
     ):
         """masked_states_count: something reads the states of masked positions, and may be trained through them.
         target_token_ids: the codebook's tokens, which have weights of their own; None for none."""
@@ -37,6 +42,7 @@ class T5PrefixLanguageModel(GroundedLanguageModel):
         # Untied, and no d**-0.5 rescale of the states before it (official.md#t5).
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.target_tokens = None if target_token_ids is None else TargetTokens(target_token_ids, config.d_model)
+        self.visual_projection = make_visual_projection(visual_width, config.d_model)
         self.masked_states_count = masked_states_count
         self._evaluation_attention: str | None = None
         self.train(self.training)
@@ -45,6 +51,7 @@ class T5PrefixLanguageModel(GroundedLanguageModel):
     def of(cls, config: PixelLLMConfig) -> T5PrefixLanguageModel:
         return cls(
             config.text_config,
+            config.prompt_config.output_dim,
             masked_states_count=config.mask_head_config is not None,
             target_token_ids=config.target_token_ids or None,
         )

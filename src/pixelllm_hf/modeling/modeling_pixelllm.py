@@ -65,7 +65,6 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         if config.prompt_config.pools_prompt:
             self.prompt_pooling = PromptPooling(channels, seen_width, config.pooled_classes)
         self.language_model = family.of(config)
-        self.visual_projection = self.language_model.make_visual_projection(config.prompt_config.output_dim)
         width = self.language_model.width
         self.point_head = PointHead(config.point_head_config, width)
         self.mask_head, self.proposal_head, self.codebook_head = None, None, None
@@ -186,8 +185,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         tokens, cells = self.prompt_feature_extractor(
             fused, positions, sparse, self.prompt_encoder.no_mask, prompt_mask
         )
-        if self.visual_projection is not None:
-            tokens = self.visual_projection(tokens)
+        tokens = self.language_model.project_visual(tokens)
         if self.prompt_pooling is not None:
             detections = self.config.prompt_config.pooled_detections
             tokens = tokens + self.prompt_pooling(

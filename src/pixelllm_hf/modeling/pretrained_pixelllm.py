@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, initialization as init
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.dynamic_module_utils import custom_object_save
 
 from .checked_loading import CheckedModel
 from .configuration_pixelllm import PixelLLMConfig
+from .former_names import current_name, former_names
 from .mask_head import MaskAdapter
 from .starting_layers import KnowsItsStart
 from .vision_eva02 import Eva02Attention, Eva02VisionTower
@@ -98,6 +100,12 @@ class PixelLLMPreTrainedModel(CheckedModel, PreTrainedModel):
 
         return super()._apply(convert, recurse)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        """What `load_state_dict` is given may have former names, too: `Trainer` resumes with it."""
+        for name in [name for name in state_dict if name.startswith(prefix)]:
+            state_dict[prefix + current_name(name.removeprefix(prefix))] = state_dict.pop(name)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As transformers', with a `NOTICE` where a tower's weights ask for one."""
         super().save_pretrained(save_directory, *args, **kwargs)
@@ -119,6 +127,9 @@ class PixelLLMPreTrainedModel(CheckedModel, PreTrainedModel):
             settings["auto_map"] = {"AutoConfig": config, "AutoModel": model, "AutoModelForImageTextToText": model}
             path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         return super()._upload_modified_files(working_dir, *args, **kwargs)
+
+
+register_checkpoint_conversion_mapping(PixelLLMConfig.model_type, former_names(), overwrite=True)
 
 
 class OneLabelArgument:

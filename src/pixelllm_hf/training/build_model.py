@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from pixelllm_hf.families import FAMILIES, Family, UnknownFamilyError, family_of_folder
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
+from pixelllm_hf.modeling.former_names import current_names
 from pixelllm_hf.modeling.model_folder import check_generation
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.modeling.task_generation import OWN_OPTIONS
@@ -97,7 +98,7 @@ def build_model_and_processor(settings: ModelSettings) -> tuple[PixelLLMForGroun
 
 def _load_partial_weights(model: PixelLLMForGroundedGeneration, file: str, *, whole: str | None) -> None:
     try:
-        tensors = load_file(file)
+        tensors = current_names(load_file(file))
     except Exception as error:
         raise ConfigError(
             f"The weights file {file!r} cannot be read ({error}); run the training that makes it, or correct the path."

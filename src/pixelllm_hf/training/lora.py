@@ -49,16 +49,16 @@ def lora_config(settings: LoraSettings, model: Any) -> Any:
 def add_lora(model: Any, settings: LoraSettings) -> list[str]:
     """Put adapters into the model's language model, in place; returns the names of the adapted projections.
 
-    The language model's own weights freeze, but for the codebook's tokens and what is `fully_trained`; what trains
-    elsewhere stays as it was. B starts at zero, so the model's answers do not change; A is drawn like the kernel it
-    modifies. Raises ConfigError where a part is named that the language model lacks.
+    The language model's own weights freeze, but for the visual projection, the codebook's tokens and what is
+    `fully_trained`; what trains elsewhere stays as it was. B starts at zero, so the model's answers do not change; A is
+    drawn like the kernel it modifies. Raises ConfigError where a part is named that the language model lacks.
     """
     require("peft", what="LoRA")
     from peft import inject_adapter_in_model
     from peft.tuners.lora import LoraLayer
 
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    kept = ["language_model.target_tokens."]
+    kept = ["language_model.target_tokens.", "language_model.visual_projection."]
     for part in settings.fully_trained:
         kept.append(f"language_model.{part}.")
         if not any(name.startswith(kept[-1]) for name in trained):

@@ -81,7 +81,7 @@ def _of_pixelllm(model: Any, *, images: int, prompts: int, text: int, context: i
         cells = config.vision_config.grid_size**2
         tokens = cells + prompt.num_tokens + prompt.max_points + 1
         values += rows * prompt.num_hidden_layers * tokens * _layer(prompt.hidden_size, prompt.intermediate_size, False)
-    if reached or _trains(model, "visual_projection.") or _trains(model, "language_model."):
+    if reached or _trains(model, "language_model."):
         gated = bool(getattr(language, "is_gated_act", False))
         inner = getattr(language, "d_ff", None) or language.intermediate_size
         layer = _layer(language.hidden_size, inner, gated)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pixelllm_hf.files import atomic_text
+from pixelllm_hf.modeling.former_names import current_names
 from pixelllm_hf.training import checkpointing, sharding
 from pixelllm_hf.training.config import ConfigError, RunConfig
 from pixelllm_hf.training.log_window import LogWindow
@@ -154,12 +155,13 @@ class RunCheckpoints:
                 f"{str(checkpoint)!r} cannot be continued exactly: {'; '.join(changed)}. Use the recipe that wrote it; "
                 f"to go on with another schedule say resume={checkpoint}."
             )
-        weights = checkpointing.load_tensors(state / "weights.safetensors")
+        weights = current_names(checkpointing.load_tensors(state / "weights.safetensors"))
         checkpointing.load_model_tensors(self.model, weights, trained_only=self.trained_only)
-        moments = checkpointing.load_tensors(state / "optimizer.safetensors")
+        moments = current_names(checkpointing.load_tensors(state / "optimizer.safetensors"))
         checkpointing.load_optimizer_tensors(self.optimizers, moments)
         if self.average:
-            self.average.load(checkpointing.load_tensors(state / "weight_average.safetensors"))
+            means = checkpointing.load_tensors(state / "weight_average.safetensors")
+            self.average.load(current_names(means))
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.update(saved["layout"]["loss_scale"])
         self._restore_random_state(state, saved["step"])

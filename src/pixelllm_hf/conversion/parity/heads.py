@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...modeling.box_ops import points_to_boxes
+from ...modeling.language_model import make_visual_projection
 from ...modeling.language_t5 import T5PrefixLanguageModel
 from ...modeling.losses import label_loss, point_loss
 from ...modeling.point_head import PointHead
@@ -72,8 +73,7 @@ def dense_outputs(
 
 def visual_project_layers(golden: Golden) -> Computed:
     features = golden.inputs["x"]
-    width = golden.hparams["emb_dim"]
-    projection = nn.Sequential(nn.Linear(features.shape[-1], width), nn.LayerNorm(width, eps=1e-5))
+    projection = make_visual_projection(features.shape[-1], golden.hparams["emb_dim"])
     projection.load_state_dict(convert_module("visual_project_layers", golden.params))
     return Computed({"y": projection(features)})
 
@@ -84,14 +84,14 @@ def t5_text_head(golden: Golden) -> Computed:
 
     lora = ScenicLora.from_hparams(golden.hparams)
     config = t5_config(golden.hparams)
-    merged = T5PrefixLanguageModel(config).eval()
-    merged.load_state_dict(convert_module("textual", golden.params, merge_lora=lora))
+    visual, context = golden.inputs["visual_features"], golden.inputs["context_tokens"]
+    merged = T5PrefixLanguageModel(config, visual.shape[-1]).eval()
+    load_text_head(merged, convert_module("textual", golden.params, merge_lora=lora))
     model: Any = merged
     if lora:
-        model = inject_adapter_in_model(lora.peft_config(), T5PrefixLanguageModel(config)).eval()
-        model.load_state_dict(convert_module("textual", golden.params))
+        model = inject_adapter_in_model(lora.peft_config(), T5PrefixLanguageModel(config, visual.shape[-1])).eval()
+        load_text_head(model, convert_module("textual", golden.params))
 
-    visual, context = golden.inputs["visual_features"], golden.inputs["context_tokens"]
     tokens = golden.inputs["text_tokens"]
     computed = Computed()
     encoded, mask = encode(model, visual, context)
@@ -102,6 +102,12 @@ def t5_text_head(golden: Golden) -> Computed:
     merged_encoded = encode(merged, visual, context)
     computed.add({"logits": decode(merged, golden.inputs["text_tokens_eos_filled"], *merged_encoded)[1]}, "eos_filled/")
     return computed
+
+
+def load_text_head(model: T5PrefixLanguageModel, weights: dict[str, Tensor]) -> None:
+    """The weights of the group "textual"; the visual projection, a group of its own, stays as it is."""
+    own = {f"visual_projection.{name}": value for name, value in model.visual_projection.state_dict().items()}
+    model.load_state_dict(weights | own)
 
 
 def encode(model: T5PrefixLanguageModel, visual: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:

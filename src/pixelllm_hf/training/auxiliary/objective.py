@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pixelllm_hf.training.recipe import TrainConfig
 
 TOWERS_FILE = "vision_towers.safetensors"
-TOKEN_PARTS = ("prompt_feature_extractor.", "prompt_pooling.", "visual_projection.")
+TOKEN_PARTS = ("prompt_feature_extractor.", "prompt_pooling.", "language_model.visual_projection.")
 
 
 class TowerLearner(nn.Module):

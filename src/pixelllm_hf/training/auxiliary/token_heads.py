@@ -62,7 +62,7 @@ class QueryTokenHeads(nn.Module):
         """For the prompt tokens of a model and the names in the labels."""
         attributes = {name: len(values) for name, values in labels.attribute_names.items()}
         prompt = model.config.prompt_config
-        width = prompt.output_dim if model.visual_projection is None else model.language_model.width
+        width = model.language_model.seen_width(model.config)
         return cls(width, prompt.num_tokens, len(labels.class_names), attributes, task)
 
     def forward(self, tokens: Tensor, labels: Tensor, boxes: Tensor) -> AuxiliaryOutput:
