@@ -5,7 +5,6 @@ import torch
 
 from pixelllm_hf.modeling.codebook_decoder import resize_logits
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
-from pixelllm_hf.modeling.decoding_rules import EndOfLoop
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.modeling.target_masks import AnswerTargets, joined_targets
 
@@ -249,9 +248,13 @@ def test_masks_that_are_not_one_for_each_target_are_refused(model):
         )
 
 
-def test_things_of_one_name_may_be_pointed_at_again_and_again():
-    rule = EndOfLoop(5, [1], GROUP)
-    scores = torch.zeros(2, 99)
-    bears = [7, *GROUP] * 3
-    ended = rule(torch.tensor([bears, [7, 8, 9, 10, 11] * 3]), scores).isfinite().sum(1)
-    assert ended.tolist() == [99, 1]
+@torch.no_grad()
+def test_how_sure_a_mask_is_does_not_count_the_padding(model):
+    inputs = images(2)
+    targets = model.generate(**inputs, max_new_tokens=11).targets
+    cells = round(40 / 64 * targets.mask_logits.shape[-1])
+    assert (targets.mask_logits[:, cells:] > 0).any()
+    for logits, score in zip(targets.mask_logits[:, :cells], targets.mask_scores, strict=True):
+        inside = logits[logits > 0]
+        expected = inside.sigmoid().mean() if len(inside) else torch.zeros(())
+        torch.testing.assert_close(score, expected, rtol=1e-4, atol=1e-4)

@@ -202,6 +202,56 @@ def test_beams_that_cannot_be_are_refused(model, beams):
         model.generate(**ask(2), max_new_tokens=2, num_beams=beams)
 
 
+def test_how_sure_a_mask_is_does_not_count_the_padding(model):
+    output = model.generate(**ask(2, 5), max_new_tokens=14, eos_token_id=None)
+    cells = round(40 / 64 * output.mask_logits.shape[-1])
+    assert (output.mask_logits[:, cells:] > 0).any()
+    for logits, score in zip(output.mask_logits[:, :cells], output.mask_scores, strict=True):
+        inside = logits[logits > 0]
+        expected = inside.sigmoid().mean() if len(inside) else torch.zeros(())
+        torch.testing.assert_close(score, expected, rtol=1e-4, atol=1e-4)
+
+
+def circle(*tokens: int):
+    """What pushes answers to questions of 21 tokens to say these again and again."""
+
+    def push(ids, scores):
+        scores = torch.full_like(scores, -20.0)
+        scores[:, tokens[(ids.shape[1] - 21) % len(tokens)]] = 0.0
+        return scores
+
+    return [push]
+
+
+@pytest.mark.parametrize(
+    ("said", "option", "length"),
+    [((7, 8), "max_repeated_tokens", 2 + 6), ((7, *GROUP), "max_repeated_targets", 5 * 7)],
+)
+def test_an_answer_that_goes_round_in_circles_ends(model, said, option, length):
+    settings = {"logits_processor": circle(*said), "max_new_tokens": 45, "eos_token_id": 2, "pad_token_id": 0}
+    inputs = ask(2, 4)
+    assert (model.generate(**inputs, **settings).sequences != 0).all()
+    output = model.generate(**inputs, **settings, **{option: 6})
+    assert (output.sequences[:, length] == 2).all() and output.sequences.shape[1] == length + 1
+
+
+def test_options_of_our_own_stay_in_the_generation_config_of_a_saved_pixellm(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    loaded = PixelLMForReasoningSegmentation.from_pretrained(tmp_path).eval()
+    loaded.generation_config.max_repeated_tokens = 6
+    loaded.save_pretrained(tmp_path)
+    loaded = PixelLMForReasoningSegmentation.from_pretrained(tmp_path).eval()
+    settings = {"logits_processor": circle(7, 8), "max_new_tokens": 30, "eos_token_id": 2}
+    assert loaded.generate(**ask(4), **settings).sequences.shape[1] == 2 + 6 + 1
+    assert loaded.generate(**ask(4), **settings, max_repeated_tokens=0).sequences.shape[1] == 30
+
+
+@pytest.mark.parametrize("name", ["max_repeated_tokens", "max_repeated_targets"])
+def test_a_number_of_repetitions_that_cannot_be_is_refused(model, name):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 0"):
+        model.generate(**ask(2), max_new_tokens=2, **{name: -1})
+
+
 def test_a_mask_of_another_shape_than_the_questions_is_refused(model):
     inputs = ask(2, 4)
     for call in (model, model.generate):

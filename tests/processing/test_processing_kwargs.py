@@ -67,11 +67,30 @@ def test_a_setting_that_nothing_reads_is_refused(processor: PixelLLMProcessor, s
         {"do_rescale": True, "rescale_factor": 1 / 255},
         {"do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
         {"do_center_crop": True, "crop_size": {"height": 32, "width": 32}},
+        {"do_resize": False},
+        {"do_pad": False},
+        {"do_convert_rgb": False},
+        {"resample": Image.Resampling.NEAREST},
+        {"resample": 3},
+        {"pad_size": {"height": 999, "width": 999}},
+        {"data_format": "channels_last"},
+        {"input_data_format": "channels_last"},
+        {"device": "cuda"},
     ],
+    ids=lambda settings: next(iter(settings)),
 )
 def test_images_the_model_was_not_made_for_are_refused(processor: PixelLLMProcessor, settings: dict):
-    with pytest.raises(ValueError, match=f"{next(iter(settings))} cannot be had: the model takes whole images"):
-        processor(IMAGE, **settings)
+    named = f"{next(iter(settings))}=.* cannot be had: the model takes whole RGB images"
+    for given in (settings, {"images_kwargs": settings}):
+        with pytest.raises(ValueError, match=named):
+            processor(IMAGE, **given)
+    with pytest.raises(ValueError, match=named):
+        processor.image_processor(IMAGE, **settings)
+
+
+def test_settings_that_say_what_is_done_anyway_change_nothing(processor: PixelLLMProcessor):
+    said = {"do_resize": True, "do_pad": True, "do_convert_rgb": True, "do_normalize": False, "resample": 2}
+    assert_same(processor(IMAGE), processor(IMAGE, **said, data_format="channels_first", device="cpu"))
 
 
 def test_rows_of_one_length_differ_in_padding_alone(processor: PixelLLMProcessor):

@@ -53,7 +53,8 @@ class GenerationSettings:
             return {}
         # As the checkpoint decodes, but also of answers that go round in circles, as in the paper.
         asked = {name: getattr(self, name) for name in ("max_new_tokens", "num_beams", "no_repeat_ngram_size")}
-        loops = {} if task.spec.writes_targets else {"max_repeated_tokens": 0}  # a PixelLM does not watch for them
+        # What points is asked as a user asks it: targets that are written for ever have masks that nobody meant.
+        loops = {} if task.spec.writes_targets else {"max_repeated_tokens": 0}
         return decoding_options(model.generation_config, **asked) | loops
 
 

@@ -29,7 +29,13 @@ _ASSISTED = ("use_mtp", "prompt_lookup_num_tokens", "assistant_early_exit", "tok
 PER_STEP_OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
 # On a cache that a beam search has filled: it belongs to the beams, and not to the sequences that were chosen.
 OF_BEAMS = "of_beam_search"
-_LEAST = {"num_beams": 1, "num_return_sequences": 1, "prompt_chunk_size": 1, "max_repeated_tokens": 0}
+_LEAST = {
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "prompt_chunk_size": 1,
+    "max_repeated_tokens": 0,
+    "max_repeated_targets": 0,
+}
 # A caller's `max_length` counts BOS and a given beginning, `max_new_tokens` does not; transformers prefers the latter.
 _EITHER_LENGTH = (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens"))
 

@@ -19,7 +19,7 @@ from transformers.utils import ModelOutput
 
 from .box_ops import after_end, padded_after_end
 from .decoding_modes import OF_BEAMS, end_ids, pad_id
-from .decoding_rules import CompleteTokenGroups, EndOfLoop, NoImmediateRepetition
+from .decoding_rules import rules_of_answers
 from .language_model import GroundedLanguageModel
 from .model_output import GroundedBeamGenerateOutput, GroundedGenerateOutput, LayerOutputs
 from .point_head import PointHead
@@ -83,14 +83,7 @@ class GroundedGenerationMixin(TokenStatesMixin):
             config = copy.deepcopy(config)
             config.return_dict_in_generate = True
         processors = LogitsProcessorList(call.logits_processor or [])
-        target_ids = self.config.target_token_ids
-        if own["no_immediate_repetition"]:
-            processors.append(NoImmediateRepetition())
-        if own["max_repeated_tokens"] and end_ids(call.config):
-            processors.append(EndOfLoop(int(own["max_repeated_tokens"]), end_ids(call.config), target_ids))
-        if own["complete_groups"] and target_ids:
-            # behind the other rules: a target that is begun is written whole, whatever they say
-            processors.append(CompleteTokenGroups(target_ids))
+        processors += rules_of_answers(own, end_ids(call.config), self.config.target_token_ids)
         if own["reference_beam_search"]:
             if not end_ids(call.config):
                 raise ValueError("reference_beam_search needs an end token: set eos_token_id or leave it out.")

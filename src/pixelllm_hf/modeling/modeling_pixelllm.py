@@ -314,7 +314,9 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             no_immediate_repetition: the reference's greedy rule.
             complete_groups: let a target that is begun be written whole, whatever the model would write (True).
             max_repeated_tokens: an answer ends once so many tokens in a row repeat those directly before them; 0 is
-                never.
+                never. Words that point are left to
+            max_repeated_targets: an answer ends once it has pointed with the same words so many times again, directly
+                one after the other (or with several in turn); 0 is never.
             reference_beam_search: the reference's beam search instead of transformers' (see its module), with
                 reference_beam_alpha (0.6) and reference_per_node_beam (candidates a beam: 2, or 1 when referring).
         With a streamer an answer is greedy where no beams are asked for, whatever the checkpoint does by default.

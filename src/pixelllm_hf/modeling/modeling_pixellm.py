@@ -105,6 +105,8 @@ class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel, ReasoningGeneratio
                 "(resize_token_embeddings for a model that is loaded)."
             )
         self.post_init()
+        if self.generation_config is not None:
+            self.generation_config._from_model_config = False  # else options of our own would get lost when saved
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()

@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput
 from .box_ops import is_one_of, padded_after_end
 from .codebook_targets import find_token_groups
 from .decoding_modes import PER_STEP_OUTPUTS, check_counts, end_ids, pad_id, refuse_unkept_modes
-from .decoding_rules import CompleteTokenGroups
+from .decoding_rules import ANSWER_OPTIONS, rules_of_answers
 from .prompt_rows import check_text_mask
 from .target_masks import AnswerTargets, decoded_targets
 from .token_states import StateRecorder, TokenStatesMixin, current_recorder, recording
@@ -79,7 +79,6 @@ class ReasoningGenerationMixin(TokenStatesMixin):
         prompt_characters: Tensor | None = None,
         generation_config: GenerationConfig | None = None,
         logits_processor: LogitsProcessorList | None = None,
-        complete_groups: bool = True,
         **options: Any,
     ) -> PixelLMGenerateOutput | Tensor | None:
         """Answer R questions about B images.
@@ -89,9 +88,10 @@ class ReasoningGenerationMixin(TokenStatesMixin):
                 questions may be padded on either side.
                 Answers end where the language model has no position left.
             original_sizes, prompt_characters: travel with the inputs for post-processing.
-            complete_groups: let a target that is begun be written whole, whatever the model would write.
             options: of transformers' `generate`; greedy decoding, sampling and beam search. With
-                return_dict_in_generate=False the sequences alone.
+                return_dict_in_generate=False the sequences alone. And of our own, as keywords or entries of the
+                generation config, with what a PixelLLM's mean: complete_groups (True), max_repeated_tokens,
+                max_repeated_targets and no_immediate_repetition.
         """
         if input_ids is None:
             raise ValueError("a PixelLM answers questions: expected input_ids with the image's tokens in it, got none.")
@@ -108,7 +108,8 @@ class ReasoningGenerationMixin(TokenStatesMixin):
         wants_dict = options.pop("return_dict_in_generate", None)
         resolved, _ = self._prepare_generation_config(generation_config, **options)
         refuse_unkept_modes(resolved, options)
-        check_counts(resolved, {})
+        own = {name: options.pop(name, getattr(resolved, name, default)) for name, default in ANSWER_OPTIONS.items()}
+        check_counts(resolved, own)
         if per_step := [name for name in PER_STEP_OUTPUTS if getattr(resolved, name, None)]:
             raise ValueError(
                 f"{', '.join(per_step)}: a PixelLM's answer has no outputs of each step. Leave them out; "
@@ -119,8 +120,7 @@ class ReasoningGenerationMixin(TokenStatesMixin):
         processors = LogitsProcessorList(logits_processor or [])
         # the placeholder of what is seen is no word to write
         processors.append(NeverWritten(self.config.image_token_id))
-        if complete_groups:
-            processors.append(CompleteTokenGroups(self.config.codebook_token_ids))
+        processors += rules_of_answers(own, end_ids(resolved), self.config.codebook_token_ids, begin=input_ids.shape[1])
         recorder = StateRecorder()
         with recording(recorder):
             output = super().generate(
@@ -134,7 +134,9 @@ class ReasoningGenerationMixin(TokenStatesMixin):
                 return_dict_in_generate=True,
                 **options,
             )
-        answer = self._with_masks(output, recorder, image_features, image_of_row, input_ids.shape[1], resolved)
+        answer = self._with_masks(
+            output, recorder, image_features, image_of_row, pixel_mask, input_ids.shape[1], resolved
+        )
         return answer.sequences if wants_dict is False else answer
 
     def _end_of_room(self, attention_mask: Tensor) -> EndOfRoom:
@@ -154,6 +156,7 @@ class ReasoningGenerationMixin(TokenStatesMixin):
         recorder: StateRecorder,
         image_features: Any,
         image_of_row: Tensor,
+        pixel_mask: Tensor | None,
         asked: int,
         config: GenerationConfig,
     ) -> PixelLMGenerateOutput:
@@ -171,6 +174,7 @@ class ReasoningGenerationMixin(TokenStatesMixin):
             predicting.to(self.dtype),
             image_of_row[groups.row],
             lambda group_states, images: self.predict_masks(image_features, group_states, images).logits,
+            pixel_mask,
         )
         return PixelLMGenerateOutput(
             **targets,

@@ -13,6 +13,7 @@ from .codebook_decoder import resize_logits
 from .codebook_losses import codebook_mask_losses
 from .codebook_targets import TokenGroups
 from .configuration_pixellm import PixelLMCodebookConfig
+from .vision_clip import patch_mask
 
 # Targets are decoded in chunks, so that memory does not grow with their number: each holds maps of its own.
 TARGET_CHUNK_SIZE = 16
@@ -23,8 +24,9 @@ class AnswerTargets(ModelOutput):
     """The K targets of R answers, row after row in the order they are written.
 
     row_of_target (K,), target_positions (K,G) of their tokens in the row's sequence, mask_logits (K,h,w) float32 over
-    the whole canvas, > 0 inside, mask_scores (K,) mean probability inside, 0 for an empty mask. incomplete (R,) bool:
-    answers with codebook tokens that belong to no complete target, e.g. cut off by the length limit.
+    the whole canvas, > 0 inside, mask_scores (K,) mean probability of what is inside the mask and the image, 0 where
+    nothing is. incomplete (R,) bool: answers with codebook tokens that belong to no complete target, e.g. cut off by
+    the length limit.
     """
 
     row_of_target: Tensor | None = None
@@ -39,18 +41,23 @@ def decoded_targets(
     group_states: Tensor,
     image_of_target: Tensor,
     predict: Callable[[Tensor, Tensor], Tensor],
+    pixel_mask: Tensor | None = None,
 ) -> AnswerTargets:
     """group_states (K,G,C) of the groups that were found, image_of_target (K,) -> the targets with their masks.
 
-    predict(group_states, image_of_target) gives logits (k,h,w) of some of the targets.
+    predict(group_states, image_of_target) gives logits (k,h,w) of some of the targets. pixel_mask (B,S,S) says what of
+    the canvas is image and no padding; all by default.
     """
+    of_image = None
     chunks = zip(group_states.split(TARGET_CHUNK_SIZE), image_of_target.split(TARGET_CHUNK_SIZE), strict=True)
     logits = torch.cat([predict(states, images).float() for states, images in chunks])
+    if pixel_mask is not None:  # the cells that have some of the image, as for masks at its own size
+        of_image = patch_mask(pixel_mask, logits.shape[-1])[image_of_target]
     return AnswerTargets(
         row_of_target=groups.row,
         target_positions=groups.positions,
         mask_logits=logits,
-        mask_scores=mask_scores(logits),
+        mask_scores=mask_scores(logits, of_image),
         incomplete=groups.incomplete,
     )
 
@@ -66,9 +73,14 @@ def joined_targets(chunks: Sequence[AnswerTargets]) -> AnswerTargets:
     return AnswerTargets(row_of_target=torch.cat(rows), **values)
 
 
-def mask_scores(logits: Tensor) -> Tensor:
-    """Mean probability of the pixels inside, (K,H,W) -> (K,); 0 for an empty mask."""
+def mask_scores(logits: Tensor, of_image: Tensor | None = None) -> Tensor:
+    """Mean probability of the pixels inside, (K,H,W) -> (K,); 0 for an empty mask.
+
+    of_image: (K,H,W) bool, the pixels that count; all by default.
+    """
     inside = (logits > 0).float()
+    if of_image is not None:
+        inside = inside * of_image
     return (logits.sigmoid() * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6)
 
 

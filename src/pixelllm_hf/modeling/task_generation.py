@@ -12,6 +12,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from .box_ops import boxes_of_words, last_words
 from .decoding_modes import PER_STEP_OUTPUTS, check_beginning, check_counts, end_ids, refuse_unkept_modes
+from .decoding_rules import ANSWER_OPTIONS
 from .detections import Detections, agreement, detect_objects, joined, rescored
 from .given_answers import read_given
 from .grounded_generation import GenerateCall, GroundedOutput, ReadTargets, eos_ids, start_id
@@ -31,9 +32,7 @@ OWN_OPTIONS: dict[str, Any] = {
     "output_masks": False,
     "detect_objects": False,
     "prompt_chunk_size": 64,
-    "complete_groups": True,
-    "no_immediate_repetition": False,
-    "max_repeated_tokens": 0,
+    **ANSWER_OPTIONS,
     "reference_beam_search": False,
     "reference_beam_alpha": 0.6,
     "reference_per_node_beam": 2,
@@ -265,6 +264,7 @@ class TaskGeneration:
                 group_states.to(self.model.dtype),
                 images[groups.row],
                 partial(self.model.predict_target_masks, features),
+                rows.pixel_mask,
             )
 
         return read

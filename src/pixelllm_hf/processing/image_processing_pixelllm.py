@@ -14,7 +14,24 @@ from .canvas_transform import CanvasTransform
 from .image_reading import MAX_IMAGE_PIXELS, read_image
 from .processing_kwargs import PixelLLMImageProcessorKwargs
 
-_REFUSED = ("do_rescale", "do_normalize", "do_center_crop")
+# transformers' settings for images, with the values that say what is done here anyway; any other would be ignored.
+_AS_IT_IS: dict[str, tuple[Any, ...]] = {
+    "do_convert_rgb": (True,),
+    "do_resize": (True,),
+    "do_pad": (True,),
+    "do_rescale": (False,),
+    "do_normalize": (False,),
+    "do_center_crop": (False,),
+    "resample": (Image.Resampling.BILINEAR,),
+    "rescale_factor": (1 / 255,),  # transformers' own, in every config, of no use without do_rescale
+    "data_format": ("channels_first",),
+    "device": ("cpu",),
+    "input_data_format": (),  # read from the arrays
+    "image_mean": (),
+    "image_std": (),
+    "crop_size": (),
+    "pad_size": (),
+}
 
 
 class PixelLLMImageProcessor(PilBackend):
@@ -57,10 +74,11 @@ class PixelLLMImageProcessor(PilBackend):
         **kwargs: Any,
     ) -> BatchFeature:
         """pixel_values (B,3,S,S) float32 0..255, pixel_mask (B,S,S) bool, original_sizes (B,2) int64 (h, w)."""
-        if wanted := [name for name in _REFUSED if kwargs.get(name)]:
+        given = {name: kwargs[name] for name in _AS_IT_IS if kwargs.get(name) is not None}
+        if wanted := [f"{name}={value!r}" for name, value in given.items() if not _says_what_is_done(name, value)]:
             raise ValueError(
-                f"{', '.join(wanted)} cannot be had: the model takes whole images with pixels of 0..255, which each "
-                "vision tower normalises for itself. Leave it out."
+                f"{', '.join(wanted)} cannot be had: the model takes whole RGB images, resized bilinearly onto its "
+                "canvas, with pixels of 0..255 that each vision tower normalises for itself. Leave it out."
             )
         sources = as_image_list(images)
         side = canvas_side(size)
@@ -81,6 +99,10 @@ class PixelLLMImageProcessor(PilBackend):
             original_sizes[i] = image.size_wh[::-1]
         data = {"pixel_values": pixel_values, "pixel_mask": pixel_mask, "original_sizes": original_sizes}
         return BatchFeature(data, tensor_type=return_tensors)
+
+
+def _says_what_is_done(name: str, value: Any) -> bool:
+    return value in _AS_IT_IS[name] or str(value) in _AS_IT_IS[name]  # a torch.device is no text, but reads like one
 
 
 def canvas_side(size: Any) -> int:

@@ -28,7 +28,7 @@ _ANSWERS = (
 _HEAVY_INPUTS = ("pixel_values", "pixel_mask")
 _OWN_GENERATION_OPTIONS = (
     "no_immediate_repetition", "reference_beam_search", "reference_beam_alpha", "reference_per_node_beam",
-    "max_repeated_tokens", "prompt_chunk_size", "streamer",
+    "max_repeated_tokens", "max_repeated_targets", "complete_groups", "prompt_chunk_size", "streamer",
 )  # fmt: skip
 
 
