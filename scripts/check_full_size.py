@@ -3,8 +3,9 @@
 python scripts/check_full_size.py --work /tmp/full-size             # about 4 B parameters: 16 GB of disk
 python scripts/check_full_size.py --work /tmp/small --size small    # the same road in a minute
 
-Each stage runs in a process of its own and prints its seconds and its peak memory. Meaningless weights make meaningless
-words; what is checked is that every layout, shard and stage works at this size, and what it costs.
+Each stage runs in a process of its own and prints its seconds and its peak memory. The first assembly is ended after
+two files, as a kill would; the second goes on from them. Meaningless weights make meaningless words; what is checked is
+that every layout, shard and stage works at this size, and what it costs.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
+
+if TYPE_CHECKING:
+    from pixelllm_hf.conversion.assembling import Plan
 
 SIZES: dict[str, dict[str, Any]] = {
     "full": {
@@ -32,8 +37,9 @@ SIZES: dict[str, dict[str, Any]] = {
         "towers": dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=1),
     },
 }
-STAGES = ("sources", "assemble", "caption")
-SHARD = 2_000_000_000
+STAGES = ("sources", "begin", "assemble", "caption")
+SHARDS = {"full": 2_000_000_000, "small": 20_000_000}
+BEGUN_FILES = 2  # of the assembly that is ended
 
 
 def main() -> int:
@@ -43,10 +49,11 @@ def main() -> int:
     parser.add_argument("--stage", choices=STAGES, help="run this one alone, in this process")
     args = parser.parse_args()
     if args.stage is not None:
-        told = {"sources": make_sources, "assemble": run_assemble, "caption": run_caption}[args.stage](args)
-        print(json.dumps(told))
+        stages = {"sources": make_sources, "begin": begin_assembly, "assemble": run_assemble, "caption": run_caption}
+        print(json.dumps(stages[args.stage](args)))
         return 0
-    shutil.rmtree(args.work / "model", ignore_errors=True)
+    for left in ("model", ".model.assembling"):
+        shutil.rmtree(args.work / left, ignore_errors=True)
     for stage in STAGES:
         began = time.monotonic()
         program = [sys.executable, __file__, "--work", str(args.work), "--size", args.size, "--stage", stage]
@@ -93,7 +100,7 @@ def make_sources(args: argparse.Namespace) -> dict[str, Any]:
     with torch.device("meta"):
         lm = T5ForConditionalGeneration(settings)
     (folder / "lm").mkdir(exist_ok=True)
-    _save_shards(folder / "lm", {name: tuple(tensor.shape) for name, tensor in lm.state_dict().items()})
+    _save_shards(folder / "lm", {name: tuple(t.shape) for name, t in lm.state_dict().items()}, SHARDS[args.size])
     (folder / "lm" / "config.json").write_text(json.dumps(settings.to_dict() | {"scale_decoder_outputs": False}))
     train_tokenizer(["a red square where is the blue one"], max_pieces=99).save_pretrained(folder / "lm")
     (folder / "whole").write_text("")
@@ -121,14 +128,14 @@ def _eva02_names(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name.replace("ln_post", "norm"): tensor for name, tensor in tensors.items()}
 
 
-def _save_shards(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+def _save_shards(folder: Path, shapes: dict[str, tuple[int, ...]], size: int) -> None:
     """As `save_pretrained` would, a shard in memory at a time."""
     weight_map: dict[str, str] = {}
     shard: dict[str, torch.Tensor] = {}
     names = [name for name in shapes if not name.endswith("embed_tokens.weight")]
     for name in names:
         shard[name] = _random(shapes[name])
-        if sum(tensor.nbytes for tensor in shard.values()) > SHARD or name == names[-1]:
+        if sum(tensor.nbytes for tensor in shard.values()) > size or name == names[-1]:
             file = f"model-{len(set(weight_map.values())) + 1:05d}.safetensors"
             save_file(shard, folder / file, metadata={"format": "pt"})
             weight_map |= dict.fromkeys(shard, file)
@@ -136,7 +143,35 @@ def _save_shards(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
+class Ended(Exception):
+    """Of an assembly, in place of a kill."""
+
+
+def begin_assembly(args: argparse.Namespace) -> dict[str, Any]:
+    def told(line: str) -> None:
+        if line.startswith(f"{BEGUN_FILES}/"):
+            raise Ended
+
+    try:
+        _assemble(args, told)
+    except Ended:
+        return {"files written": BEGUN_FILES, **_peak()}
+    raise SystemExit(f"the assembly made fewer than {BEGUN_FILES} files")
+
+
 def run_assemble(args: argparse.Namespace) -> dict[str, Any]:
+    files: list[str] = []
+    plan = _assemble(args, files.append)
+    kept = sum(line.endswith("kept") for line in files)
+    if kept != BEGUN_FILES:
+        raise SystemExit(f"{kept} files were kept of the {BEGUN_FILES} that an assembly had written before it ended")
+    largest = max(part.source.largest_file for part in plan.parts.values())
+    parameters = sum(tensor.num_values for tensor in plan.tensors.values())
+    told = {"parameters": f"{parameters / 1e9:.3f} B", "files kept": kept, "files written": len(files) - kept}
+    return {**told, "largest source file GiB": _gib(largest), **_peak()}
+
+
+def _assemble(args: argparse.Namespace, told: Callable[[str], None]) -> Plan:
     from pixelllm_hf.conversion.assembling import assemble, assembled_processor, make_plan
 
     folder = args.work / "sources"
@@ -146,10 +181,9 @@ def run_assemble(args: argparse.Namespace) -> dict[str, Any]:
         lm=str(folder / "lm"),
         dtype=torch.bfloat16,
     )
-    assemble(plan, args.work / "model", processor=assembled_processor(plan, None), max_shard_bytes=SHARD)
-    largest = max(part.source.largest_file for part in plan.parts.values())
-    parameters = sum(tensor.num_values for tensor in plan.tensors.values())
-    return {"parameters": f"{parameters / 1e9:.3f} B", "largest source file GiB": _gib(largest), **_peak()}
+    processor = assembled_processor(plan, None)
+    assemble(plan, args.work / "model", processor=processor, max_shard_bytes=SHARDS[args.size], told=told)
+    return plan
 
 
 def run_caption(args: argparse.Namespace) -> dict[str, Any]:
@@ -173,11 +207,16 @@ def run_caption(args: argparse.Namespace) -> dict[str, Any]:
         "coordinates finite": bool(output.coordinates.isfinite().any()),
         "weights GiB": _gib(weights),
         **_peak(),
+        "peak / weights": round(_peak_bytes() / weights, 3),
     }
 
 
 def _peak() -> dict[str, float]:
-    return {"peak GiB": _gib(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)}
+    return {"peak GiB": _gib(_peak_bytes())}
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _gib(count: int) -> float:

@@ -46,7 +46,7 @@ def trainer_of(parts: tuple[Any, Any], tmp_path: Path) -> Any:
         metrics = settings.pop("compute_metrics", None)
         arguments = {
             "output_dir": str(tmp_path), "report_to": [], "use_cpu": True, "disable_tqdm": True, "save_strategy": "no",
-            "remove_unused_columns": False, "per_device_eval_batch_size": 2, "per_device_train_batch_size": 1,
+            "per_device_eval_batch_size": 2, "per_device_train_batch_size": 1,
         }  # fmt: skip
         form = transformers.TrainingArguments if kind is transformers.Trainer else transformers.Seq2SeqTrainingArguments
         return kind(
@@ -54,7 +54,7 @@ def trainer_of(parts: tuple[Any, Any], tmp_path: Path) -> Any:
             args=form(**arguments | settings),
             train_dataset=rows,
             eval_dataset=rows,
-            data_collator=GroundedCollator.for_processor(processor),
+            data_collator=GroundedCollator.for_model(model, processor),
             processing_class=processor if pad else None,
             compute_metrics=metrics,
         )
@@ -146,8 +146,48 @@ def test_a_step_over_several_batches_is_a_step_over_their_mean(trainer_of, parts
 def test_what_the_trainer_cannot_do_is_said(trainer_of):
     with pytest.raises(ValueError, match="label_smoothing_factor.*config.label_smoothing"):
         trainer_of([a_row("a dog")], max_steps=1, label_smoothing_factor=0.1).train()
-    with pytest.raises(ValueError, match="remove_unused_columns=False"):
-        trainer_of([a_row("a dog")], max_steps=1, remove_unused_columns=True).train()
+
+
+@pytest.mark.parametrize("form", ["list", "Dataset", "IterableDataset", "Dataset under peft"])
+def test_rows_of_any_form_are_trained_on_with_the_defaults(parts, tmp_path, form):
+    datasets, peft = pytest.importorskip("datasets"), pytest.importorskip("peft")
+    model, processor = parts
+    if form.endswith("peft"):
+        model = peft.get_peft_model(model, peft.LoraConfig(r=2))
+    rows: Any = [a_row("a dog") | {"width": 64, "note": 7}, a_row("two red cats") | {"note": 8}]
+    if form != "list":
+        rows = datasets.Dataset.from_list(rows)
+    if form == "IterableDataset":
+        rows = rows.to_iterable_dataset()
+    trainer = transformers.Trainer(
+        model=model,
+        args=transformers.TrainingArguments(str(tmp_path), max_steps=2, use_cpu=True, report_to=[], disable_tqdm=True),
+        train_dataset=rows,
+        eval_dataset=rows,
+        data_collator=GroundedCollator.for_model(model, processor),
+    )
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] > 0
+    assert (tmp_path / "checkpoint-2").is_dir()
+
+
+def test_the_columns_that_stay_are_those_of_rows(parts):
+    from pixelllm_hf.data import GROUNDED_FEATURES
+
+    model, processor = parts
+    before = set(inspect.signature(model.forward).parameters)
+    GroundedCollator.for_model(model, processor)
+    assert set(inspect.signature(model.forward).parameters) == before | set(GROUNDED_FEATURES)
+    assert "self" not in before and "image" not in inspect.signature(type(model).forward).parameters
+
+
+def test_without_the_model_the_collator_says_who_removed_its_columns(parts, tmp_path):
+    model, processor = parts
+    arguments = transformers.TrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, report_to=[])
+    collator = GroundedCollator.for_processor(processor)
+    trainer = transformers.Trainer(model, arguments, train_dataset=[a_row("a dog")], data_collator=collator)
+    with pytest.raises(ValueError, match=r"for_model\(model, processor\)"):
+        trainer.train()
 
 
 def test_ready_made_tensors_need_no_settings(parts, tmp_path):

@@ -28,6 +28,7 @@ from pixelllm_hf.processing.target_tokens import target_token_ids
 from pixelllm_hf.processing.tasks import TASK_SPECS
 
 _CROP_ATTEMPTS = 3
+_COLUMNS = ("image", "image_id", "width", "height", "task", "prompts")  # of `GROUNDED_FEATURES`
 
 Alignment = Literal["rank", "text"]
 
@@ -136,6 +137,13 @@ class GroundedCollator:
             **settings,
         )
 
+    @classmethod
+    def for_model(cls, model: Any, processor: Any, **settings: Any) -> GroundedCollator:
+        """For transformers' `Trainer`, which then leaves the columns of rows in a data set (`model.row_columns`)."""
+        plain = model.get_base_model() if hasattr(model, "get_base_model") else model  # of peft's
+        plain.row_columns = _COLUMNS
+        return cls.for_processor(processor, **settings)
+
     def __call__(
         self, rows: Sequence[dict[str, Any]], generators: Sequence[np.random.Generator] | None = None
     ) -> dict[str, Tensor]:
@@ -145,7 +153,7 @@ class GroundedCollator:
         if missing := [name for name in ("image", "task", "prompts") if name not in rows[0]]:
             raise ValueError(
                 f"a row needs {', '.join(missing)}, but it has {', '.join(rows[0]) or 'nothing'}. If transformers' "
-                "Trainer has removed them, pass remove_unused_columns=False in its arguments."
+                "Trainer has removed them, make its data_collator by GroundedCollator.for_model(model, processor)."
             )
         if generators is None:
             generators = [np.random.default_rng(place) for place in range(len(rows))]

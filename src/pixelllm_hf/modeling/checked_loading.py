@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from .adapter_weights import check_adapters
 from .model_folder import (
     check_config_file,
     check_finite,
@@ -73,6 +74,12 @@ class CheckedModel:
         if checkpoint_files and state_dict is None and getattr(model, "hf_quantizer", None) is None:
             check_weight_count(model, checkpoint_files)
         return super()._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)  # type: ignore[misc]
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        # Of every `load_state_dict`, peft's too, which takes a model's adapters as they come.
+        if any(".lora_" in name for name in state_dict):
+            check_adapters(self.state_dict(), state_dict, prefix)  # type: ignore[attr-defined]
+        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[misc]
 
     def save_pretrained(self, save_directory: Any, is_main_process: bool = True, **options: Any) -> None:
         """As transformers', into a temporary folder first: a kill leaves what was there before, or the whole model."""

@@ -26,7 +26,7 @@ from .language_t5 import T5PrefixLanguageModel
 from .mask_head import MaskHead, MaskHeadOutput, check_one_width
 from .model_output import LayerOutputs, PixelLLMOutput
 from .point_head import PointHead, PointHeadOutput
-from .pretrained_pixelllm import OneLabelArgument, PixelLLMPreTrainedModel
+from .pretrained_pixelllm import PixelLLMPreTrainedModel, ShownToTrainer
 from .prompt_encoder import PromptEncoder
 from .prompt_feature_extractor import ChannelDropout, PromptFeatureExtractor, PromptFeatures
 from .prompt_pooling import PromptPooling
@@ -330,7 +330,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         given = kwargs if inputs is None else {**kwargs, "pixel_values": inputs}
         return TaskGeneration.of_call(self, generation_config, logits_processor, streamer, given).output()
 
-    @OneLabelArgument
+    @ShownToTrainer
     def forward(
         self,
         pixel_values: Tensor | None = None,

@@ -20,7 +20,7 @@ from .configuration_pixellm import PixelLMConfig
 from .feature_pyramid import map_neck
 from .language_causal import projection_pattern
 from .losses import IGNORE_INDEX
-from .pretrained_pixelllm import OneLabelArgument
+from .pretrained_pixelllm import ShownToTrainer
 from .prompt_rows import check_rows, check_text_mask
 from .reasoning_generation import ReasoningGenerationMixin
 from .starting_layers import KnowsItsStart
@@ -68,6 +68,7 @@ class PixelLMPreTrainedModel(CheckedModel, PreTrainedModel):
     main_input_name = "input_ids"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
+    row_columns: tuple[str, ...] = ()  # of a data set, what its collator reads; see `ShownToTrainer`
     accepts_loss_kwargs = False  # every loss is a mean over its batch, so Trainer divides it by accumulated batches
     _supports_sdpa = True
 
@@ -216,7 +217,7 @@ class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel, ReasoningGeneratio
         """group_states (K,G,H) that predict the tokens of K targets, image_of_target (K,) -> logits over the canvas."""
         return self.mask_decoder(features.level_maps, self.target_projection(group_states), image_of_target)
 
-    @OneLabelArgument
+    @ShownToTrainer
     def forward(
         self,
         pixel_values: Tensor | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import update_wrapper
 from pathlib import Path
 from types import MethodType
@@ -41,6 +41,7 @@ class PixelLLMPreTrainedModel(CheckedModel, PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
+    row_columns: tuple[str, ...] = ()  # of a data set, what its collator reads; see `ShownToTrainer`
     accepts_loss_kwargs = False  # every loss is a mean over its batch, so Trainer divides it by accumulated batches
     _supports_sdpa = True
     _no_split_modules = [
@@ -132,12 +133,14 @@ class PixelLLMPreTrainedModel(CheckedModel, PreTrainedModel):
 register_checkpoint_conversion_mapping(PixelLLMConfig.model_type, former_names(), overwrite=True)
 
 
-class OneLabelArgument:
-    """A `forward` that its class, not its instances, shows with `labels` as the only argument called a label.
+class ShownToTrainer:
+    """A `forward` as transformers' `Trainer` should see it, which reads two things off its arguments.
 
-    `Trainer` looks at `type(model).forward` for arguments with "label" in their name, and gives no `eval_loss` for a
-    batch that lacks any of them. Of ours only `labels` are in every batch: others belong to points that are asked about
-    or to what a head may be taught. Which columns of a data set are kept it asks the model itself, where all are shown.
+    Those of `type(model).forward` with "label" in their name must be in a batch, or there is no `eval_loss`. Of ours
+    only `labels` are in every batch: others belong to points that are asked about or to what a head may be taught. So
+    the class shows `labels` as the only one.
+    Columns of a data set that are no arguments of `model.forward` are dropped before a collator sees them. So a model
+    whose `row_columns` name what its collator reads shows these as well.
     """
 
     def __init__(self, forward: Callable[..., Any]):
@@ -145,16 +148,25 @@ class OneLabelArgument:
         update_wrapper(self, forward)
 
     def __get__(self, model: Any, owner: type | None = None) -> Any:
-        if model is not None:
-            return MethodType(self.forward, model)
+        if model is None:
+            kept = [p for name, p in self._parameters().items() if name == "labels" or "label" not in name]
+            return self._showing(self.forward, kept)
+        bound = MethodType(self.forward, model)
+        if not model.row_columns:
+            return bound
+        _, *kept = self._parameters().values()
+        columns = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in model.row_columns]
+        return self._showing(bound, sorted([*kept, *columns], key=lambda parameter: parameter.kind))
 
-        def forward(model: Any, *args: Any, **kwargs: Any) -> Any:
-            return self.forward(model, *args, **kwargs)
+    def _parameters(self) -> Mapping[str, inspect.Parameter]:
+        return inspect.signature(self.forward).parameters
+
+    def _showing(self, function: Callable[..., Any], parameters: list[inspect.Parameter]) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
 
         update_wrapper(forward, self.forward)
-        whole = inspect.signature(self.forward)
-        kept = [p for name, p in whole.parameters.items() if name == "labels" or "label" not in name]
-        forward.__signature__ = whole.replace(parameters=kept)  # type: ignore[attr-defined]
+        forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return forward
 
 
@@ -172,4 +184,4 @@ def _reference(cls: type) -> str:
     return f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}"
 
 
-__all__ = ["OneLabelArgument", "PixelLLMPreTrainedModel"]
+__all__ = ["PixelLLMPreTrainedModel", "ShownToTrainer"]
