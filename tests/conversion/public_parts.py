@@ -219,3 +219,32 @@ def save_t5(folder: Path, *, first: bool = False, max_shard_size: str = "5GB") -
     (folder / "config.json").write_text(json.dumps(settings | {"tie_word_embeddings": first}))
     train_tokenizer(["a red square where is the blue one"], max_pieces=99).save_pretrained(folder)
     return folder
+
+
+def causal_configs() -> dict[str, Any]:
+    """Decoder-only models with an output layer of their own, with their words as output layer, and of other names."""
+    from transformers import GPT2Config, LlamaConfig, Qwen2Config
+
+    shared: dict[str, Any] = dict(vocab_size=99, bos_token_id=2, eos_token_id=1)
+    sizes = dict(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
+    )
+    return {
+        "llama": LlamaConfig(**shared, **sizes, tie_word_embeddings=False),
+        "qwen2": Qwen2Config(**shared, **sizes, tie_word_embeddings=True),
+        "gpt2": GPT2Config(**shared, n_embd=32, n_layer=2, n_head=4, n_positions=64),
+    }
+
+
+def save_causal(folder: Path, name: str, **options: Any) -> Path:
+    """As transformers saves it, with a tokenizer that has no padding."""
+    from transformers import AutoModelForCausalLM
+
+    from pixelllm_hf.data.tokenizer_training import train_tokenizer
+
+    torch.manual_seed(7)
+    randomized(AutoModelForCausalLM.from_config(causal_configs()[name])).save_pretrained(folder, **options)
+    words = train_tokenizer(["a red square where is the blue one"], max_pieces=99)
+    words.pad_token = None
+    words.save_pretrained(folder)
+    return folder

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
 
 from pixelllm_hf import PixelLLMForGroundedGeneration, PixelLLMProcessor
 from pixelllm_hf.cli import main
@@ -24,6 +25,7 @@ from .public_parts import (
     eva02_features,
     eva02_tensors,
     original_sam,
+    save_causal,
     save_eva02,
     save_original_sam,
     save_t5,
@@ -129,6 +131,111 @@ def test_the_assembled_language_model_gives_the_scores_of_transformers(
     ours, _ = model.language_model.decode(words, states, None)
     scores = theirs(inputs_embeds=prompt, decoder_input_ids=words).logits
     assert_close(model.language_model.logits(ours), scores)
+
+
+def scores_of_both(model: PixelLLMForGroundedGeneration, theirs: Any) -> tuple[Tensor, Tensor]:
+    """Of words behind five visual tokens: ours and transformers'."""
+    prompt = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(2))
+    words = torch.tensor([[2, 5, 17, 3], [2, 8, 2, 1]])
+    memory, mask = model.language_model.prefill(prompt)
+    states, _ = model.language_model.decode(words, memory, mask)
+    whole = torch.cat([prompt, theirs.get_input_embeddings()(words)], dim=1)
+    return model.language_model.logits(states), theirs(inputs_embeds=whole).logits[:, 5:]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
+def test_a_decoder_only_language_model_gives_the_scores_of_transformers(
+    parts: dict[str, str], tmp_path: Path, name: str
+):
+    lm = save_causal(tmp_path / "lm", name, max_shard_size="40KB" if name == "llama" else "5GB")
+    model = assembled(tmp_path / "model", **parts | {"lm": str(lm)})
+    assert model.config.text_config.model_type == name
+    theirs = AutoModelForCausalLM.from_pretrained(lm)
+    assert_close(*scores_of_both(model, theirs))
+    tied = theirs.config.tie_word_embeddings
+    assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) == tied
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", ["without the body's name", "behind a name", "with computed and repeated tensors"])
+def test_a_decoder_only_model_is_known_whatever_stands_before_its_names(
+    parts: dict[str, str], tmp_path: Path, change: str
+):
+    lm = save_causal(tmp_path / "lm", "gpt2")
+    theirs = AutoModelForCausalLM.from_pretrained(lm)
+    file = lm / "model.safetensors"
+    tensors = load_file(file)
+    if change == "without the body's name":
+        tensors = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    elif change == "behind a name":
+        tensors = {f"module.{name}": tensor for name, tensor in tensors.items()}
+    else:
+        tensors["transformer.h.0.attn.bias"] = torch.ones(1, 1, 64, 64)
+        tensors["lm_head.weight"] = tensors["transformer.wte.weight"].clone()
+    save_file(tensors, file)
+    plan = make_plan(**parts | {"lm": str(lm)}, image_size=SIDE)
+    unused = [(row.name, row.where) for row in plan.rows if row.kind == "the language model" and row.fate == "unused"]
+    assert [name for name, _ in unused] == (
+        ["transformer.h.0.attn.bias", "transformer.wte.weight"] if change.startswith("with computed") else []
+    )
+    assert_close(*scores_of_both(assembled(tmp_path / "model", **parts | {"lm": str(lm)}), theirs))
+
+
+def _edited(lm: Path, **settings: Any) -> None:
+    file = lm / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+
+
+def _cut_shard(lm: Path) -> None:
+    file = lm / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-64])
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda lm: _edited(lm, num_hidden_layers=3), r"the language model lacks .*layers\.2\..* would be made of"),
+        (lambda lm: _edited(lm, num_hidden_layers=1), r"layers\.1\..* of shape .*the model has no .*layers\.1\."),
+        (
+            lambda lm: _edited(lm, intermediate_size=64),
+            r"mlp\.\w+\.weight of the language model has shape \(\d+, \d+\)",
+        ),
+        (lambda lm: _edited(lm, model_type="bert"), "has no weights of the language model|no language model"),
+        (lambda lm: _edited(lm, model_type="mamba"), "no language model that a PixelLLM can be made of|no weights of"),
+        (_cut_shard, "model.safetensors"),
+        (lambda lm: (lm / "tokenizer.json").unlink(), "no tokenizer.*--tokenizer"),
+        (lambda lm: (lm / "config.json").unlink(), "no config.json"),
+    ],
+)
+def test_what_is_wrong_with_a_decoder_only_model_is_said_in_one_line(
+    parts: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], Any], said: str
+):
+    lm = save_causal(tmp_path / "lm", "llama")
+    damage(lm)
+    given = parts | {"lm": str(lm)}
+    words = ["assemble", *(w for kind in given for w in (f"--{kind}", given[kind])), "--out", str(tmp_path / "made")]
+    capsys.readouterr()
+    assert main([*words, "--quiet", "--image-size", str(SIDE)]) == 2
+    told = capsys.readouterr().err.strip()
+    assert re.search(said, told) and told.startswith("pixelllm: ") and "\n" not in told
+    assert not (tmp_path / "made").exists()
+
+
+def test_an_assembled_decoder_only_model_answers_with_locations(parts: dict[str, str], tmp_path: Path):
+    from PIL import Image
+
+    lm = save_causal(tmp_path / "lm", "llama")
+    given = parts | {"lm": str(lm)}
+    words = ["assemble", *(w for kind in given for w in (f"--{kind}", given[kind])), "--out", str(tmp_path / "made")]
+    assert main([*words, "--quiet", "--image-size", str(SIDE)]) == 0
+    model = PixelLLMForGroundedGeneration.from_pretrained(tmp_path / "made")
+    processor = PixelLLMProcessor.from_pretrained(tmp_path / "made")
+    assert processor.tokenizer.pad_token_id == model.config.text_config.pad_token_id == 1
+    inputs = processor(images=[Image.new("RGB", (80, 50), "red")] * 2, text=["a", "a red square"], return_tensors="pt")
+    output = model.generate(**inputs, max_new_tokens=4, min_new_tokens=4)
+    assert output.coordinates.isfinite().any()
+    assert len(processor.post_process_grounded_generation(output, inputs)) == 2
 
 
 def test_the_command_says_what_became_of_every_tensor(

@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = "a file, a folder, org/name of the Hub, or org/name/path/to/file there"
     parser.add_argument("--sam", required=True, metavar="WEIGHTS", help=f"SAM, original or transformers': {where}")
     parser.add_argument("--eva02", required=True, metavar="WEIGHTS", help=f"EVA02, original or timm's: {where}")
-    parser.add_argument("--lm", metavar="WEIGHTS", help="language model of the T5 family with its config.json")
+    parser.add_argument(
+        "--lm", metavar="WEIGHTS", help="language model: T5's family or decoder-only, with its config.json"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to make")
     parser.add_argument(
         "--config", metavar="NAME",

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
+from ..modeling.configuration_language import T5_FAMILY
 from ..modeling.configuration_pixelllm import PixelLLMConfig
 from ..modeling.configuration_towers import PixelLLMEva02TowerConfig, PixelLLMSamTowerConfig
 from .published_part import EVA02, SAM, AssemblyError, Part
@@ -18,6 +19,9 @@ MASK_DECODER = "mask_head.decoder."
 _LANGUAGE_SETTINGS = (
     *("model_type", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads", "vocab_size"),
     *("feed_forward_proj", "relative_attention_num_buckets", "relative_attention_max_distance", "layer_norm_epsilon"),
+    # of decoder-only ones, where another config has none of them
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("head_dim", "hidden_act", "rms_norm_eps", "rope_parameters", "tie_word_embeddings"),
 )
 
 
@@ -51,7 +55,7 @@ def paper_config(parts: Mapping[str, Part], language: Any, image_size: int, head
                 ],
             },
             prompt_config={"embed_dim": prompt_shape[-1]},
-            text_config=_untied(language),
+            text_config=_settings(language),
             mask_head_config=(mask_decoder_sizes(decoder) if decoder else {}) if "mask" in heads else None,
             proposal_head_config={} if "dense" in heads else None,
         )
@@ -61,22 +65,25 @@ def paper_config(parts: Mapping[str, Part], language: Any, image_size: int, head
         raise AssemblyError(f"the parts make no model: {' '.join(str(error).split())}") from error
 
 
-def _untied(language: Any) -> dict[str, Any]:
+def _settings(language: Any) -> dict[str, Any]:
     settings = language.to_dict()
     for name in ("architectures", "dtype", "transformers_version", "task_specific_params", "_name_or_path"):
         settings.pop(name, None)
-    # the output layer of a PixelLLM is one of its own, and its states are not scaled before it
-    return settings | {"tie_word_embeddings": False, "scale_decoder_outputs": False}
+    if language.model_type in T5_FAMILY:
+        # the output layer of a PixelLLM with a T5 is one of its own, and its states are not scaled before it
+        settings |= {"tie_word_embeddings": False, "scale_decoder_outputs": False}
+    return settings
 
 
 def with_language(config: PixelLLMConfig, language: Any) -> PixelLLMConfig:
     wanted = config.text_config
+    ours = AutoConfig.for_model(**_settings(language))
     differing = [
-        f"{name} is {getattr(language, name, None)!r} and not {getattr(wanted, name, None)!r}"
+        f"{name} is {getattr(ours, name, None)!r} and not {getattr(wanted, name, None)!r}"
         for name in _LANGUAGE_SETTINGS
-        if getattr(language, name, None) != getattr(wanted, name, None)
+        if getattr(ours, name, None) != getattr(wanted, name, None)
     ]
     if differing:
         raise AssemblyError(f"the language model is not the config's: {'; '.join(differing)}.")
-    settings = config.to_dict() | {"text_config": _untied(language) | {"dropout_rate": wanted.dropout_rate}}
-    return PixelLLMConfig(**settings)
+    dropout = {"dropout_rate": wanted.dropout_rate} if hasattr(wanted, "dropout_rate") else {}
+    return PixelLLMConfig(**config.to_dict() | {"text_config": _settings(language) | dropout})

@@ -148,6 +148,8 @@ def assembled_processor(plan: Plan, tokenizer: str | None) -> Any:
             f"{str(folder)!r} has no tokenizer ({' '.join(str(error).split())[:200]}). Name one with --tokenizer."
         ) from error
     size = plan.config.vision_config.image_size
+    if words.pad_token_id is None:  # of most decoder-only models
+        words.pad_token = words.convert_ids_to_tokens(plan.config.get_text_config().pad_token_id)
     if len(words) > plan.config.get_text_config().vocab_size:
         raise AssemblyError(
             f"the tokenizer has {len(words)} pieces, the language model only "

@@ -19,7 +19,7 @@ from .assembled_config import MASK_DECODER, language_config, output_factor, pape
 from .public_layouts import Placement
 from .published_part import EVA02, LANGUAGE_MODEL, SAM, AssemblyError, Part
 from .source_sizes import mask_decoder_sizes
-from .weight_sources import DTYPE_NAMES, DTYPES
+from .weight_sources import DTYPE_NAMES, DTYPES, find_weights
 
 _WORDS, _OUTPUT = "language_model.body.shared.weight", "language_model.lm_head.weight"
 _SHOWN = 8
@@ -105,10 +105,12 @@ def make_plan(
     config: what the model is to be; by default the paper's, with towers and language model of the sources' sizes.
     heads: of `mask` and `dense`, those that a model without a config has.
     """
-    parts = {kind: Part.find(kind, name) for kind, name in ((SAM, sam), (EVA02, eva02))}
+    parts = {kind: Part.of(kind, find_weights(name)) for kind, name in ((SAM, sam), (EVA02, eva02))}
+    language = None
     if lm is not None:
-        parts[LANGUAGE_MODEL] = Part.find(LANGUAGE_MODEL, lm)
-    language = language_config(parts[LANGUAGE_MODEL].source) if lm is not None else None
+        source = find_weights(lm)
+        language = language_config(source)
+        parts[LANGUAGE_MODEL] = Part.of(LANGUAGE_MODEL, source, language)
     if config is None:
         if language is None:
             raise AssemblyError("without a config a language model is needed: its config.json says what it is.")
@@ -132,7 +134,7 @@ def empty_model(config: PixelLLMConfig) -> PixelLLMForGroundedGeneration:
 def _planned(plan: Plan, dtype: torch.dtype, output_factor: float) -> Plan:
     model = empty_model(plan.config)
     in_float32 = tuple(f"{name}." for name in model._keep_in_fp32_modules_strict or ())
-    aliases = set(model.get_expanded_tied_weights_keys())
+    aliases = model.get_expanded_tied_weights_keys()
     for name, tensor in model.state_dict().items():
         if name not in aliases:
             wanted = torch.float32 if name.startswith(in_float32) else dtype
@@ -141,7 +143,7 @@ def _planned(plan: Plan, dtype: torch.dtype, output_factor: float) -> Plan:
     extra = {} if plan.config.mask_head_config is not None else _mask_decoder_shapes(plan.parts[SAM])
     problems: list[str] = []
     for part in plan.parts.values():
-        problems += _place(plan, part, extra, dtype)
+        problems += _place(plan, part, aliases, extra, dtype)
     _put_output_layer(plan, output_factor)
     fills = [(part, beginning.replace("{tower}", part.tower)) for part in plan.parts.values()
              for beginning in part.layout.fills]  # fmt: skip
@@ -165,8 +167,13 @@ def _mask_decoder_shapes(sam: Part) -> dict[str, tuple[int, ...]]:
     return {f"{MASK_DECODER}{name}": tuple(tensor.shape) for name, tensor in decoder.state_dict().items()}
 
 
-def _place(plan: Plan, part: Part, extra: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> Iterator[str]:
-    """Give every tensor of a part its place in the plan; yields what does not fit."""
+def _place(
+    plan: Plan, part: Part, aliases: Mapping[str, str], extra: Mapping[str, tuple[int, ...]], dtype: torch.dtype
+) -> Iterator[str]:
+    """Give every tensor of a part its place in the plan; yields what does not fit.
+
+    aliases: names of the model's that are another tensor of it, by that one's. extra: shapes of SAM's mask decoder.
+    """
     tables = set(_position_tables(plan.config))
     for name, stored in part.source.tensors.items():
         placements = _placements(part, name)
@@ -181,7 +188,7 @@ def _place(plan: Plan, part: Part, extra: Mapping[str, tuple[int, ...]], dtype: 
             continue
         fate, places = "used", []
         for placement in placements:
-            target = placement.target
+            target = aliases.get(placement.target, placement.target)
             into = plan.tensors if target in plan.tensors else plan.mask_decoder if target in extra else None
             if into is None:
                 yield f"{name} of shape {stored.shape} in {part.kind}: the model has no {target}{_hint(name)}"

@@ -1,4 +1,4 @@
-"""Names of published SAM, EVA02 and T5 weights -> names of a PixelLLM.
+"""Names of published SAM, EVA02 and language model weights -> names of a PixelLLM.
 
 A layout is recognised by a name that it alone has, whatever stands before it (`module.`, `visual.`). `{tower}` in a
 target is the tower's name.
@@ -181,10 +181,34 @@ _T5 = Layout(
 )
 
 
-def language_layout(names: Iterable[str]) -> tuple[Layout, str] | None:
-    """The layout of a language model's weights and what stands before their names; None for other weights."""
+def t5_layout(names: Iterable[str]) -> tuple[Layout, str] | None:
+    """The layout of T5's weights and what stands before their names; None for other weights."""
     prefix = _T5.prefix_in(names)
     return None if prefix is None else (_T5, prefix)
+
+
+def causal_layout(names: Iterable[str], words: str, body: str) -> tuple[Layout, str] | None:
+    """The layout of a decoder-only model of transformers; None for other weights.
+
+    words: the name of its table of words in the whole model. body: what stands there before the names of its layers,
+    which some are published without.
+    """
+    names, computed = list(names), "of attention, which is computed"
+    for landmark, into in ((words, ""), (words.removeprefix(f"{body}."), f"{body}.")):
+        layout = Layout(
+            "transformers' decoder-only model",
+            landmark,
+            (
+                (r"(?:.+\.)?rotary_emb\.inv_freq", f"rotary angles {computed}"),
+                (r"(?:.+\.)?(?:attn|attention)\.(?:bias|masked_bias)", f"a causal mask {computed}"),
+                (r"lm_head\..+", (r"language_model.body.\g<0>",)),
+                (r".+", (rf"language_model.body.{into}\g<0>",)),
+            ),
+            ("language_model.body.",),
+        )
+        if (prefix := layout.prefix_in(names)) is not None:
+            return layout, prefix
+    return None
 
 
 def named_shapes(shapes: Mapping[str, tuple[int, ...]], layout: Layout, prefix: str) -> Iterator[tuple[str, tuple]]:
@@ -197,4 +221,4 @@ def named_shapes(shapes: Mapping[str, tuple[int, ...]], layout: Layout, prefix: 
                 yield placement.target, (shape[0] // parts, *shape[1:]) if shape else shape
 
 
-__all__ = ["Layout", "Placement", "eva02_layout", "language_layout", "named_shapes", "sam_layout"]
+__all__ = ["Layout", "Placement", "causal_layout", "eva02_layout", "named_shapes", "sam_layout", "t5_layout"]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from .public_layouts import Layout, eva02_layout, language_layout, named_shapes, sam_layout
-from .weight_sources import WeightSource, find_weights
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from .public_layouts import Layout, causal_layout, eva02_layout, named_shapes, sam_layout, t5_layout
+from .weight_sources import WeightSource
 
 SAM, EVA02, LANGUAGE_MODEL = "SAM", "EVA02", "the language model"
-_LAYOUTS = {SAM: sam_layout, EVA02: eva02_layout, LANGUAGE_MODEL: language_layout}
 
 
 class AssemblyError(ValueError):
@@ -26,13 +30,15 @@ class Part:
     tower: str = ""
 
     @classmethod
-    def find(cls, kind: str, name: str) -> Part:
-        source = find_weights(name)
-        found = _LAYOUTS[kind](source.tensors)
+    def of(cls, kind: str, source: WeightSource, language: Any = None) -> Part:
+        """language: the config of a language model, which says how a decoder-only one is laid out."""
+        if kind == LANGUAGE_MODEL:
+            found = _language_layout(source, language)
+        else:
+            found = (sam_layout if kind == SAM else eva02_layout)(source.tensors)
         if found is None:
-            raise AssemblyError(
-                f"{name!r} has no weights of {kind} in a layout that is known, e.g. {next(iter(source.tensors), None)}."
-            )
+            held = next(iter(source.tensors), "nothing")
+            raise AssemblyError(f"{source.name!r} has no weights of {kind} in a layout that is known, but {held}.")
         return cls(kind, source, *found)
 
     def shapes(self, below: str) -> dict[str, tuple[int, ...]]:
@@ -40,3 +46,13 @@ class Part:
         shapes = {name: tensor.shape for name, tensor in self.source.tensors.items()}
         found = named_shapes(shapes, self.layout, self.prefix)
         return {name.removeprefix(below): shape for name, shape in found if name.startswith(below)}
+
+
+def _language_layout(source: WeightSource, config: Any) -> tuple[Layout, str] | None:
+    if getattr(config, "model_type", None) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return t5_layout(source.tensors)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    words = model.get_input_embeddings().weight
+    name = next(name for name, parameter in model.named_parameters() if parameter is words)
+    return causal_layout(source.tensors, name, model.base_model_prefix)
