@@ -15,5 +15,6 @@ def test_the_road_from_published_layouts_to_a_caption(tmp_path: Path):
     done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     stages = [line.split()[0] for line in done.stdout.splitlines()]
-    assert stages == ["sources", "assemble", "caption"]
+    assert stages == ["sources", "begin", "assemble", "caption"]
+    assert re.search(r"files kept 2 · files written [1-9]", done.stdout)
     assert re.search(r"tokens \d+ · coordinates finite True · weights GiB [\d.]+ · peak GiB [\d.]+", done.stdout)
