@@ -57,8 +57,8 @@ class Forked:
                     "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),
                     "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
                 }  # fmt: skip
-            sys.argv = arguments
-            runpy.run_path(arguments[0], run_name="__main__")
+            sys.argv = [word.replace("{rank}", str(rank)) for word in arguments]
+            runpy.run_path(sys.argv[0], run_name="__main__")
             code = 0
         except SystemExit as stop:
             print(stop.code)
@@ -196,6 +196,22 @@ def test_batches_that_cannot_be_dealt_out_are_refused(runs: Runs):
     refused = runs.start("run", total_steps=2, gradient_accumulation=4)
     assert refused.wait() == {0: 1}
     assert "batches_per_step was 2 and is 4" in refused.printed()
+
+
+def test_processes_with_other_data_are_refused(runs: Runs, squares: SimpleNamespace):
+    lines = squares.narratives.read_text().splitlines()
+    (runs.folder / "1.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+    (runs.folder / "0.jsonl").write_text("\n".join(lines) + "\n")
+    source = runs.recipe["data"]["sources"][0]
+    for rank in range(2):
+        own = {"sources": [source | {"annotations": str(runs.folder / f"{rank}.jsonl")}], "batch_size": 2}
+        run = runs.recipe["run"] | {"output_dir": str(runs.folder / "run")}
+        (runs.folder / f"{rank}.yaml").write_text(yaml.safe_dump(runs.recipe | {"data": own, "run": run}))
+    arguments = [str(ROOT / "scripts" / "train.py"), "--config", str(runs.folder / "{rank}.yaml")]
+    runs.started.append(Forked(2, arguments, runs.folder / "run.txt"))
+    assert set(runs.started[-1].wait().values()) == {1}
+    told = "source 'narratives' has 12 rows in process 0 and 11 in process 1"
+    assert runs.started[-1].printed().count(told) == 2
 
 
 def test_deepspeed_is_refused_by_this_trainer_and_says_what_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -22,8 +22,9 @@ from torch import nn
 
 from pixelllm_hf.folders import FolderInUseError, folder_lock
 from pixelllm_hf.training import checkpointing
+from pixelllm_hf.training.batch_stream import BatchError, LoaderError, batch_stream
 from pixelllm_hf.training.config import ConfigError, OptimizerConfig, RunConfig
-from pixelllm_hf.training.trainer import LoaderError, NonFiniteLossError, Trainer, start
+from pixelllm_hf.training.trainer import NonFiniteLossError, Trainer, start
 
 Launcher = Callable[..., Any]
 
@@ -43,7 +44,7 @@ class Line(nn.Module):
 
 
 class Numbers:
-    """Batch number i; `poison` turns the input of one batch into NaN."""
+    """Batch number i; `poison` asks of one batch what no loss can express."""
 
     def __init__(self, poison: int | None = None):
         self.poison = poison
@@ -51,9 +52,8 @@ class Numbers:
     def batch_at(self, index: int) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(index)
         x = torch.randn(8, 4, generator=generator)
-        if index == self.poison:
-            x[0, 0] = float("nan")
-        return {"pixel_values": x, "target": x[:, :3] * 2 + 1}
+        target = x[:, :3] * 2 + 1
+        return {"pixel_values": x, "target": target * 1e30 if index == self.poison else target}
 
 
 def trainer(
@@ -111,12 +111,64 @@ def test_evaluation_during_training_does_not_change_it(tmp_path: Path) -> None:
 
 def test_a_non_finite_loss_stops_and_leaves_the_checkpoint(tmp_path: Path) -> None:
     run = trainer(tmp_path, batches=Numbers(poison=6))
-    with pytest.raises(NonFiniteLossError, match=r"loss of step 7 .*square nan.*bias [0-9.]+"):
+    with pytest.raises(NonFiniteLossError, match=r"loss of step 7 .*square inf.*bias [0-9.]+"):
         run.run()
     (kept,) = checkpointing.list_checkpoints(tmp_path)
     assert kept.name == "step-0000004"
     tensors = checkpointing.load_tensors(kept / "training_state" / "weights.safetensors")
     assert all(t.isfinite().all() for t in tensors.values())
+
+
+class Damaged(Numbers):
+    """Of batch 6 something is wrong: the error, or what is laid over it."""
+
+    def __init__(self, wrong: Exception | dict[str, Any]):
+        super().__init__()
+        self.wrong = wrong
+
+    def batch_at(self, index: int) -> dict[str, Any]:
+        batch = super().batch_at(index)
+        if index == 6 and isinstance(self.wrong, Exception):
+            raise self.wrong
+        return batch | self.wrong if index == 6 and isinstance(self.wrong, dict) else batch
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"pixel_values": torch.full((8, 4), math.nan)}, r"pixel_values is not finite \(NaN or infinite\)"),
+        ({"features": {"fused": torch.full((2,), math.inf)}}, r"features\.fused is not finite"),
+        (StopIteration(), "its data ended early"),
+        (IndexError("index 12 is out of bounds"), "its data ended early .*index 12"),
+        (FileNotFoundError(2, "No such file", "7.jpg"), r".*No such file.*7\.jpg"),
+        (ValueError("image '7' is damaged."), "image '7' is damaged"),
+    ],
+)
+def test_a_batch_that_cannot_be_read_is_one_error_and_leaves_the_checkpoint(
+    tmp_path: Path, wrong: Any, said: str, workers: int
+) -> None:
+    with pytest.raises(BatchError, match=f"^Batch 6 cannot be read: {said}") as caught:
+        trainer(tmp_path, batches=Damaged(wrong), workers=workers).run()
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in checkpointing.list_checkpoints(tmp_path)] == ["step-0000004"]
+    trainer(tmp_path).run()  # mended
+    assert len(losses(tmp_path)) == 12
+
+
+def test_labels_may_be_unknown(tmp_path: Path) -> None:
+    class Labelled(Numbers):
+        def batch_at(self, index: int) -> dict[str, Any]:
+            x = torch.full((8, 4), math.nan)
+            return {"point_labels": x, "known": x.new_ones(8, 4)}
+
+    stream = batch_stream(Labelled(), range(2), workers=0, prefetch=None, pin_memory=False)
+    assert len(list(stream)) == 2
+
+
+def test_a_mistake_of_a_program_is_shown_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="of a program"):
+        trainer(tmp_path, batches=Damaged(TypeError("of a program"))).run()
 
 
 def test_the_log_tells_sources_apart(tmp_path: Path) -> None:

@@ -150,6 +150,11 @@ class GroundedBatches:
             together=together,
         )
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Rows of each source."""
+        return self.plan.sizes
+
     def batch_at(self, index: int) -> dict[str, Any]:
         """Batch number `index`, the same in any process and order."""
         plan = self.plan.at(index)

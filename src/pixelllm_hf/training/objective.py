@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from pixelllm_hf.data.mixing import GroundedBatches
-from pixelllm_hf.training.trainer import BatchSource
+from pixelllm_hf.training.batch_stream import BatchSource
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from safetensors import SafetensorError
 
 from pixelllm_hf.folders import FolderInUseError
+from pixelllm_hf.training.batch_stream import BatchError, LoaderError
 from pixelllm_hf.training.checkpointing import CheckpointError
 from pixelllm_hf.training.config import ConfigError, RecipeT, load_config
-from pixelllm_hf.training.trainer import LoaderError, LostProcessError, NonFiniteLossError
+from pixelllm_hf.training.trainer import LostProcessError, NonFiniteLossError
 
 # What a user can mend. OSError and SafetensorError: a full disk, a folder that may not be written, a vanished file.
 MENDABLE = (
+    BatchError,
     ConfigError,
     CheckpointError,
     FolderInUseError,

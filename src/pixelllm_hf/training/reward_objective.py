@@ -23,11 +23,11 @@ from pixelllm_hf.modeling.language_model import packed_texts
 from pixelllm_hf.modeling.losses import IGNORE_INDEX
 from pixelllm_hf.modeling.model_output import PixelLLMOutput
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
+from pixelllm_hf.training.batch_stream import BatchSource
 from pixelllm_hf.training.language_objective import language_objective
 from pixelllm_hf.training.objective import Objective
 from pixelllm_hf.training.recipe_values import ConfigError
 from pixelllm_hf.training.reward_config import RewardConfig
-from pixelllm_hf.training.trainer import BatchSource
 
 if TYPE_CHECKING:
     from pixelllm_hf.training.recipe import TrainConfig

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import accelerate
 import datasets
@@ -25,12 +25,18 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object, send_to_device, set_seed
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from pixelllm_hf.files import atomic_text
 from pixelllm_hf.folders import FolderInUseError, folder_lock
 from pixelllm_hf.training import checkpointing, sharding
+from pixelllm_hf.training.batch_stream import (
+    BatchError,
+    BatchSource,
+    batch_size,
+    batch_stream,
+    differing_sizes,
+)
 from pixelllm_hf.training.config import ConfigError, OptimizerConfig, RunConfig, to_dict
 from pixelllm_hf.training.freed_memory import keep_freed_memory
 from pixelllm_hf.training.log_window import LogWindow
@@ -48,34 +54,8 @@ class NonFiniteLossError(RuntimeError):
     """The loss or its gradient became infinite or NaN; no checkpoint was written after it."""
 
 
-class LoaderError(RuntimeError):
-    """A process that loads batches was killed; the newest checkpoint is intact."""
-
-
 class LostProcessError(RuntimeError):
     """Another process of the run has ended; the newest checkpoint is intact."""
-
-
-class BatchSource(Protocol):
-    """Batch number `index`, always the same for the same index, in any process and order.
-
-    Its entries are the model's arguments; a string `source`, if there is one, names the losses in the log.
-    """
-
-    def batch_at(self, index: int) -> dict[str, Any]: ...
-
-
-def _as_it_is(batch: Any) -> Any:
-    """The loader's own conversion would take model outputs apart."""
-    return batch
-
-
-class _Indexed(Dataset):
-    def __init__(self, source: BatchSource):
-        self.source = source
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.source.batch_at(index)
 
 
 def _training_attention(device: torch.device) -> AbstractContextManager[None]:
@@ -215,6 +195,7 @@ class Trainer:
 
     def _run(self) -> dict[str, float]:
         run, accelerator = self.run_config, self.accelerator
+        self._check_same_data()
         self.step, self.window = self.checkpoints.resume()
         if accelerator.is_main_process:
             text = json.dumps(self.recipe | {"versions": _versions()}, indent=2)
@@ -252,22 +233,20 @@ class Trainer:
                 self.save()
         return self._finish(time.monotonic() - started, stopped)
 
+    def _check_same_data(self) -> None:
+        """A source that is shorter for one process would have it draw other batches than its number says."""
+        if self.accelerator.num_processes > 1:
+            differing = differing_sizes(gather_object([getattr(self.batches, "sizes", None)]))
+            if differing:
+                raise BatchError(f"The processes have other data: {differing}. Copy the same files to every machine.")
+
     def _stream(self) -> Iterator[dict[str, Any]]:
         """The batches of this process from the present step on: index (step, micro-batch, process)."""
         run, world = self.run_config, self.accelerator.num_processes
         per_step = self.batches_per_step
         indices = range(self.step * per_step + self.accelerator.process_index, run.total_steps * per_step, world)
-        loader: DataLoader = DataLoader(
-            _Indexed(self.batches),
-            batch_size=None,
-            collate_fn=_as_it_is,
-            sampler=indices,
-            num_workers=run.workers,
-            prefetch_factor=run.prefetch if run.workers else None,
-            pin_memory=self.accelerator.device.type == "cuda",
-            generator=torch.Generator(),  # the loader's seed must not come out of the training's random stream
-        )
-        return iter(loader)
+        pinned = self.accelerator.device.type == "cuda"
+        return batch_stream(self.batches, indices, workers=run.workers, prefetch=run.prefetch, pin_memory=pinned)
 
     def _train_step(self, stream: Iterator[dict[str, Any]]) -> None:
         run, accelerator = self.run_config, self.accelerator
@@ -278,8 +257,8 @@ class Trainer:
         totals: dict[str, Tensor] = {}
         by_source: list[tuple[str, Tensor]] = []
         for micro in range(self.accumulation):
-            batch = _next_of(stream)
-            self.window.images += _batch_size(batch) * accelerator.num_processes
+            batch = next(stream)
+            self.window.images += batch_size(batch) * accelerator.num_processes
             source = batch.pop("source", None)
             batch = self._to_device(batch)
             last = micro == self.accumulation - 1
@@ -449,23 +428,6 @@ def _process_is_gone(error: RuntimeError) -> bool:
         return True
     told = str(error)
     return any(words in told for words in ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL"))
-
-
-def _next_of(stream: Iterator[dict[str, Any]]) -> dict[str, Any]:
-    try:
-        return next(stream)
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        raise LoaderError(
-            f"A process that loads batches was killed ({error}). Often the memory was full: take fewer run.workers, or "
-            "a smaller data.batch_size. The newest checkpoint is intact; the same command continues from it."
-        ) from error
-
-
-def _batch_size(batch: Mapping[str, Any]) -> int:
-    """Images, or rows of a batch without any: a source's first tensor counts them."""
-    return next(len(value) for value in batch.values() if isinstance(value, Tensor))
 
 
 def _versions() -> dict[str, str]:
