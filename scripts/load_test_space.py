@@ -91,7 +91,7 @@ class Watching:
         self.pid = pid
         self.peak = 0.0
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread = threading.Thread(target=self._sample, daemon=True)
 
     def __enter__(self) -> Watching:
         self._thread.start()
@@ -101,7 +101,7 @@ class Watching:
         self._done.set()
         self._thread.join()
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         while not self._done.wait(0.5):
             self.peak = max(self.peak, memory_mb(self.pid, "VmRSS"))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -48,6 +50,11 @@ def test_the_command_line_has_it(small_checkpoint: Path, image: Path, tmp_path: 
     assert json.loads(out.read_text())["prompt"].strip() == PROMPT.strip()
 
 
+def test_annotation_has_it(image: Path, capsys):
+    assert main(["annotate", "--help"]) == OK
+    assert "colour" in capsys.readouterr().out
+
+
 def test_the_pipeline_has_it(small_checkpoint: Path, image: Path):
     describe = pipeline("grounded-captioning", model=str(small_checkpoint), device="cpu")
     records = describe(str(image), task="colour", max_new_tokens=4)
@@ -75,3 +82,31 @@ def test_the_demo_page_and_training_have_it(small_checkpoint: Path, image: Path)
     assert ("Name colours", "colour") in page_events.task_choices({})
     captioner = Captioner.load(str(small_checkpoint), "cpu", "auto", {})
     assert GroundedCollator.for_processor(captioner.processor).contexts["colour"] == (PROMPT,)
+
+
+def test_the_api_has_it(small_checkpoint: Path, image: Path):
+    gr = pytest.importorskip("gradio", reason="needs gradio")
+    from pixelllm_hf.space.endpoints import add_endpoints
+    from pixelllm_hf.space.limits import Limits
+    from pixelllm_hf.space.service import Service
+
+    service = Service({"small": Captioner.load(str(small_checkpoint), "cpu", "auto", {})}, Limits())
+    with gr.Blocks() as blocks:
+        add_endpoints(service, image.parent)
+    endpoints = {function.api_name: function for function in blocks.fns.values()}
+    assert endpoints.keys() == TASK_SPECS.keys()
+    (answer,) = endpoints["colour"].fn({"path": str(image)})
+    assert answer["prompt"].strip() == PROMPT.strip()
+
+
+def test_what_trains_with_a_task_is_read_from_its_entry(monkeypatch: pytest.MonkeyPatch):
+    """A task of masks, one that finds objects and one that describes images, under other names than ours."""
+    from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
+    from pixelllm_hf.training.feature_cache import kept_maps
+
+    config = PixelLLMConfig.for_tests()
+    for like, other in (("segment", "outline"), ("dense", "inventory"), ("caption", "colour")):
+        monkeypatch.setitem(TASK_SPECS, other, replace(TASK_SPECS[like], name=other))
+        batches = [SimpleNamespace(sources={"one": [{"task": task}]}) for task in (like, other)]
+        assert kept_maps(config, batches[0]) == kept_maps(config, batches[1])
+    assert TASK_SPECS["colour"].describes_images and not TASK_SPECS["outline"].describes_images

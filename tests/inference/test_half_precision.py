@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pixelllm_hf import PixelLLMForGroundedGeneration, embedded_checkpoint
-from pixelllm_hf.inference import Captioner, captioner, half_precision
+from pixelllm_hf.inference import Captioner, captioner, device
 
 
 @pytest.fixture(scope="module")
@@ -48,20 +48,20 @@ def test_half_precision_is_chosen_by_its_time_and_asked_once(
         asked.append(dtype)
         return seconds[dtype == "bfloat16"]
 
-    half_precision.cpu_is_faster_in.cache_clear()
-    monkeypatch.setattr(half_precision, "matmul_seconds", timed)
-    assert [half_precision.cpu_is_faster_in("bfloat16") for _ in range(3)] == [faster] * 3
+    device.cpu_is_faster_in.cache_clear()
+    monkeypatch.setattr(device, "matmul_seconds", timed)
+    assert [device.cpu_is_faster_in("bfloat16") for _ in range(3)] == [faster] * 3
     assert asked == ["float32", "bfloat16"]
-    half_precision.cpu_is_faster_in.cache_clear()
+    device.cpu_is_faster_in.cache_clear()
 
 
 def test_each_kind_of_half_precision_is_timed_by_itself(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(half_precision, "matmul_seconds", {"float32": 3.0, "bfloat16": 1.0, "float16": 20.0}.get)
-    half_precision.cpu_is_faster_in.cache_clear()
-    faster = {dtype: half_precision.cpu_is_faster_in(dtype) for dtype in ("float32", "bfloat16", "float16")}
-    half_precision.cpu_is_faster_in.cache_clear()
+    monkeypatch.setattr(device, "matmul_seconds", {"float32": 3.0, "bfloat16": 1.0, "float16": 20.0}.get)
+    device.cpu_is_faster_in.cache_clear()
+    faster = {dtype: device.cpu_is_faster_in(dtype) for dtype in ("float32", "bfloat16", "float16")}
+    device.cpu_is_faster_in.cache_clear()
     assert faster == {"float32": False, "bfloat16": True, "float16": False}
 
 
 def test_a_matrix_product_takes_time():
-    assert half_precision.matmul_seconds("float32") > 0
+    assert device.matmul_seconds("float32") > 0

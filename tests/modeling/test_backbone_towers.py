@@ -122,6 +122,17 @@ def test_a_dinov2_config_in_the_place_of_eva02_builds_a_dinov2():
     assert vision.fused_maps == ["dinov2.stage1", "dinov2.stage2", "sam"]
 
 
+def test_a_backbone_can_be_made_of_transformers_own_defaults():
+    with torch.device("meta"):
+        towers = VisionTowers(PixelLLMVisionConfig(image_size=64, towers=[{"model_type": "convnext"}]))
+    assert towers.config.map_names == ["convnext"]
+
+
+def test_a_backbone_that_names_no_maps_is_refused():
+    with pytest.raises(ValueError, match="'timm_backbone' names no maps: set its out_features"):
+        PixelLLMVisionConfig(image_size=64, towers=[{"model_type": "timm_backbone"}])
+
+
 def test_two_backbones_of_one_kind_need_names():
     with pytest.raises(ValueError, match="a name of its own"):
         PixelLLMVisionConfig(image_size=64, towers=[backbone("swin"), backbone("swin")])

@@ -206,10 +206,27 @@ def test_encoder_and_decoder_may_differ_in_depth(depths, options):
     assert model.config.text_config.num_layers == depths[0]
 
 
-@pytest.mark.parametrize("text", [BartConfig(), MambaConfig(), {"model_type": "bert"}])
+FOREIGN = [BartConfig(), MambaConfig(), {"model_type": "bert"}, {"model_type": "llava"}, {"model_type": "nonsense"}]
+
+
+@pytest.mark.parametrize("text", FOREIGN)
 def test_a_language_model_of_a_foreign_family_is_refused_with_what_is_supported(text):
     with pytest.raises(ValueError, match="no language model.*t5, mt5, umt5, pixelllm_prefix_decoder"):
         PixelLLMConfig.for_tests(text_config=text)
+
+
+def test_of_a_model_of_several_parts_the_language_model_is_asked_for():
+    with pytest.raises(ValueError, match="'gemma3' is a model of several parts.*'gemma3_text'"):
+        PixelLLMConfig.for_tests(text_config={"model_type": "gemma3"})
+
+
+@pytest.mark.parametrize(
+    "part", ["vision_config", "prompt_config", "point_head_config", "mask_head_config", "codebook_config"]
+)
+@pytest.mark.parametrize("given", [T5Config(), {"model_type": "t5"}], ids=["config", "dict"])
+def test_a_part_of_another_kind_is_refused_by_name(part, given):
+    with pytest.raises(ValueError, match=f"{part} must be a config of model_type 'pixelllm_.*one of 't5'"):
+        PixelLLMConfig.for_tests(**{part: given})
 
 
 def test_a_t5_that_does_not_say_how_it_starts_is_refused():

@@ -64,6 +64,11 @@ def test_an_assistant_model_is_refused_by_name(small_model, small_inputs):
         small_model.generate(**small_inputs, max_new_tokens=4, assistant_model=small_model)
 
 
+def test_continuous_batching_is_refused_by_name(small_model):
+    with pytest.raises(ValueError, match="continuous batching.*generate_batch"):
+        small_model.generate_batch([[5, 6]], max_new_tokens=2)
+
+
 @torch.no_grad()
 def test_the_callers_max_length_wins_over_the_checkpoints_max_new_tokens(bounded_model, small_inputs):
     assert longest(bounded_model, small_inputs) == 13

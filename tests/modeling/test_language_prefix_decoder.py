@@ -11,7 +11,7 @@ from transformers import AutoConfig, GenerationConfig
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache, StaticCache
 
 from pixelllm_hf.conversion.parity.golden import Golden
-from pixelllm_hf.conversion.parity.prefix_decoder import bert_text_head
+from pixelllm_hf.conversion.parity.heads import bert_text_head
 from pixelllm_hf.conversion.scenic import (
     ScenicNamesError,
     convert_module,

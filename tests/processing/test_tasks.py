@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pixelllm_hf.processing.task_prompts import LONG_CAPTION_PROMPTS, SHORT_CAPTION_PROMPTS
-from pixelllm_hf.processing.tasks import TASK_SPECS, task_spec
+from pixelllm_hf.processing.tasks import LONG_CAPTION_PROMPTS, SHORT_CAPTION_PROMPTS, TASK_SPECS, task_spec
 
 
 def test_the_official_lists_have_their_lengths_and_trailing_blanks():

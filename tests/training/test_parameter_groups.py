@@ -9,8 +9,8 @@ from torch import nn
 
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
+from pixelllm_hf.training.optimizers import learning_rate_factor
 from pixelllm_hf.training.parameter_groups import freeze, layer_scales, parameter_groups
-from pixelllm_hf.training.schedule import learning_rate_factor
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ Answer = Callable[[Sequence["StreamedImage"]], "list[AnnotatedImage]"]
 
 def tasks() -> list[str]:
     """Those that need no location of the user."""
-    return [name for name, spec in TASK_SPECS.items() if spec.region_task != name]
+    return [name for name, spec in TASK_SPECS.items() if not spec.needs_locations]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

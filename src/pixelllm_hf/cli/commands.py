@@ -60,7 +60,7 @@ def add_task_arguments(spec: TaskSpec, parser: argparse.ArgumentParser) -> None:
     elif spec.finds_objects:
         add_object_arguments(parser)
     elif spec.region_task is not None:
-        add_location_arguments(parser, default="" if spec.region_task == spec.name else " (default: the whole image)")
+        add_location_arguments(parser, default="" if spec.needs_locations else " (default: the whole image)")
 
 
 def ask(spec: TaskSpec, args: argparse.Namespace) -> int:
@@ -77,7 +77,7 @@ def _request(spec: TaskSpec, args: argparse.Namespace) -> Request:
         return Request(spec.name, text=args.prompt)
     if args.boxes or args.points:
         return Request(spec.region_task, boxes=tuple(args.boxes), points=tuple(args.points), text=args.prompt)
-    if spec.region_task == spec.name:
+    if spec.needs_locations:
         raise UsageError(
             f"{spec.name} needs a location: --box x0,y0,x1,y1 or --point x,y. The whole image: pixelllm caption."
         )

@@ -66,7 +66,7 @@ class GroundedCollator:
         augmentation: by task; tasks without an entry fill the canvas unflipped. `REFERENCE_AUGMENTATION` is the
             released recipe.
         contexts: prompt strings by task for prompts without their own, one is drawn per prompt; the official ones of
-            `task_prompts` unless given.
+            `tasks` unless given.
         object_points: "last" puts an object's box on the last token before EOS, the one that referring reads;
             "all" on every token.
         region_points: let region phrases learn their object's box too, and dense ones (then with point_labels
@@ -158,10 +158,12 @@ class GroundedCollator:
         if generators is None:
             generators = [np.random.default_rng(place) for place in range(len(rows))]
         tasks = {row["task"] for row in rows}
-        if "dense" in tasks and len(tasks) > 1:
+        specs = [TASK_SPECS[task] for task in sorted(tasks) if task in TASK_SPECS]
+        found = [spec.name for spec in specs if spec.finds_objects]
+        if found and len(tasks) > 1:
             raise ValueError(
-                "rows of task 'dense' have no prompts and need a batch of their own, but the tasks of this one are "
-                f"{sorted(tasks)}. Batch the sources separately."
+                f"rows of task {found[0]!r} have no prompts and need a batch of their own, but the tasks of this one "
+                f"are {sorted(tasks)}. Batch the sources separately."
             )
         examples = [self._example(row, generator) for row, generator in zip(rows, generators, strict=True)]
         batch = {
@@ -172,21 +174,22 @@ class GroundedCollator:
             batch["pixel_values"] = torch.stack([example["pixels"] for example in examples])
         else:
             batch["mirrored"] = torch.tensor([example["mirrored"] for example in examples])
-        if tasks == {"dense"}:
+        if found:
             batch |= self._context_tensors([example["prompts"][0]["context"] for example in examples])
             return batch | self._object_tensors(examples)
         prompts = [prompt for example in examples for prompt in example["prompts"]]
-        packed = self.pack and not tasks & {"segment", "reason"}
+        wants_masks, writes_targets = (any(getattr(s, n) for s in specs) for n in ("wants_masks", "writes_targets"))
+        packed = self.pack and not wants_masks and not writes_targets
         by_image = [example["rows"] if packed else [[p] for p in example["prompts"]] for example in examples]
         rows_of = [row for rows in by_image for row in rows]
         asked = [row[0] for row in rows_of]
         batch["text_loss_mask"] = torch.tensor([float(prompt["text_loss"]) for prompt in asked])
         batch |= self._prompt_tensors([[row[0] for row in rows] for rows in by_image])
         batch |= self._context_tensors([prompt["context"] for prompt in asked])
-        if "segment" in tasks:
+        if wants_masks:
             batch |= self._mask_tensors(prompts)
         labels = self._label_tensors(prompts)
-        if "reason" in tasks:
+        if writes_targets:
             batch["target_mask_labels"] = self._target_masks(prompts)
         return batch | (pack_labels(labels, [len(row) for row in rows_of]) if packed else labels)
 
@@ -194,19 +197,19 @@ class GroundedCollator:
 
     def _example(self, row: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
         annotated_wh = (row["width"], row["height"])
-        augmentation = self.augmentation.get(row["task"], Augmentation())
+        augmentation, spec = self.augmentation.get(row["task"], Augmentation()), TASK_SPECS.get(row["task"])
+        finds_objects = spec is not None and spec.finds_objects
         for attempt in range(_CROP_ATTEMPTS + 1):
             # An unlucky crop may hold none of the objects asked about; the last attempt shows the whole image.
             augmentation = augmentation if attempt < _CROP_ATTEMPTS else replace(augmentation, scale=(1.0, 1.0))
             view = TrainingView.draw(annotated_wh, self.image_size, augmentation, generator, rounding=self.rounding)
-            dense = row["task"] == "dense"
-            chosen = row["prompts"] if dense else self._chosen(row["prompts"], generator)
+            chosen = row["prompts"] if finds_objects else self._chosen(row["prompts"], generator)
             if view.flipped and augmentation.flip_text:
                 mirrored = [mirrored_prompt(prompt) for prompt in chosen]
                 view = replace(view, flipped=None not in mirrored)
                 chosen = [prompt for prompt in mirrored if prompt] if view.flipped else chosen
             prompts = [moved for prompt in chosen if (moved := self._moved(prompt, view))]
-            if dense:
+            if finds_objects:
                 prompts = prompts[: self.max_prompts]
             if prompts:
                 break
@@ -219,9 +222,9 @@ class GroundedCollator:
         for prompt in prompts:
             if prompt["context"] is None:
                 prompt["context"] = shared or contexts[int(generator.integers(len(contexts)))]
-            learns_boxes = self.region_points and row["task"] in ("region", "dense", "reason")
+            learns_boxes = self.region_points and spec is not None and spec.names_objects
             prompt["point_loss"] = prompt["point_loss"] or learns_boxes
-            prompt["points_at_targets"] = row["task"] == "reason"
+            prompt["points_at_targets"] = spec is not None and spec.writes_targets
         example: dict[str, Any] = {"original_size": annotated_wh[::-1], "mirrored": view.flipped}
         if self.pack:
             example["rows"] = asking_alike(prompts)

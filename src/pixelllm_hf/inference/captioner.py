@@ -12,9 +12,8 @@ from pixelllm_hf.decoding import decoding_options, longest, own_beams
 from pixelllm_hf.families import family_of_folder
 from pixelllm_hf.processing.tasks import task_spec
 
-from .device import find_device
+from .device import cpu_is_faster_in, find_device
 from .errors import ModelError, first_lines
-from .half_precision import cpu_is_faster_in
 from .model_source import ModelSource
 from .request import Request
 

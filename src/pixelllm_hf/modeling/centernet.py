@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .box_coding import clip_boxes
 from .configuration_heads import PixelLLMProposalHeadConfig
 from .detection_ops import first_survivors, greedy_nms
-from .starting_layers import StartingConv2d
+from .initialized_layers import InitializedConv2d
 
 
 @dataclass
@@ -40,15 +40,15 @@ class CenterNetHead(nn.Module):
         fan_in, width = config.pyramid_channels, config.tower_channels
         for _ in range(config.num_tower_layers):
             layers += [
-                StartingConv2d(fan_in, width, std=0.01),
+                InitializedConv2d(fan_in, width, std=0.01),
                 nn.GroupNorm(config.tower_groups, width, eps=1e-6),
                 nn.ReLU(),
             ]
             fan_in = width
         self.bbox_tower = nn.Sequential(*layers)
         # The reference's start: everywhere a rare object of 16 x 16 strides.
-        self.bbox_pred = StartingConv2d(fan_in, 4, std=0.01, bias=8.0)
-        self.agn_hm = StartingConv2d(fan_in, 1, std=0.01, bias=-4.6)  # sigmoid(-4.6) = 0.01
+        self.bbox_pred = InitializedConv2d(fan_in, 4, std=0.01, bias=8.0)
+        self.agn_hm = InitializedConv2d(fan_in, 1, std=0.01, bias=-4.6)  # sigmoid(-4.6) = 0.01
         self.scales = nn.ParameterList(nn.Parameter(torch.ones(1)) for _ in self.strides)
 
     def forward(self, maps: Sequence[Tensor]) -> CenterPredictions:

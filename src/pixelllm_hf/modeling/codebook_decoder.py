@@ -16,9 +16,9 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_pixellm import PixelLMCodebookConfig
+from .initialized_layers import InitializesItself
 from .mask_head import ChannelNorm, MaskMLP
 from .prompt_encoder import FourierPositions, LearnedTokens, grid_positions
-from .starting_layers import KnowsItsStart
 from .two_way_transformer import TwoWayTransformer
 
 # SAM's decoder, which this one is made after, has tokens of four masks. All four take part in attention; one is read.
@@ -33,7 +33,7 @@ class CodebookDecoderOutput(ModelOutput):
     level_logits: tuple[Tensor, ...] | None = None
 
 
-class CodebookPixelDecoder(KnowsItsStart, nn.Module):
+class CodebookPixelDecoder(InitializesItself, nn.Module):
     """One two-way transformer a scale; every scale looks where the one before has found the target.
 
     Level 0 is the deepest map, decoded on its own grid. The maps of further levels are enlarged twice and weighed with
@@ -77,7 +77,7 @@ class CodebookPixelDecoder(KnowsItsStart, nn.Module):
         self.level_scales = nn.Parameter(torch.full((levels,), 1 / levels), requires_grad=config.trainable_scales)
 
     @torch.no_grad()
-    def start(self) -> None:
+    def init_weights(self) -> None:
         init.constant_(self.level_scales, 1 / len(self.level_scales))
 
     def forward(

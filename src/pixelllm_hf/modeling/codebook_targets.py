@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from .configuration_pixellm import PixelLMCodebookConfig
-from .starting_layers import KnowsItsStart
+from .initialized_layers import InitializesItself
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def find_token_groups(sequences: Tensor, codebook_ids: Sequence[int]) -> TokenGr
     return TokenGroups(row, positions, belongs.sum(1) != size * torch.bincount(row, minlength=len(sequences)))
 
 
-class TargetTokens(KnowsItsStart, nn.Module):
+class TargetTokens(InitializesItself, nn.Module):
     """The codebook: what its tokens are read as, and how they are written.
 
     Weights of their own stand in for the tokens' rows of the vocabulary, whose other rows may so stay frozen.
@@ -68,10 +68,10 @@ class TargetTokens(KnowsItsStart, nn.Module):
         self.token_ids = list(token_ids)
         self.embedding = nn.Parameter(torch.empty(len(self.token_ids), width))
         self.output = nn.Parameter(torch.empty(len(self.token_ids), width))
-        self.start()
+        self.init_weights()
 
     @torch.no_grad()
-    def start(self) -> None:
+    def init_weights(self) -> None:
         init.normal_(self.embedding, std=1.0)  # as T5 draws its words
         init.normal_(self.output, std=self.output.shape[1] ** -0.5)
 
@@ -87,7 +87,7 @@ class TargetTokens(KnowsItsStart, nn.Module):
         return logits.index_copy(-1, index, F.linear(states, self.output.to(states.dtype)).to(logits.dtype))
 
 
-class TargetProjection(KnowsItsStart, nn.Module):
+class TargetProjection(InitializesItself, nn.Module):
     """The states of a group's tokens become one embedding for each scale: projected, then summed with learnt scales.
 
     The scales start from the released constants, 1 / (scales * tokens per scale); one set serves all scales, as
@@ -106,7 +106,7 @@ class TargetProjection(KnowsItsStart, nn.Module):
         )
 
     @torch.no_grad()
-    def start(self) -> None:
+    def init_weights(self) -> None:
         init.constant_(self.token_scales, 1 / (self.num_scales * self.tokens_per_scale))
 
     def forward(self, group_states: Tensor) -> Tensor:

@@ -57,18 +57,25 @@ def is_language_model(text: PreTrainedConfig) -> bool:
     )
 
 
+def check_language_type(model_type: str | None) -> None:
+    """Raise a ValueError that names what is supported where no config of this type is a language model; None is T5."""
+    if model_type not in (None, *T5_FAMILY, PREFIX_DECODER, *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+        raise ValueError(_unsupported(model_type))
+
+
 def language_config(text: Any) -> Any:
     """A text_config whose answers have a token to begin with and one to be padded with; as given where it says both.
 
     Raises a ValueError that names what is supported where no language model can be made of it.
     """
     if not is_language_model(text):
+        raise ValueError(_unsupported(text.model_type))
+    if (inner := text.get_text_config()) is not text:
         raise ValueError(
-            f"model_type {text.model_type!r} is no language model that a PixelLLM can be made of. Supported as "
-            f"text_config are: {', '.join((*T5_FAMILY, PREFIX_DECODER))}, and decoder-only models of transformers, "
-            "as llama, qwen3, gemma2 or gpt2."
+            f"model_type {text.model_type!r} is a model of several parts. Give the config of its language model, of "
+            f"model_type {inner.model_type!r}, as text_config."
         )
-    start, pad = getattr(text, "decoder_start_token_id", None), text.pad_token_id
+    start, pad = (getattr(text, name, None) for name in ("decoder_start_token_id", "pad_token_id"))
     if start is not None and pad is not None:
         return text
     if text.model_type in T5_FAMILY:
@@ -79,8 +86,9 @@ def language_config(text: Any) -> Any:
             )
         start = pad if start is None else start  # as T5 is trained
     else:
-        ends = text.eos_token_id if isinstance(text.eos_token_id, list) else [text.eos_token_id]
-        start = start if start is not None else text.bos_token_id if text.bos_token_id is not None else ends[0]
+        begin, ends = (getattr(text, name, None) for name in ("bos_token_id", "eos_token_id"))
+        ends = ends if isinstance(ends, list) else [ends]
+        start = start if start is not None else begin if begin is not None else ends[0]
         pad = pad if pad is not None else ends[0] if ends[0] is not None else start
         if start is None:
             raise ValueError("text_config says neither bos_token_id nor eos_token_id, and an answer starts with one.")
@@ -89,4 +97,19 @@ def language_config(text: Any) -> Any:
     return text
 
 
-__all__ = ["PREFIX_DECODER", "T5_FAMILY", "PixelLLMPrefixDecoderConfig", "is_language_model", "language_config"]
+def _unsupported(model_type: str) -> str:
+    return (
+        f"model_type {model_type!r} is no language model that a PixelLLM can be made of. Supported as text_config are: "
+        f"{', '.join((*T5_FAMILY, PREFIX_DECODER))}, and decoder-only models of transformers, as llama, qwen3, gemma2 "
+        "or gpt2."
+    )
+
+
+__all__ = [
+    "PREFIX_DECODER",
+    "T5_FAMILY",
+    "PixelLLMPrefixDecoderConfig",
+    "check_language_type",
+    "is_language_model",
+    "language_config",
+]

@@ -1,5 +1,6 @@
 """One vision tower: what every family of towers has, the families, and which backbones of transformers are one."""
 
+import copy
 import math
 from typing import Any, NamedTuple
 
@@ -310,6 +311,13 @@ class PixelLLMBackboneTowerConfig(PixelLLMTowerConfig):
 
             values = {name: value for name, value in given.items() if name != "model_type"}
             self.backbone_config = CONFIG_MAPPING[model_type](**values)
+        if not getattr(self.backbone_config, "out_features", None):
+            raise ValueError(f"a backbone of model_type {model_type!r} names no maps: set its out_features.")
+        # Lists, as in a saved config: some of transformers' backbones cannot be made of their own defaults.
+        self.backbone_config = copy.deepcopy(self.backbone_config)
+        for setting, value in vars(self.backbone_config).items():
+            if isinstance(value, tuple):
+                setattr(self.backbone_config, setting, list(value))
         self.name = self.name or model_type.replace("-", "_")
         super().__post_init__(**kwargs)
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 from transformers.cache_utils import Cache
 from transformers.generation.streamers import BaseStreamer
-from transformers.generation.utils import GenerateBeamEncoderDecoderOutput
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
@@ -182,13 +181,14 @@ class GroundedGenerationMixin(TokenStatesMixin):
     ) -> GroundedOutput:
         """Sort the recorded states along the final sequences and read places and targets from them."""
         sequences = output.sequences
-        beams = isinstance(output, GenerateBeamEncoderDecoderOutput)
+        beam_indices = output.get("beam_indices")
+        beams = beam_indices is not None
         ended, pad = after_end(sequences, end_ids(call.config)), pad_id(call.config, self.config)
         if pad is not None:  # transformers' beams fill with EOS where the id of padding is 0
             sequences = output["sequences"] = padded_after_end(sequences, ended, pad)
         has_location = ~ended & ~trailing(sequences, pad)
         has_location[:, 0] = False  # BOS
-        states, log_probs = recorder.gather(sequences, getattr(output, "beam_indices", None))
+        states, log_probs = recorder.gather(sequences, beam_indices)
         lacking = self._locating(has_location) & states.isnan().any(-1) | has_location & log_probs.isnan()
         if lacking.any():
             cache = None if beams else getattr(output, "cache", None)

@@ -103,9 +103,8 @@ class GroundedCriterion:
         assert targets.point_labels is not None and located.coordinates is not None
         placed = located.coordinates.shape[1] - 1  # labels that the decoder has consumed
         labels, points = targets.labels[:, :placed], targets.point_labels[:, :placed].float()
-        valid = points.isfinite().flatten(2).all(-1) & (labels != IGNORE_INDEX)
+        valid = has_location(points) & (labels != IGNORE_INDEX)
         predicted, points = located.coordinates[:, 1:], points.nan_to_num(0.0)
-        valid = valid & (points != 0).flatten(2).any(-1)
         parts = {}
         if located.coordinate_scales is None:
             in_pixels = targets.sizes_wh[:, None, None, :]  # R,1,1,2
@@ -152,23 +151,21 @@ def label_loss(
     return total / (valid.sum() + 1e-8)
 
 
-def point_loss(pred: Tensor, target: Tensor, token_mask: Tensor, kind: str = "l1_nonzero") -> Tensor:
-    """Distance of predicted places in the frame they come in (canvas pixels), averaged over valid tokens.
+def has_location(points: Tensor) -> Tensor:
+    """Which labels' points (…,T,P,2) are a location, (…,T) bool: NaN and all zero mean that there is none."""
+    return points.isfinite().flatten(-2).all(-1) & (points != 0).flatten(-2).any(-1)
 
-    pred and target (…,T,P,2), token_mask (…,T). "l1" and "l2" average |difference| and its square over a token's
-    numbers; "l1_nonzero" is "l1" over tokens whose target is neither all zero nor NaN, which mean "no location".
-    A target (…,1,P,2), one place for a whole caption, serves all its tokens.
+
+def point_loss(pred: Tensor, target: Tensor, token_mask: Tensor) -> Tensor:
+    """Distance (L1) of predicted locations in the frame they come in (canvas pixels), averaged over valid tokens.
+
+    pred and target (…,T,P,2), token_mask (…,T). A target (…,1,P,2), one location for a whole caption, serves all its
+    tokens.
     """
-    if kind not in ("l1", "l2", "l1_nonzero"):
-        raise ValueError(f"the kind of a point loss must be l1, l2 or l1_nonzero, got {kind!r}. Use l1_nonzero.")
-    pred, target = pred.float(), target.float()
     valid = token_mask.bool()
-    if kind == "l1_nonzero":
-        valid = valid & (target.square().sum((-2, -1)) > 0)
     # Filled, not multiplied: NaN targets where there is no location must not reach the gradient.
-    difference = (pred - target).masked_fill(~valid[..., None, None], 0.0)
-    error = (difference.square() if kind == "l2" else difference.abs()).mean((-2, -1))
-    return error.sum() / valid.sum().clamp(min=1)
+    difference = (pred.float() - target.float()).masked_fill(~valid[..., None, None], 0.0)
+    return difference.abs().mean((-2, -1)).sum() / valid.sum().clamp(min=1)
 
 
 def laplace_loss(pred: Tensor, scales: Tensor, target: Tensor, token_mask: Tensor) -> Tensor:
@@ -211,6 +208,7 @@ __all__ = [
     "GroundedCriterion",
     "GroundedTargets",
     "giou_loss",
+    "has_location",
     "label_loss",
     "laplace_loss",
     "point_loss",

@@ -13,8 +13,8 @@ from transformers.utils import ModelOutput
 
 from .configuration_heads import PixelLLMMaskHeadConfig
 from .configuration_pixelllm import PixelLLMConfig
+from .initialized_layers import InitializesItself
 from .prompt_encoder import LearnedTokens
-from .starting_layers import KnowsItsStart
 from .two_way_transformer import TwoWayTransformer
 
 BOX_TOKENS = 2  # top-left and bottom-right corner
@@ -60,11 +60,11 @@ class MaskMLP(nn.Module):
         return self.layers[-1](x)
 
 
-class ChannelNorm(KnowsItsStart, nn.LayerNorm):
+class ChannelNorm(InitializesItself, nn.LayerNorm):
     """LayerNorm over the channels of a map (R,C,h,w)."""
 
     @torch.no_grad()
-    def start(self) -> None:
+    def init_weights(self) -> None:
         init.ones_(self.weight)
         init.zeros_(self.bias)
 

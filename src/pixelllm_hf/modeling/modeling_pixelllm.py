@@ -30,7 +30,7 @@ from .pretrained_pixelllm import PixelLLMPreTrainedModel, ShownToTrainer
 from .prompt_encoder import PromptEncoder
 from .prompt_feature_extractor import ChannelDropout, PromptFeatureExtractor, PromptFeatures
 from .prompt_pooling import PromptPooling
-from .prompt_rows import check_prompts, check_rows, check_text_mask, distinct_prompts
+from .prompt_rows import check_prompts, check_rows, check_text_mask, distinct_prompts, whole_image_boxes
 from .proposed_prompts import ProposedPrompts, propose_prompts
 from .supervision import Supervision, TaughtPass
 from .task_generation import TaskGeneration, lacks_head
@@ -169,7 +169,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         fused = self.channel_dropout(image_features.fused)
         side = self.config.image_size
         if prompt_boxes is None and prompt_points is None:
-            prompt_boxes = _whole_image_boxes(pixel_mask, fused, side)
+            prompt_boxes = whole_image_boxes(pixel_mask, fused, side)
         elif prompt_boxes is None:
             prompt_boxes = prompt_points.new_zeros(*prompt_points.shape[:2], 4)
         if prompt_mask is None:
@@ -494,13 +494,6 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
         if self.config.mask_head_config is None:
             raise ValueError(lacks_head("mask", "makes no masks"))
         return self.config.mask_head_config
-
-
-def _whole_image_boxes(pixel_mask: Tensor | None, fused: Tensor, side: int) -> Tensor:
-    """The prompt of a whole image: its unpadded extent on the canvas, (B,1,4)."""
-    boxes = torch.zeros(fused.shape[0], 1, 4, device=fused.device)
-    boxes[:, 0, 2:] = float(side) if pixel_mask is None else valid_size_hw(pixel_mask).flip(-1).float()
-    return boxes
 
 
 __all__ = ["PixelLLMForGroundedGeneration", "PixelLLMOutput", "PixelLLMPreTrainedModel"]

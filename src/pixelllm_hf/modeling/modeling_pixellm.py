@@ -18,12 +18,12 @@ from .codebook_decoder import CodebookDecoderOutput, CodebookPixelDecoder
 from .codebook_targets import TargetProjection, find_token_groups
 from .configuration_pixellm import PixelLMConfig
 from .feature_pyramid import map_neck
+from .initialized_layers import InitializesItself
 from .language_causal import projection_pattern
 from .losses import IGNORE_INDEX
 from .pretrained_pixelllm import ShownToTrainer
 from .prompt_rows import check_rows, check_text_mask
 from .reasoning_generation import ReasoningGenerationMixin
-from .starting_layers import KnowsItsStart
 from .target_masks import target_mask_loss
 from .vision_clip import ClipVisionTower, patch_mask
 from .vision_towers import check_canvas, normalize_pixels, valid_size_hw
@@ -75,8 +75,8 @@ class PixelLMPreTrainedModel(CheckedModel, PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, KnowsItsStart):
-            module.start()
+        if isinstance(module, InitializesItself):
+            module.init_weights()
         elif isinstance(module, nn.ConvTranspose2d):
             init.normal_(module.weight, std=module.in_channels**-0.5)
 

@@ -19,8 +19,8 @@ from transformers.dynamic_module_utils import custom_object_save
 from .checked_loading import CheckedModel
 from .configuration_pixelllm import PixelLLMConfig
 from .former_names import current_name, former_names
+from .initialized_layers import InitializesItself
 from .mask_head import MaskAdapter
-from .starting_layers import KnowsItsStart
 from .vision_eva02 import Eva02Attention, Eva02VisionTower
 from .vision_sam import SamAttention, SamVisionTower
 
@@ -61,8 +61,8 @@ class PixelLLMPreTrainedModel(CheckedModel, PreTrainedModel):
         # transformers asks only about modules that own parameters, never about their containers.
         super()._init_weights(module)
         std = self.config.initializer_range
-        if isinstance(module, KnowsItsStart):
-            module.start()
+        if isinstance(module, InitializesItself):
+            module.init_weights()
         elif isinstance(module, nn.ConvTranspose2d):  # here always as wide a kernel as a step: one cell makes a pixel
             init.normal_(module.weight, std=module.in_channels**-0.5)
         elif isinstance(module, nn.Linear):

@@ -9,23 +9,23 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from .configuration_pixelllm import PixelLLMPromptConfig
-from .starting_layers import KnowsItsStart
+from .initialized_layers import InitializesItself
 
 # Rows of `point_embeddings`.
 OUTSIDE, INSIDE, TOP_LEFT, BOTTOM_RIGHT = range(4)
 
 
-class LearnedTokens(KnowsItsStart, nn.Embedding):
+class LearnedTokens(InitializesItself, nn.Embedding):
     """Learnt tokens that start from a unit normal, as in SAM: they are queries and positions at once, and tokens that
     start near zero would all look at the same places for a long time.
     """
 
     @torch.no_grad()
-    def start(self) -> None:
+    def init_weights(self) -> None:
         init.normal_(self.weight)
 
 
-class FourierPositions(KnowsItsStart, nn.Module):
+class FourierPositions(InitializesItself, nn.Module):
     """Random Fourier features of places in 0..1. The random matrix belongs to the checkpoint."""
 
     positional_encoding_gaussian_matrix: Tensor
@@ -36,7 +36,7 @@ class FourierPositions(KnowsItsStart, nn.Module):
         self.register_buffer("positional_encoding_gaussian_matrix", torch.zeros(2, width // 2), persistent=True)
 
     @torch.no_grad()
-    def start(self) -> None:
+    def init_weights(self) -> None:
         init.normal_(self.positional_encoding_gaussian_matrix, std=self.scale)
 
     def forward(self, points_xy: Tensor) -> Tensor:

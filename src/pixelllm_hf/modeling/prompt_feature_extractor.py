@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from .configuration_pixelllm import PixelLLMPromptConfig
+from .initialized_layers import InitializesItself
 from .prompt_encoder import LearnedTokens
-from .starting_layers import KnowsItsStart
 from .two_way_transformer import TwoWayTransformer
 
 PLAIN_NUMBER_STD = 0.25  # of the first weights that read a plain number (chosen by how soon boxes were copied)
@@ -42,7 +42,7 @@ class Projection(nn.Module):
         return self.layers[0](x)
 
 
-class MapLinear(KnowsItsStart, nn.Linear):
+class MapLinear(InitializesItself, nn.Linear):
     """Reads a map of which some channels are plain numbers, boxes say: a few among a thousand features, and to be
     copied, so that their weights start large enough to be heard.
     """
@@ -51,10 +51,10 @@ class MapLinear(KnowsItsStart, nn.Linear):
         """features (fan_in,): False where a channel is a plain number."""
         super().__init__(fan_in, fan_out)
         self.features = tuple(features)
-        self.start()
+        self.init_weights()
 
     @torch.no_grad()
-    def start(self) -> None:
+    def init_weights(self) -> None:
         spread = torch.tensor([self.in_features**-0.5 if feature else PLAIN_NUMBER_STD for feature in self.features])
         init.copy_(self.weight, torch.randn(self.weight.shape) * spread)
         init.zeros_(self.bias)

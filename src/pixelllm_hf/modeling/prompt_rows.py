@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from .vision_towers import VisionFeatures
+from .vision_towers import VisionFeatures, valid_size_hw
 
 
 @dataclass
@@ -148,4 +148,19 @@ def distinct_prompts(prompt_boxes: Tensor, prompt_mask: Tensor) -> tuple[Tensor,
     return kept, place.gather(1, first)[prompt_mask]
 
 
-__all__ = ["PromptRows", "check_ids", "check_prompts", "check_rows", "check_text_mask", "distinct_prompts"]
+def whole_image_boxes(pixel_mask: Tensor | None, fused: Tensor, side: int) -> Tensor:
+    """The prompt of a whole image: its unpadded extent on the canvas, (B,1,4)."""
+    boxes = torch.zeros(fused.shape[0], 1, 4, device=fused.device)
+    boxes[:, 0, 2:] = float(side) if pixel_mask is None else valid_size_hw(pixel_mask).flip(-1).float()
+    return boxes
+
+
+__all__ = [
+    "PromptRows",
+    "check_ids",
+    "check_prompts",
+    "check_rows",
+    "check_text_mask",
+    "distinct_prompts",
+    "whole_image_boxes",
+]

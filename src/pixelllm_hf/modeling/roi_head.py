@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .box_coding import clip_boxes, decode_boxes
 from .configuration_heads import PixelLLMProposalHeadConfig
 from .detection_ops import first_survivors, greedy_nms, roi_align
-from .starting_layers import StartingLinear
+from .initialized_layers import InitializedLinear
 
 # Offsets of later stages are smaller, so each stage scales its own.
 STAGE_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
@@ -37,10 +37,10 @@ class BoxHead(nn.Module):
         widths = [config.roi_size**2 * config.pyramid_channels, *config.roi_hidden_sizes]
         self.depth = len(widths) - 1
         for i, (fan_in, fan_out) in enumerate(pairwise(widths), start=1):
-            self.add_module(f"fc{i}", StartingLinear(fan_in, fan_out, std=fan_in**-0.5))
+            self.add_module(f"fc{i}", InitializedLinear(fan_in, fan_out, std=fan_in**-0.5))
         # The reference's start: undecided, and boxes as they come.
-        self.cls_score = StartingLinear(widths[-1], 2, std=0.01)
-        self.bbox_pred = StartingLinear(widths[-1], 4, std=0.001)
+        self.cls_score = InitializedLinear(widths[-1], 2, std=0.01)
+        self.bbox_pred = InitializedLinear(widths[-1], 4, std=0.001)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """features (B,R,s,s,C) -> class logits (B,R,2) background and object, offsets (B,R,4), both float32."""

@@ -176,6 +176,13 @@ class TokenStatesMixin(GenerationMixin):
         resolved, rest = super()._prepare_generation_config(generation_config, **kwargs)
         return prefer_callers_length(resolved, generation_config, kwargs, self.generation_config), rest
 
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused by name, for `generate_batch` as well: requests are text alone there, and states are not kept."""
+        raise ValueError(
+            "continuous batching (generate_batch) cannot be used here: its requests have no images, and it does not "
+            "keep one state per token, from which locations are read. Call generate with several images or prompts."
+        )
+
     def _update_model_kwargs_for_generation(
         self, outputs: ModelOutput, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> dict[str, Any]:

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from .starting_layers import KnowsItsStart
+from .initialized_layers import InitializesItself
 
 
-class TowerConv2d(KnowsItsStart, nn.Conv2d):
+class TowerConv2d(InitializesItself, nn.Conv2d):
     """Square convolution that starts with He's weights, so that a new tower passes on what it sees; divided by
     `input_scale` where the input is not of unit size.
 
@@ -32,10 +32,10 @@ class TowerConv2d(KnowsItsStart, nn.Conv2d):
     ):
         super().__init__(fan_in, fan_out, kernel_size, stride, kernel_size // 2, groups=groups, bias=bias)
         self.tensorflow_padding, self.input_scale = tensorflow_padding, input_scale
-        self.start()
+        self.init_weights()
 
     @torch.no_grad()
-    def start(self) -> None:
+    def init_weights(self) -> None:
         fan_in = self.weight[0].numel()
         init.normal_(self.weight, std=(2 / fan_in) ** 0.5 / self.input_scale)
         if self.bias is not None:

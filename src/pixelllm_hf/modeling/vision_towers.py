@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_towers import PixelLLMTowerConfig, map_name
 from .configuration_vision import PixelLLMVisionConfig
-from .starting_layers import KnowsItsStart
+from .initialized_layers import InitializesItself
 from .vision_backbone import BackboneTower
 from .vision_efficientnet_lite import EfficientNetLiteTower
 from .vision_eva02 import Eva02VisionTower
@@ -140,7 +140,7 @@ def map_statistics(maps: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[Tensor
     return mean.float(), deviation.where(deviation > 1e-6, 1.0).float()
 
 
-class VisionTowers(KnowsItsStart, nn.Module):
+class VisionTowers(InitializesItself, nn.Module):
     """The towers of the config side by side on the same canvas, each under its name.
 
     Batch norms keep their statistics in every tower. A tower whose config says `frozen` gets no gradients and stays in
@@ -167,7 +167,7 @@ class VisionTowers(KnowsItsStart, nn.Module):
         self.train(self.training)
 
     @torch.no_grad()
-    def start(self) -> None:
+    def init_weights(self) -> None:
         if self.config.standardise:
             init.zeros_(self.fused_mean)
             init.ones_(self.fused_scale)

@@ -143,7 +143,8 @@ class GroundedCaptioningPipeline(Pipeline):
             raise PromptError(f"the model has no {missing}, which task {spec.name!r} needs. Load one that has it.")
         if task is None and spec.region_task is not None:
             # Within a batch some may ask about places and others not; the words of either task fit any place.
-            asked = ["region" if q.boxes is not None or q.points is not None else "caption" for q in questions]
+            located = [question.boxes is not None or question.points is not None for question in questions]
+            asked = [spec.region_task if there else spec.name for there in located]
             texts = [task_spec(name).default if text is None else text for text, name in zip(texts, asked, strict=True)]
         return dict(
             self.processor(

@@ -11,7 +11,38 @@ from dataclasses import dataclass
 from typing import Any
 
 from .prompt_locations import PromptError
-from .task_prompts import LONG_CAPTION_PROMPTS, SHORT_CAPTION_PROMPTS
+
+# What training draws the prompts of captions from: InstructBLIP's public templates, each with a blank at its end.
+SHORT_CAPTION_PROMPTS = (
+    "A short image caption: ",
+    "A short image description: ",
+    "A photo of ",
+    "An image that shows ",
+    "Write a short description for the image. ",
+    "Write a description for the photo. ",
+    "Provide a description of what is presented in the photo. ",
+    "Briefly describe the content of the image. ",
+    "Can you briefly explain what you see in the image? ",
+    "Could you use a few words to describe what you perceive in the photo? ",
+    "Please provide a short depiction of the picture. ",
+    "Using language, provide a short account of the image. ",
+    "Use a few words to illustrate what is happening in the picture. ",
+)
+
+# The same for narratives: long for short, in detail for briefly, a few sentences for a few words.
+LONG_CAPTION_PROMPTS = (
+    "A long image caption: ",
+    "A long image description: ",
+    "Write a long description for the image. ",
+    "Write a long description for the photo. ",
+    "Provide a long description of what is presented in the photo. ",
+    "Describe the content of the image in detail. ",
+    "Can you explain in detail what you see in the image? ",
+    "Could you use a few sentences to describe what you perceive in the photo? ",
+    "Please provide a long depiction of the picture. ",
+    "Using language, provide a long account of the image. ",
+    "Use a few sentences to illustrate what is happening in the picture. ",
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +77,7 @@ class TaskSpec:
     finds_objects: the model finds the objects itself, so boxes and points are not taken; one text prompt an image.
     writes_targets: phrases of the answer have masks of their own, which are known when all is written.
     head: without which a model cannot do the task.
-    places: the task that answers where boxes or points are given: this one if it needs them, None if none is.
+    region_task: the task that answers where boxes or points are given: this one if it needs them, None if none is.
     training_scale, training_flip: the released recipe's random range of the longer side, in canvases, and probability
         of a mirrored image.
     rows_of: another task whose training rows hold all that this one needs.
@@ -94,6 +125,11 @@ class TaskSpec:
         return self.default is None
 
     @property
+    def needs_locations(self) -> bool:
+        """Nothing can be asked without boxes or points."""
+        return self.region_task == self.name
+
+    @property
     def is_written(self) -> bool:
         """The model searches a text, so that beams and lengths mean something."""
         return not self.text_is_answer
@@ -102,6 +138,16 @@ class TaskSpec:
     def streams(self) -> bool:
         """The answer can be seen while it is written."""
         return self.is_written and not self.finds_objects and not self.writes_targets
+
+    @property
+    def describes_images(self) -> bool:
+        """The answer is a caption of the whole image."""
+        return self.streams and not self.needs_locations
+
+    @property
+    def names_objects(self) -> bool:
+        """What is written names objects whose boxes training rows hold."""
+        return self.needs_locations or self.finds_objects or self.writes_targets
 
     @property
     def about_objects(self) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import pixelllm_hf
 from pixelllm_hf.safetensors_files import WeightsError, read_layout
 
 from .errors import PublishError
@@ -49,6 +51,7 @@ SECRETS = {
     "a Slack token": re.compile(r"\bxox[abprs]-[0-9A-Za-z-]{20,}"),
     "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
 }
+NAMING = ("config.json", "processor_config.json")  # the files that say which code is theirs
 _RELATIVE_IMPORT = re.compile(r"^\s*from\s+\.(\w+)\s+import\s", re.M)
 
 
@@ -212,3 +215,18 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise PublishError(f"{path} holds {type(value).__name__} where an object is expected. Save the model again.")
     return value
+
+
+def code_beside(folder: Path, into: Path) -> dict[str, Path]:
+    """Repository path -> file for what a folder lacks to load where this package is not installed; {} for nothing.
+
+    These are the package's Python files and the configuration files that name them; they are written to `into`.
+    """
+    named = code_files(folder)
+    if named and all((folder / name).is_file() for name in named):
+        return {}
+    into.mkdir(parents=True, exist_ok=True)
+    for name in NAMING:
+        shutil.copyfile(folder / name, into / name)
+    pixelllm_hf.export_code(into)
+    return {path.name: path for path in sorted(into.iterdir()) if path.is_file()}

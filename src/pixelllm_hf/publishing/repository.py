@@ -27,6 +27,7 @@ from .contents import (
     NEVER,
     WEIGHTS_INDEX,
     checkpoint_contents,
+    code_beside,
     dataset_contents,
     is_weights,
     matches,
@@ -35,7 +36,6 @@ from .contents import (
 )
 from .errors import AccessError, PublishError, hub_errors
 from .model_card import dataset_card, load_reports, render_model_card, validate_card, with_licence
-from .remote_code import code_beside
 
 MAIN = "main"
 PACKAGE = Path(__file__).parents[1]

@@ -5,10 +5,13 @@ this file does without `from __future__ import annotations`. Docstrings become t
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
 
 import gradio as gr
+
+from pixelllm_hf.processing.tasks import TASK_SPECS, TaskSpec
 
 from .gradio_internals import internal
 from .limits import checked_request, checked_whole, read_upload, uploaded_file
@@ -201,12 +204,30 @@ class Endpoints:
             pixels = read_upload(uploaded_file(image, self.uploads), limits)
             return [result.to_dict() for result in service.answer(pixels, request, model=name, beams=width)]
 
+    def of(self, spec: TaskSpec) -> Callable[..., list[Answer]]:
+        """The function of a task; of one that has none above, one that takes whatever is asked about."""
+        if (own := getattr(self, spec.name, None)) is not None:
+            return own
+
+        def endpoint(
+            image: gr.FileData,
+            expressions: list[str] | None = None,
+            boxes: list[list[float]] | None = None,
+            points: list[list[float]] | None = None,
+            model: str = "",
+        ) -> list[Answer]:
+            asked = {"expressions": expressions, "boxes": boxes, "points": points}
+            return self._answers(image, spec.name, model=model, **asked)
+
+        endpoint.__doc__ = f"{spec.summary.capitalize()}."
+        return endpoint
+
 
 def add_endpoints(service: Service, uploads: Path) -> None:
     """Offer every task, inside a `gr.Blocks`."""
-    of = Endpoints(service, uploads)
-    for endpoint in (of.caption, of.trace, of.refer, of.segment, of.region, of.dense, of.reason):
-        gr.api(endpoint, api_name=endpoint.__name__, concurrency_id=ANSWERS)
+    endpoints = Endpoints(service, uploads)
+    for name, spec in TASK_SPECS.items():
+        gr.api(endpoints.of(spec), api_name=name, concurrency_id=ANSWERS)
 
 
 def tools_answer_in_json(blocks: gr.Blocks) -> None:

@@ -95,10 +95,11 @@ def checked_request(
     texts = tuple(_text(text, limits) for text in _items(expressions, "expressions", limits))
     places = tuple(_numbers(box, 4, "a box is x0, y0, x1, y1") for box in _items(boxes, "boxes", limits))
     single = tuple((_numbers(point, 2, "a point is x, y"),) for point in _items(points, "points", limits))
-    if task_spec(task).needs_words and not texts:
-        wanted = "what to find, for example “the red car”" if task_spec(task).text_is_answer else "a question"
+    spec = task_spec(task)
+    if spec.needs_words and not texts:
+        wanted = "what to find, for example “the red car”" if spec.text_is_answer else "a question"
         raise RefusedError(f"write {wanted}.")
-    if task == "region" and not places and not single:
+    if spec.needs_locations and not places and not single:
         raise RefusedError("draw a box or click a point on the image, or give its numbers.")
     if len(places) + len(single) > limits.prompts:
         raise RefusedError(f"at most {limits.prompts} boxes and points can be asked about at once.")
@@ -108,7 +109,7 @@ def checked_request(
         boxes=places,  # type: ignore[arg-type]
         points=single,  # type: ignore[arg-type]
         expressions=texts,
-        max_results=most if task_spec(task).finds_objects else None,
+        max_results=most if spec.finds_objects else None,
         min_score=None if min_score is None else _fraction(min_score),
     )
 

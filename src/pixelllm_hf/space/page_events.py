@@ -138,12 +138,13 @@ class PageEvents:
         with as_gradio_error():
             box, point = _places(place)
             asked_phrase = task in TASK_SPECS and task_spec(task).needs_words
+            asks_location = task in TASK_SPECS and task_spec(task).needs_locations
             request = checked_request(
                 task,
                 self.limits,
                 expressions=[phrase] if asked_phrase and phrase else None,
-                boxes=[box] if task == "region" and box else None,
-                points=[point] if task == "region" and point and not box else None,
+                boxes=[box] if asks_location and box else None,
+                points=[point] if asks_location and point and not box else None,
             )
             width = checked_whole(beams, 1, self.limits.beams, "the beams")
             name = self.service.chosen(model)
@@ -173,7 +174,8 @@ class PageEvents:
         """`answer` for an image that has just been chosen; a hint where the task wants something of it first."""
         if image is None:  # refused
             return
-        wanted = "Draw a box or click a point on the image." if task == "region" else ""
+        asks_location = task in TASK_SPECS and task_spec(task).needs_locations
+        wanted = "Draw a box or click a point on the image." if asks_location else ""
         if task in TASK_SPECS and task_spec(task).needs_words and not phrase:
             wanted = "Write what to find." if task_spec(task).text_is_answer else "Write a question."
         if wanted:

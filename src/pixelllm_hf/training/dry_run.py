@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pixelllm_hf.processing.tasks import TASK_SPECS
 from pixelllm_hf.training.build_model import family_of_start, model_config
 from pixelllm_hf.training.lora import add_lora
 from pixelllm_hf.training.memory_estimate import Sizes, activation_bytes, state_bytes
+from pixelllm_hf.training.optimizers import learning_rate_factor
 from pixelllm_hf.training.parameter_groups import configured_groups, freeze
 from pixelllm_hf.training.recipe_values import ConfigError
-from pixelllm_hf.training.schedule import learning_rate_factor
 from pixelllm_hf.training.sources import SourceConfig, SourceRows, read_source_cached
 
 if TYPE_CHECKING:
@@ -124,8 +125,8 @@ def _images_of(source: SourceConfig, cache_dir: str | None) -> tuple[int | None,
 
 def _captions_of(source: SourceConfig, model: Any) -> int:
     """Prompts of an image that reach the language model; of the objects to find only some are captioned."""
-    detector = getattr(model.config, "proposal_head_config", None)
-    if source.task == "dense" and detector is not None:
+    detector, spec = getattr(model.config, "proposal_head_config", None), TASK_SPECS.get(source.task or "")
+    if spec is not None and spec.finds_objects and detector is not None:
         return min(source.max_prompts, detector.num_caption_proposals)
     return source.max_prompts
 

@@ -31,15 +31,14 @@ from pixelllm_hf.folders import atomic_folder, remove_leftovers, reserve
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.configuration_towers import FUSED
 from pixelllm_hf.modeling.vision_towers import VisionFeatures, VisionTowers, map_statistics
+from pixelllm_hf.processing.tasks import TASK_SPECS
 from pixelllm_hf.training.cacheable_images import CacheableImages
-from pixelllm_hf.training.canvas_reader import CanvasReader
 from pixelllm_hf.training.config import ConfigError
-from pixelllm_hf.training.pixel_cache import damaged_cache
+from pixelllm_hf.training.pixel_cache import CanvasReader, damaged_cache
 
 CACHE_VERSION = 3
 IMAGES_AT_ONCE = 8
 PLAIN, MIRRORED = 0, 1
-_LANGUAGE_TASKS = {"caption", "trace", "refer", "region"}
 
 
 @dataclass(frozen=True)
@@ -87,12 +86,12 @@ class FeatureMaker:
 def kept_maps(config: PixelLLMConfig, batches: GroundedBatches) -> tuple[str, ...]:
     """The maps that training on these batches reads: language needs those of prompts alone, masks another."""
     sources: dict[str, Any] = dict(batches.sources)
-    tasks = {source[0]["task"] for source in sources.values()}
-    if tasks <= _LANGUAGE_TASKS:
-        return tuple(config.prompt_maps)
-    if tasks <= {*_LANGUAGE_TASKS, "segment"}:
+    specs = [TASK_SPECS.get(source[0]["task"]) for source in sources.values()]
+    if any(spec is None or spec.finds_objects or spec.writes_targets for spec in specs):
+        return tuple(config.head_maps)
+    if any(spec is not None and spec.wants_masks for spec in specs):
         return tuple(dict.fromkeys([*config.prompt_maps, config.vision_config.mask_map]))
-    return tuple(config.head_maps)
+    return tuple(config.prompt_maps)
 
 
 class FeaturePart:

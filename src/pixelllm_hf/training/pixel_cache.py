@@ -7,16 +7,37 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pixelllm_hf.folders import built_once, reserve
+from pixelllm_hf.processing.canvas_transform import CanvasTransform
+from pixelllm_hf.processing.image_processing_pixelllm import resize_pixels
+from pixelllm_hf.processing.image_reading import read_image
 from pixelllm_hf.training.cacheable_images import CacheableImages
 from pixelllm_hf.training.recipe_values import ConfigError
 
 CACHE_VERSION = 1
-CanvasReader = Callable[[Path | bytes], tuple[np.ndarray, tuple[int, int], tuple[int, int]]]
+ReadCanvas = Callable[[Path | bytes], tuple[np.ndarray, tuple[int, int], tuple[int, int]]]
+
+
+@dataclass(frozen=True)
+class CanvasReader:
+    """An image file on the canvas, exactly as the processor puts it there (with antialiasing: whole-number pixels).
+
+    `reader(path or bytes)` -> canvas pixels (S, S, 3) uint8, the image's (h, w) on it, the file's (h, w).
+    """
+
+    canvas: int
+
+    def __call__(self, file: Path | bytes) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
+        image = read_image(file, enough=2 * self.canvas)
+        width, height = CanvasTransform.fit(image.size_wh, self.canvas).resized_size_wh
+        pixels = np.zeros((self.canvas, self.canvas, 3), np.uint8)
+        pixels[:height, :width] = resize_pixels(image.pixels, (width, height), antialias=True).transpose(1, 2, 0)
+        return pixels, (height, width), (image.size_wh[1], image.size_wh[0])
 
 
 class PixelCache:
@@ -57,7 +78,7 @@ class PixelCache:
 
 
 def open_pixel_cache(
-    images: CacheableImages, cache_dir: str | Path, *, canvas: int, read: CanvasReader, threads: int | None = None
+    images: CacheableImages, cache_dir: str | Path, *, canvas: int, read: ReadCanvas, threads: int | None = None
 ) -> PixelCache:
     """The cache of these images in `cache_dir`, built on first use.
 
@@ -76,7 +97,7 @@ def damaged_cache(folder: Path, error: Exception) -> ConfigError:
     return ConfigError(f"The cache {str(folder)!r} is damaged ({error}). Delete it; the next run makes it anew.")
 
 
-def _build(images: CacheableImages, folder: Path, canvas: int, read: CanvasReader, threads: int) -> None:
+def _build(images: CacheableImages, folder: Path, canvas: int, read: ReadCanvas, threads: int) -> None:
     number = len(images.names)
     pixel_file = folder / "pixels.u8"
     reserve(pixel_file, number * canvas * canvas * 3)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pixelllm_hf.training.auxiliary.config import AuxiliaryConfig
 from pixelllm_hf.training.config import ConfigError, OptimizerConfig, RunConfig
 from pixelllm_hf.training.lora import LoraSettings
-from pixelllm_hf.training.recipe_values import RecipePart
-from pixelllm_hf.training.reward_config import RewardConfig
+from pixelllm_hf.training.recipe_values import Positive, RecipePart, Share, Within
 from pixelllm_hf.training.sources import DataConfig
 
 
@@ -38,6 +37,27 @@ class ModelSettings(RecipePart):
     lora: LoraSettings | None = None
     generation: dict[str, Any] = field(default_factory=dict)
     export_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+@dataclass
+class RewardConfig(RecipePart):
+    """What captions are rewarded for.
+
+    Args:
+        function: `module:function`, called once with the references of all training images and asked as a `Reward` of
+            `reward_objective`.
+        samples: captions that are written of an image. temperature: that they are drawn at.
+        share: of the batches of captions that are rewarded; the others teach as they do otherwise.
+        weight: of a rewarded batch's loss.
+        max_new_tokens: longest caption.
+    """
+
+    function: str = "pixelllm_hf.evaluation.cider:CiderReward"
+    samples: Annotated[int, Within(2, 64)] = 5
+    temperature: Positive = 1.0
+    share: Share = 0.7
+    weight: Positive = 1.0
+    max_new_tokens: Annotated[int, Within(1, 4096)] = 24
 
 
 @dataclass

@@ -23,14 +23,14 @@ from pixelllm_hf.modeling.language_model import packed_texts
 from pixelllm_hf.modeling.losses import IGNORE_INDEX
 from pixelllm_hf.modeling.model_output import PixelLLMOutput
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
+from pixelllm_hf.processing.tasks import TASK_SPECS
 from pixelllm_hf.training.batch_stream import BatchSource
 from pixelllm_hf.training.language_objective import language_objective
 from pixelllm_hf.training.objective import Objective
 from pixelllm_hf.training.recipe_values import ConfigError
-from pixelllm_hf.training.reward_config import RewardConfig
 
 if TYPE_CHECKING:
-    from pixelllm_hf.training.recipe import TrainConfig
+    from pixelllm_hf.training.recipe import RewardConfig, TrainConfig
 
 # captions of each image, references of each image -> what each caption is worth
 Reward = Callable[[Sequence[Sequence[str]], Sequence[Sequence[str]]], Sequence[Sequence[float]]]
@@ -149,14 +149,16 @@ def _references(sources: dict[str, Any], tokenizer: Any, plain: bool) -> list[li
     """The captions of every training image as the tokenizer writes them, ended."""
     captions = []
     for source in sources.values():
-        if source[0]["task"] not in ("caption", "trace"):
+        spec = TASK_SPECS.get(source[0]["task"])
+        if spec is None or not spec.describes_images:
             continue
         for prompts in source.rows["prompts"]:
             texts = [(plain_prompt(prompt) if plain else prompt)["target"] for prompt in prompts if not prompt["box"]]
             ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
             captions.append([f"{text} {END}" for text in tokenizer.batch_decode(ids)])
     if not captions:
-        raise ConfigError("objective reward needs a source of captions: task caption or trace.")
+        able = " or ".join(name for name, spec in TASK_SPECS.items() if spec.describes_images)
+        raise ConfigError(f"objective reward needs a source of captions: task {able}.")
     return captions
 
 

@@ -24,9 +24,8 @@ from pixelllm_hf.data.plain_texts import plain_prompt
 from pixelllm_hf.data.prepared_folder import PreparedFolder, PreparedFolderError, read_prepared
 from pixelllm_hf.folders import built_once
 from pixelllm_hf.training.cacheable_images import ImageFiles, StoredImages
-from pixelllm_hf.training.canvas_reader import CanvasReader
 from pixelllm_hf.training.config import ConfigError
-from pixelllm_hf.training.pixel_cache import PixelCache, damaged_cache, open_pixel_cache
+from pixelllm_hf.training.pixel_cache import CanvasReader, PixelCache, damaged_cache, open_pixel_cache
 from pixelllm_hf.training.recipe_values import Count, Few, NotNegative, RecipePart, Share, Within
 
 Scale = Annotated[float, Within(0.01, 100)]

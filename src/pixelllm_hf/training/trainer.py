@@ -40,10 +40,9 @@ from pixelllm_hf.training.batch_stream import (
 from pixelllm_hf.training.config import ConfigError, OptimizerConfig, RunConfig, to_dict
 from pixelllm_hf.training.freed_memory import keep_freed_memory
 from pixelllm_hf.training.log_window import LogWindow
-from pixelllm_hf.training.optimizers import build_optimizers
+from pixelllm_hf.training.optimizers import build_optimizers, learning_rate_factor
 from pixelllm_hf.training.parameter_groups import configured_groups
 from pixelllm_hf.training.run_checkpoints import RunCheckpoints
-from pixelllm_hf.training.schedule import learning_rate_factor
 from pixelllm_hf.training.weight_average import WeightAverage
 
 if TYPE_CHECKING:

@@ -24,9 +24,8 @@ from pixelllm_hf.training.auxiliary.labels import image_labels
 from pixelllm_hf.training.auxiliary.objective import TowerLearner
 from pixelllm_hf.training.build_model import build_model
 from pixelllm_hf.training.cacheable_images import ImageFiles
-from pixelllm_hf.training.canvas_reader import CanvasReader
 from pixelllm_hf.training.config import ConfigError
-from pixelllm_hf.training.pixel_cache import open_pixel_cache
+from pixelllm_hf.training.pixel_cache import CanvasReader, open_pixel_cache
 
 Launcher = Callable[..., Any]
 

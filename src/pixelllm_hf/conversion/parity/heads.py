@@ -10,13 +10,14 @@ from torch import Tensor
 
 from ...modeling.box_ops import points_to_boxes
 from ...modeling.language_model import make_visual_projection
+from ...modeling.language_prefix_decoder import PrefixDecoderLanguageModel
 from ...modeling.language_t5 import T5PrefixLanguageModel
-from ...modeling.losses import label_loss, point_loss
+from ...modeling.losses import has_location, label_loss, point_loss
 from ...modeling.point_head import PointHead
 from ...modeling.prompt_encoder import PromptEncoder
 from ...modeling.prompt_feature_extractor import PromptFeatureExtractor
 from ..scenic import convert_module
-from ..scenic_hparams import ScenicLora, point_head_config, prompt_config, t5_config
+from ..scenic_hparams import ScenicLora, point_head_config, prefix_decoder_config, prompt_config, t5_config
 from .detection import proposal_losses
 from .golden import Computed, Golden
 from .masks import mask_losses
@@ -104,6 +105,18 @@ def t5_text_head(golden: Golden) -> Computed:
     return computed
 
 
+def bert_text_head(golden: Golden) -> Computed:
+    """The GIT-style text head, with a prompt beside the visual tokens, and without one."""
+    visual, tokens = golden.inputs["visual_features"], golden.inputs["text_tokens"]
+    model: Any = PrefixDecoderLanguageModel(prefix_decoder_config(golden.hparams), visual.shape[-1]).eval()
+    model.load_state_dict(convert_module("textual", golden.params))
+    computed = Computed()
+    for prefix, context in (("", golden.inputs["context_tokens"]), ("no_context/", None)):
+        states, logits = decode(model, tokens, *encode(model, visual, context))
+        computed.add({"text_feats": states, "logits": logits}, prefix)
+    return computed
+
+
 def load_text_head(model: T5PrefixLanguageModel, weights: dict[str, Tensor]) -> None:
     """The weights of the group "textual"; the visual projection, a group of its own, stays as it is."""
     own = {f"visual_projection.{name}": value for name, value in model.visual_projection.state_dict().items()}
@@ -170,10 +183,18 @@ def losses(golden: Golden) -> Computed:
     valid = point["pred_valid"].bool() & point["gt_valid"].bool()[..., None]
     # One target per caption counts for each of its tokens; the golden file takes the first token's.
     per_caption = point["gt"][:, :, :1].expand_as(point["gt"])
-    computed.add({"point/l1_nonzero_gt_per_caption": point_loss(point["pred"], per_caption, valid)})
+    computed.add({"point/l1_nonzero_gt_per_caption": official_point_loss(point["pred"], per_caption, valid)})
     for kind in ("l1", "l2", "l1_nonzero"):
-        computed.add({f"point/{kind}": point_loss(point["pred"], point["gt"], valid, kind=kind)})
+        computed.add({f"point/{kind}": official_point_loss(point["pred"], point["gt"], valid, kind)})
     return computed
+
+
+def official_point_loss(pred: Tensor, target: Tensor, valid: Tensor, kind: str = "l1_nonzero") -> Tensor:
+    """The reference's three kinds. Recipes take "l1_nonzero", which is ours: tokens with a location alone count."""
+    if kind == "l2":
+        error = (pred - target).square().mean((-2, -1))
+        return error.masked_fill(~valid, 0.0).sum() / valid.sum().clamp(min=1)
+    return point_loss(pred, target, valid & has_location(target) if kind == "l1_nonzero" else valid)
 
 
 def text_loss(
@@ -194,9 +215,11 @@ def text_loss(
 
 
 __all__ = [
+    "bert_text_head",
     "decode",
     "encode",
     "losses",
+    "official_point_loss",
     "point_predictor",
     "prompt_adapter",
     "prompt_encoder",

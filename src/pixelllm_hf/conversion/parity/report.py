@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..scenic import ScenicNamesError
-from . import data, dense_captioning, detection, end_to_end, heads, masks, pixellm, prefix_decoder, vision
+from . import data, dense_captioning, detection, end_to_end, heads, masks, pixellm, vision
 from .golden import Agreement, Computed, Golden, compare
 
 Check = Callable[[Golden], Computed]
@@ -22,7 +22,7 @@ PIXELLLM: dict[str, Check] = {
     "prompt_adapter": heads.prompt_adapter,
     "visual_project_layers": heads.visual_project_layers,
     "t5_text_head": heads.t5_text_head,
-    "bert_text_head": prefix_decoder.bert_text_head,
+    "bert_text_head": heads.bert_text_head,
     "point_predictor": heads.point_predictor,
     "losses": heads.losses,
     "mask_adapter_decoder": masks.mask_adapter_decoder,

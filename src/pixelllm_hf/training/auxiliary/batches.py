@@ -10,8 +10,7 @@ import torch
 from pixelllm_hf.data.mixing import GroundedBatches
 from pixelllm_hf.training.auxiliary.labels import ImageLabels, image_labels
 from pixelllm_hf.training.cacheable_images import ImageFiles
-from pixelllm_hf.training.canvas_reader import CanvasReader
-from pixelllm_hf.training.pixel_cache import PixelCache, open_pixel_cache
+from pixelllm_hf.training.pixel_cache import CanvasReader, PixelCache, open_pixel_cache
 from pixelllm_hf.training.recipe_values import ConfigError
 from pixelllm_hf.training.sources import check_images_stay
 
