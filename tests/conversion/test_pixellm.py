@@ -65,6 +65,17 @@ def test_lora_beside_the_weights_is_merged_with_its_scale(model):
     torch.testing.assert_close(merged, weight + 2 * b @ a)
 
 
+@pytest.mark.parametrize("first", ["modules_to_save.default", "original_module"])
+def test_of_a_module_that_peft_trained_whole_the_trained_weights_count_in_any_order(model, first):
+    names = {f"base_model.model.{name}": value for name, value in released(model).items()}
+    head = "base_model.model.lm_head"
+    trained = names.pop(f"{head}.weight")
+    copies = {f"{head}.modules_to_save.default.weight": trained, f"{head}.original_module.weight": trained + 1}
+    names |= dict(sorted(copies.items(), key=lambda copy: first not in copy[0]))
+    converted = convert_pixellm(names, CONFIG)
+    assert torch.equal(converted["language_model.lm_head.weight"], trained)
+
+
 def test_lora_of_another_base_is_refused_by_name(model):
     names = released(model)
     module = "model.layers.0.self_attn.v_proj"

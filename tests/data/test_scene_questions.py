@@ -105,3 +105,17 @@ def test_more_questions_are_all_different_and_leave_the_scene_as_it_is():
 def test_a_scene_is_asked_nothing_about_what_is_not_there_where_none_is_wanted():
     scenes = [compose_scene(3, i, ObjectLibrary.builtin(), None, QuestionPlan(14, 0.0)) for i in range(20)]
     assert all(question.targets for scene in scenes for question in scene.questions)
+
+
+def test_where_only_properties_are_asked_for_every_other_question_is_about_one():
+    known = {known.question for known in PROPERTIES}
+    plans = QuestionPlan(), QuestionPlan(8, 0.11, properties_alone=True)
+    usual, alone = ([compose_scene(3, i, ObjectLibrary.builtin(), None, how) for i in range(40)] for how in plans)
+    positive = 0
+    for plain, scene in zip(usual, alone, strict=True):
+        assert plain.image.tobytes() == scene.image.tobytes()
+        everything, *others = scene.questions
+        assert everything == plain.questions[0] and {question.text for question in others} <= known
+        positive += sum(bool(question.targets) for question in others)
+    asked_usually = [question for scene in usual for question in scene.questions if question.text in known]
+    assert positive > 2 * sum(bool(question.targets) for question in asked_usually)

@@ -133,8 +133,10 @@ def _merged(released: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
         found = _LORA.match(short)
         if found:
             lora.setdefault(found["module"], {})[found["side"]] = value
+        elif ".original_module." in short:  # what peft kept of a module that was trained whole; the trained one counts
+            plain.setdefault(short.replace(".original_module.", "."), value)
         else:
-            plain[re.sub(r"\.(modules_to_save\.default|original_module)\.", ".", short)] = value
+            plain[short.replace(".modules_to_save.default.", ".")] = value
     for module, sides in lora.items():
         base = f"{module}.weight"
         if base not in plain or set(sides) != {"A", "B"}:

@@ -35,12 +35,15 @@ def main(arguments: list[str] | None = None) -> int:
         default=QuestionPlan.empty_share,
         help="of these questions, roughly, point at nothing",
     )
+    parser.add_argument(
+        "--properties-alone", action="store_true", help="ask only what things are and are for, besides everything"
+    )
     args = parser.parse_args(arguments)
+    plan = QuestionPlan(args.questions, args.empty_share, args.properties_alone)
     try:
         write_scenes(
             args.out, args.num, args.seed, objects=args.objects, backgrounds=args.backgrounds,
-            workers=args.workers, split=args.split, plan=QuestionPlan(args.questions, args.empty_share),
-            progress=sys.stderr.isatty(),
+            workers=args.workers, split=args.split, plan=plan, progress=sys.stderr.isatty(),
         )  # fmt: skip
     except (ObjectFolderError, BackgroundFolderError, SceneOutputError, FolderInUseError) as error:
         print(f"error: {error}", file=sys.stderr)

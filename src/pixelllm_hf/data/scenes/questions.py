@@ -24,10 +24,12 @@ class QuestionPlan:
     """How many questions a scene gets at most, and which share of them, roughly, is about what is not there.
 
     The defaults are those of every evaluation; a training that learns to answer "there is none" wants more of both.
+    properties_alone: besides everything, ask only what things are and what they are for, which is learnt last.
     """
 
     number: int = 4
     empty_share: float = 0.12
+    properties_alone: bool = False
 
 
 USUAL_PLAN = QuestionPlan()
@@ -51,15 +53,19 @@ def ask(
     plan: QuestionPlan = USUAL_PLAN,
 ) -> list[Question]:
     """Different questions; the first is about everything, some may be about nothing that is there."""
-    kinds = (
-        _about_properties(objects),
-        _about_colors(objects),
-        _about_sides(objects, size_wh),
-        _about_names(rng, objects),
-        _about_one(referrals),
-    )
+    if plan.properties_alone:
+        kinds, rounds = [_about_properties(objects)], plan.number - 1
+    else:
+        kinds = [
+            _about_properties(objects),
+            _about_colors(objects),
+            _about_sides(objects, size_wh),
+            _about_names(rng, objects),
+            _about_one(referrals),
+        ]
+        rounds = -(-(plan.number - 1) // _A_ROUND)
     found = []
-    for _ in range(-(-(plan.number - 1) // _A_ROUND)):
+    for _ in range(rounds):
         found += [possible.pop(int(rng.integers(len(possible)))) for possible in kinds if possible]
     nothing, wanted = _about_nothing(objects), plan.empty_share * plan.number
     while nothing and wanted > 0 and rng.random() < wanted:
