@@ -223,6 +223,10 @@ def test_joined_targets_count_rows_on():
     [
         ({"codebook_config": SMALL | {"token_ids": [90, 91]}}, "must be 4 different ids"),
         ({"codebook_config": SMALL | {"token_ids": [90, 91, 92, 99]}}, "vocabulary of 99"),
+        ({"codebook_config": SMALL | {"token_ids": [90, 91, 92, 1]}}, r"hold \[1\], with which .* ends"),
+        ({"codebook_config": SMALL | {"attention_downsample_rate": 0}}, "attention_downsample_rate must be at least 1"),
+        ({"codebook_config": SMALL | {"hidden_size": 12}}, "multiple of 8"),
+        ({"codebook_config": SMALL | {"refinement_alpha": -1.0}}, "refinement_alpha must be 0 or more"),
         (
             {"codebook_config": SMALL | {"level_maps": ["fused", "tower"]}},
             "a map for each of the 2 scales, of fused",

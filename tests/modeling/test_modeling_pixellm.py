@@ -164,3 +164,20 @@ def test_a_batch_without_questions_or_with_the_mask_of_other_images_is_refused()
         model.generate(**inputs | none)
     with pytest.raises(ValueError, match="there are 1 images and 2 rows"):
         model.generate(**inputs, prompt_mask=torch.tensor([[False], [True]]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"codebook_token_ids": (40, 40, 41, 42, 43)}, "4 different ids"),
+        ({"codebook_token_ids": (40, 41, 42, 47)}, "must be different ids of 0 or more"),
+        ({"codebook_token_ids": (40, 41, 42, -1)}, "must be different ids of 0 or more"),
+        ({"image_token_id": -1}, "must be different ids of 0 or more"),
+        ({"image_token_grid": 0}, "image_token_grid must be at least 1"),
+        ({"projector_factor": 0}, "projector_factor must be at least 1"),
+        ({"codebook_config": {"tokens_per_scale": 0}}, "tokens_per_scale must be at least 1"),
+    ],
+)
+def test_a_config_that_cannot_be_meant_says_why(changes, message):
+    with pytest.raises(ValueError, match=message):
+        PixelLMConfig.for_tests(**changes)

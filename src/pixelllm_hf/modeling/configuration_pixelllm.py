@@ -234,6 +234,12 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
                 f"token_ids of codebook_config must lie in the language model's vocabulary of {text.vocab_size}, "
                 f"but they are {list(head.token_ids)}. Choose ids that the tokenizer leaves free or enlarge vocab_size."
             )
+        ends = {text.pad_token_id, text.eos_token_id, text.decoder_start_token_id}
+        if taken := sorted(ends & set(head.token_ids)):
+            raise ValueError(
+                f"token_ids of codebook_config hold {taken}, with which the language model begins, ends or pads. "
+                "Choose ids that the tokenizer leaves free."
+            )
         if head.level_maps is None:
             head.level_maps = [FUSED, *[self.vision_config.mask_map] * (head.num_scales - 1)]
         known = [FUSED, *self.vision_config.map_names]

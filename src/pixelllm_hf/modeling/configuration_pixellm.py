@@ -49,6 +49,18 @@ class PixelLMCodebookConfig(PreTrainedConfig):
     transformer_layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        at_least_one(self, "num_scales", "tokens_per_scale", "attention_downsample_rate")
+        if self.hidden_size % 8:
+            raise ValueError(
+                f"hidden_size must be a multiple of 8, an eighth of it makes the masks, but it is {self.hidden_size}."
+            )
+        if self.refinement_alpha < 0:
+            raise ValueError(
+                f"refinement_alpha must be 0 or more, a weight beside others of 1, but it is {self.refinement_alpha}."
+            )
+
     @property
     def group_size(self) -> int:
         """Tokens that one target is written with."""
@@ -111,11 +123,18 @@ class PixelLMConfig(CheckedConfig, PreTrainedConfig):
                 f"feature_layers must be hidden states of a tower of {layers} blocks, {-layers - 1} to {layers}, but "
                 f"they are {list(self.feature_layers)}."
             )
-        if len(set(self.codebook_token_ids)) != codebook.group_size:
+        ids = list(self.codebook_token_ids)
+        if len(ids) != codebook.group_size or len(set(ids)) != len(ids):
             raise ValueError(
                 f"codebook_token_ids must be {codebook.group_size} different ids (scales times tokens per scale), but "
-                f"they are {list(self.codebook_token_ids)}."
+                f"they are {ids}."
             )
+        if min(self.image_token_id, *ids) < 0 or self.image_token_id in ids:
+            raise ValueError(
+                "image_token_id and codebook_token_ids must be different ids of 0 or more, but they are "
+                f"{self.image_token_id} and {ids}. Take those of the tokenizer's tokens."
+            )
+        at_least_one(self, "image_token_grid", "projector_factor")
 
     @property
     def image_size(self) -> int:
@@ -141,6 +160,13 @@ class PixelLMConfig(CheckedConfig, PreTrainedConfig):
     def for_tests(cls, **overrides: Any) -> "PixelLMConfig":
         """A model of a few thousand weights that runs in milliseconds; it knows nothing."""
         return cls(**(for_tests_sizes() | overrides))
+
+
+def at_least_one(config: Any, *names: str) -> None:
+    """Raise a ValueError that names the first of these numbers that is below 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, but it is {getattr(config, name)}.")
 
 
 def vit_large_sizes() -> dict[str, Any]:
