@@ -26,6 +26,8 @@ class GroundedLanguageModel(nn.Module):
     weights that are others, by the name of the other, as transformers' `_tied_weights_keys`.
     """
 
+    # How wide queries `q` are that attention does not scale, so that they start smaller instead; None where it does.
+    unscaled_query_width: int | None = None
     # Whether a text is the same wherever in a row it stands: several may share one, behind a mask of four dimensions.
     texts_can_share_rows = False
 

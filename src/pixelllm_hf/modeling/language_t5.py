@@ -42,6 +42,7 @@ class T5PrefixLanguageModel(GroundedLanguageModel):
         # Untied, and no d**-0.5 rescale of the states before it (official.md#t5).
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.target_tokens = None if target_token_ids is None else TargetTokens(target_token_ids, config.d_model)
+        self.unscaled_query_width = config.d_kv
         self.visual_projection = make_visual_projection(visual_width, config.d_model)
         self.masked_states_count = masked_states_count
         self._evaluation_attention: str | None = None

@@ -71,11 +71,11 @@ def add_lora(model: Any, settings: LoraSettings) -> list[str]:
     for name, parameter in model.named_parameters():
         if not name.startswith("language_model.") or name.startswith(tuple(kept)):
             parameter.requires_grad_(name in trained)
-    head_width = getattr(model.language_model.config, "d_kv", None)
+    head_width = getattr(model.language_model, "unscaled_query_width", None)
     adapted = []
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
-            draws_narrow = head_width is not None and name.endswith(".q")  # T5's queries, which are not scaled
+            draws_narrow = head_width is not None and name.endswith(".q")
             fan = module.in_features * (head_width if draws_narrow else 1)
             nn.init.normal_(module.lora_A["default"].weight, std=fan**-0.5)
             adapted.append(name)
