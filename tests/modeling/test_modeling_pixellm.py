@@ -181,3 +181,20 @@ def test_a_batch_without_questions_or_with_the_mask_of_other_images_is_refused()
 def test_a_config_that_cannot_be_meant_says_why(changes, message):
     with pytest.raises(ValueError, match=message):
         PixelLMConfig.for_tests(**changes)
+
+
+@pytest.mark.parametrize(
+    ("part", "given", "said"),
+    [
+        (
+            "vision_config",
+            {"model_type": "dinov2"},
+            "vision_config must be .*'clip_vision_model'.*'dinov2'",
+        ),
+        ("codebook_config", {"model_type": "t5"}, "codebook_config must be a config of .*one of 't5'"),
+        ("text_config", {"model_type": "t5"}, "decoder-only language model.*'t5'"),
+    ],
+)
+def test_a_part_of_another_kind_is_refused_by_name(part, given, said):
+    with pytest.raises(ValueError, match=said):
+        PixelLMConfig.for_tests(**{part: given})

@@ -21,6 +21,21 @@ class CheckedConfig:
     """Before `PreTrainedConfig` among the bases of a model's config."""
 
     model_type: str
+    sub_configs_defaults: dict[str, Any]
+
+    def check_part_types(self, *chosen_elsewhere: str) -> None:
+        """Raise a ValueError for a part of another kind: it would be taken for ours with its settings left out.
+
+        chosen_elsewhere: parts that may be of several kinds.
+        """
+        for name, spec in self.sub_configs_defaults.items():
+            part = getattr(self, name)
+            given = part.get("model_type") if isinstance(part, dict) else getattr(part, "model_type", None)
+            if name not in chosen_elsewhere and given not in (None, spec.config_class.model_type):
+                raise ValueError(
+                    f"{name} must be a config of model_type {spec.config_class.model_type!r}, but it is one of "
+                    f"{given!r}. Leave it out or give its settings as a dict."
+                )
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)  # type: ignore[misc]

@@ -57,8 +57,9 @@ def is_language_model(text: PreTrainedConfig) -> bool:
     )
 
 
-def check_language_type(model_type: str | None) -> None:
-    """Raise a ValueError that names what is supported where no config of this type is a language model; None is T5."""
+def check_language_type(text: Any) -> None:
+    """Raise a ValueError that names what is supported where no config, or dict, of this type is a language model."""
+    model_type = text.get("model_type") if isinstance(text, dict) else getattr(text, "model_type", None)
     if model_type not in (None, *T5_FAMILY, PREFIX_DECODER, *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
         raise ValueError(_unsupported(model_type))
 

@@ -141,7 +141,8 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self._check_types()
+        self.check_part_types("text_config", "proposal_head_config")
+        check_language_type(self.text_config)
         if isinstance(self.text_config, dict) and self.text_config.get("model_type") == PREFIX_DECODER:
             # Remote code registers nothing: transformers' own look-up by model_type would not find it there.
             self.text_config = PixelLLMPrefixDecoderConfig(**self.text_config)
@@ -164,19 +165,6 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
         if self.codebook_config is not None:
             self.segmentation_head = self.segmentation_head or "codebook"
             self._check_codebook_head()
-
-    def _check_types(self) -> None:
-        """A part of another kind would be taken for ours with all its settings left out."""
-        for name, spec in self.sub_configs_defaults.items():
-            part = getattr(self, name)
-            given = part.get("model_type") if isinstance(part, dict) else getattr(part, "model_type", None)
-            if name == "text_config":
-                check_language_type(given)
-            elif name != "proposal_head_config" and given not in (None, spec.config_class.model_type):
-                raise ValueError(
-                    f"{name} must be a config of model_type {spec.config_class.model_type!r}, but it is one of "
-                    f"{given!r}. Leave it out or give its settings as a dict."
-                )
 
     @property
     def target_token_ids(self) -> list[int]:

@@ -5,6 +5,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, CLIPVisionConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .checked_loading import CheckedConfig
 
@@ -109,9 +110,15 @@ class PixelLMConfig(CheckedConfig, PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
+        self.check_part_types("text_config")
         if self.vision_config is None:
             self.vision_config = vit_large_sizes()
         super().__post_init__(**kwargs)
+        if self.text_config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            raise ValueError(
+                f"text_config must be a decoder-only language model of transformers, as llama, but its model_type is "
+                f"{self.text_config.model_type!r}."
+            )
         codebook, layers = self.codebook_config, self.vision_config.num_hidden_layers
         if len(self.feature_layers) != codebook.num_scales:
             raise ValueError(
