@@ -116,8 +116,9 @@ def test_every_stage_runs_from_the_folder_of_photographs_and_leaves_a_model_for_
     label_objects(photographs, tmp_path)
     run("text", photographs, tmp_path, init="for_tests")
     joint = run("joint", photographs, tmp_path, init="for_tests")
+    points = run("points", photographs, tmp_path)
     reward = run("reward", photographs, tmp_path)
-    assert joint.is_dir() and reward.is_dir()
+    assert joint.is_dir() and points.is_dir() and reward.is_dir()
     masks = run("masks", photographs, tmp_path)
     model = PixelLLMForGroundedGeneration.from_pretrained(masks)
     assert model.mask_head is not None and model.point_head.scale is not None
