@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,11 +18,24 @@ from pixelllm_hf.conversion.exported_parts import (
     write_onnx,
 )
 
+DETECTING = {
+    "image_size": 64,
+    "towers": [
+        {
+            "model_type": "pixelllm_yolox_tower", "name": "yolox", "base_channels": 4, "num_classes": 3,
+            "output_maps": ["p4", "detections"],
+        }
+    ],
+    "fused_maps": ["yolox.p4"],
+    "mask_map": "yolox.p4",
+}  # fmt: skip
 
-def made(**prompt) -> PixelLLMForGroundedGeneration:
+
+def made(*, vision: dict[str, Any] | None = None, **prompt: Any) -> PixelLLMForGroundedGeneration:
     torch.manual_seed(0)
-    settings = PixelLLMConfig.for_tests().prompt_config.to_dict() | prompt
-    return PixelLLMForGroundedGeneration(PixelLLMConfig.for_tests(prompt_config=settings)).eval()
+    settings: dict[str, Any] = {"prompt_config": PixelLLMConfig.for_tests().prompt_config.to_dict() | prompt}
+    settings |= {} if vision is None else {"vision_config": vision}
+    return PixelLLMForGroundedGeneration(PixelLLMConfig.for_tests(**settings)).eval()
 
 
 def test_the_prompt_part_gives_what_the_model_gives():
@@ -44,6 +58,24 @@ def test_exported_programs_and_onnx_files_take_any_number_of_rows(tmp_path: Path
     with torch.no_grad():
         model.prompt_feature_extractor.output_tokens.weight += 1.0
     assert onnx_differences(model, tmp_path / "parts")["visual_tokens"] > 1e-2  # the check sees another model
+
+
+def test_models_that_pool_detections_are_exported_with_them(tmp_path: Path):
+    model = made(vision=DETECTING, reads_map=True, pools_prompt=True, pooled_detections="yolox.detections")
+    assert model.prompt_pooling is not None and model.prompt_pooling.classes is not None
+    side = model.config.image_size
+    boxes = torch.tensor([[0.1, 0.2, 0.7, 0.9], [0.0, 0.0, 1.0, 0.5]]) * side
+    with torch.no_grad():
+        model.prompt_pooling.classes.weight.normal_()
+        features = model.get_image_features(torch.rand(2, 3, side, side) * 255)
+        tokens, _ = PromptPart(model)(features.fused, boxes, features["yolox.detections"])
+        torch.testing.assert_close(tokens, model.get_prompt_features(features, prompt_boxes=boxes[:, None]).tokens)
+        without = PromptPart(model)(features.fused, boxes, torch.zeros_like(features["yolox.detections"]))[0]
+    assert not torch.allclose(tokens, without)
+    assert max(program_differences(model, exported(model)).values()) < 1e-4
+    differences = write_onnx(model, tmp_path / "parts")
+    assert set(differences) == {"fused_map", "detections", "visual_tokens", "cells"}
+    assert max(differences.values()) < 1e-4
 
 
 def test_what_cannot_be_exported_is_said_before_anything_is_written(tmp_path: Path):

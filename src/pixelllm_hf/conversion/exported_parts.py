@@ -19,10 +19,9 @@ from torch.export import Dim, ExportedProgram
 from pixelllm_hf.extras import require
 from pixelllm_hf.folders import atomic_folder
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
-from pixelllm_hf.modeling.prompt_pooling import prompt_weights
+from pixelllm_hf.modeling.prompt_pooling import agreement_of, overlaps_and_scores, prompt_weights
 
 VISION, PROMPT = "vision", "prompt"
-INPUTS = {VISION: ("pixel_values", "pixel_mask"), PROMPT: ("fused_map", "boxes")}
 
 
 class ExportError(ValueError):
@@ -30,26 +29,31 @@ class ExportError(ValueError):
 
 
 class VisionPart(nn.Module):
-    """pixel_values (B,3,S,S) 0..255, pixel_mask (B,S,S) -> the fused map (B,h,w,C)."""
+    """pixel_values (B,3,S,S) 0..255, pixel_mask (B,S,S) -> the fused map (B,h,w,C) and, in models whose prompts pool
+    them, the detections (B,h',w',5+K)."""
 
-    outputs = ("fused_map",)
+    inputs = ("pixel_values", "pixel_mask")
 
     def __init__(self, model: PixelLLMForGroundedGeneration):
         super().__init__()
         self.towers = model.vision_towers
+        self.detections = model.config.prompt_config.pooled_detections
+        self.outputs = ("fused_map",) if self.detections is None else ("fused_map", "detections")
 
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> tuple[Tensor, ...]:
-        return (self.towers(pixel_values, pixel_mask).fused,)
+        features = self.towers(pixel_values, pixel_mask)
+        return (features.fused,) if self.detections is None else (features.fused, features[self.detections])
 
 
 class PromptPart(nn.Module):
-    """The fused map (R,h,w,C) of each row's image and boxes (R,4) xyxy canvas pixels -> visual tokens (R,V,C') and, in
-    models that read the map, its cells (R,h*w,C'')."""
+    """The fused map (R,h,w,C) of each row's image, boxes (R,4) xyxy canvas pixels and, where they are pooled, the
+    image's detections (R,h',w',5+K) -> visual tokens (R,V,C') and, in models that read the map, its cells (R,h*w,C'').
+    """
 
     def __init__(self, model: PixelLLMForGroundedGeneration):
         super().__init__()
-        if model.config.prompt_config.pooled_detections is not None:
-            raise ExportError("what pools detections with its prompts cannot be exported: pooled_detections is set.")
+        pooled = model.config.prompt_config.pooled_detections
+        self.inputs = ("fused_map", "boxes") if pooled is None else ("fused_map", "boxes", "detections")
         self.side = model.config.image_size
         self.encoder, self.extractor = model.prompt_encoder, model.prompt_feature_extractor
         # what `project_visual` reads is registered by itself, without the rest of the language model
@@ -57,7 +61,7 @@ class PromptPart(nn.Module):
         self.pooling = model.prompt_pooling
         self.outputs = ("visual_tokens", "cells") if model.config.prompt_config.reads_map else ("visual_tokens",)
 
-    def forward(self, fused_map: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, fused_map: Tensor, boxes: Tensor, detections: Tensor | None = None) -> tuple[Tensor, ...]:
         sparse = self.encoder(boxes[:, None], image_size_hw=(self.side, self.side))[:, 0]
         height, width = fused_map.shape[1:3]
         positions = self.encoder.dense_positions(height, width)
@@ -65,10 +69,16 @@ class PromptPart(nn.Module):
         tokens = self.project(tokens)
         if self.pooling is not None:
             weights = prompt_weights(boxes[:, None], None, None, (height, width), image_size=self.side)
-            tokens = tokens + self.pooling.of_rows(
-                (weights.flatten(2).to(fused_map.dtype) @ fused_map.flatten(1, 2))[:, 0]
-            )
+            pooled = (weights.flatten(2).to(fused_map.dtype) @ fused_map.flatten(1, 2))[:, 0]
+            tokens = tokens + self.pooling.of_rows(pooled, self._agreement(boxes, detections))
         return (tokens,) if cells is None else (tokens, cells)
+
+    def _agreement(self, boxes: Tensor, detections: Tensor | None) -> Tensor | None:
+        """`class_agreement` of a box in each image, in one product: loops over rows have no place in a graph."""
+        if detections is None:
+            return None
+        overlaps, scores = overlaps_and_scores(boxes[:, None] / self.side, detections.flatten(1, 2))
+        return agreement_of(overlaps[:, 0], scores)
 
 
 def exported(model: PixelLLMForGroundedGeneration) -> dict[str, ExportedProgram]:
@@ -105,27 +115,36 @@ def parts_and_inputs(model: PixelLLMForGroundedGeneration) -> dict[str, tuple[An
     mask[1, side // 2 :] = False
     vision = VisionPart(model)
     with torch.no_grad():
-        (fused,) = vision(pixels, mask)
+        fused, *detections = vision(pixels, mask)
     boxes = torch.tensor([[0.1, 0.2, 0.7, 0.9], [0.0, 0.0, 1.0, 0.5]]) * side
-    return {VISION: (vision, (pixels, mask)), PROMPT: (PromptPart(model), (fused, boxes))}
+    return {VISION: (vision, (pixels, mask)), PROMPT: (PromptPart(model), (fused, boxes, *detections))}
 
 
 def write_onnx(model: PixelLLMForGroundedGeneration, folder: str | Path) -> dict[str, float]:
     """`vision.onnx` and `prompt.onnx` in a new folder, whole or not there; returns `onnx_differences`."""
     require("onnx", "onnxscript", "onnxruntime", what="the export to ONNX")
-    outputs = {name: part.outputs for name, (part, _) in parts_and_inputs(model).items()}
+    parts = {name: part for name, (part, _) in parts_and_inputs(model).items()}
     with atomic_folder(Path(folder), replace=False) as temporary:
         for name, program in exported(model).items():
             torch.onnx.export(
                 program,
                 f=str(temporary / f"{name}.onnx"),
-                input_names=list(INPUTS[name]),
-                output_names=list(outputs[name]),
+                input_names=list(parts[name].inputs),
+                output_names=list(parts[name].outputs),
+                custom_translation_table={torch.ops.aten.sort.stable: _sorted_in_onnx},
                 external_data=False,
                 dynamo=True,
                 verbose=False,
             )
         return onnx_differences(model, temporary)
+
+
+def _sorted_in_onnx(values: Any, *, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
+    """A detector's order of its cells, which torch's exporter does not know: of equals TopK, too, takes the first."""
+    from onnxscript import opset20 as op
+
+    number = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))
+    return op.TopK(values, number, axis=dim, largest=int(descending), sorted=1)
 
 
 def onnx_differences(model: PixelLLMForGroundedGeneration, folder: str | Path) -> dict[str, float]:
@@ -136,7 +155,8 @@ def onnx_differences(model: PixelLLMForGroundedGeneration, folder: str | Path) -
 
     def run(name: str, given: Sequence[Tensor]) -> Sequence[np.ndarray]:
         session = onnxruntime.InferenceSession(Path(folder) / f"{name}.onnx", providers=["CPUExecutionProvider"])
-        return session.run(None, {key: value.numpy() for key, value in zip(INPUTS[name], given, strict=True)})
+        names = [entry.name for entry in session.get_inputs()]
+        return session.run(None, {key: value.numpy() for key, value in zip(names, given, strict=True)})
 
     return _differences(model, run)
 

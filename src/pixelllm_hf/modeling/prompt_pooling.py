@@ -64,13 +64,22 @@ def class_agreement(boxes: Tensor, detections: Tensor, prompt_mask: Tensor) -> T
 
     boxes (B,N,4) and those of the detections (B,M,5+K) xyxy in shares of the canvas.
     """
-    found = detections.float()
-    overlaps = pairwise_iou(boxes.float(), found[..., :4])[prompt_mask]  # R,M
-    scores = (found[..., 4:5] * found[..., 5:]).clamp(min=0).sqrt()
-    image_of_row = prompt_mask.nonzero()[:, 0]
+    overlaps, scores = overlaps_and_scores(boxes, detections)
+    images = prompt_mask.nonzero()[:, 0]
     # A row at a time: all rows' products at once would be the largest tensor of the model.
-    rows = [(overlap[:, None] * scores[image]).amax(0) for overlap, image in zip(overlaps, image_of_row, strict=True)]
+    rows = [agreement_of(overlap, scores[image]) for overlap, image in zip(overlaps[prompt_mask], images, strict=True)]
     return torch.stack(rows)
+
+
+def overlaps_and_scores(boxes: Tensor, detections: Tensor) -> tuple[Tensor, Tensor]:
+    """boxes (B,N,4), detections (B,M,5+K) -> how they coincide (B,N,M), and the detections' scores (B,M,K)."""
+    found = detections.float()
+    return pairwise_iou(boxes.float(), found[..., :4]), (found[..., 4:5] * found[..., 5:]).clamp(min=0).sqrt()
+
+
+def agreement_of(overlaps: Tensor, scores: Tensor) -> Tensor:
+    """overlaps (…,M) of a prompt, scores (…,M,K) of its image's detections -> the largest products (…,K)."""
+    return (overlaps[..., None] * scores).amax(-2)
 
 
 def prompt_weights(
@@ -122,4 +131,11 @@ def _shares(start: Tensor, end: Tensor, cells: int) -> Tensor:
     return covered / covered.sum(-1, keepdim=True)
 
 
-__all__ = ["PromptPooling", "cell_coverage", "class_agreement", "prompt_weights"]
+__all__ = [
+    "PromptPooling",
+    "agreement_of",
+    "cell_coverage",
+    "class_agreement",
+    "overlaps_and_scores",
+    "prompt_weights",
+]
