@@ -7,11 +7,13 @@ from transformers.utils.generic import find_labels
 
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.modeling.modeling_pixellm import PixelLMForReasoningSegmentation
-from pixelllm_hf.modeling.pretrained_pixelllm import OneLabelArgument
+from pixelllm_hf.modeling.pretrained_pixelllm import ShownToTrainer
 
 
 class Base:
-    @OneLabelArgument
+    row_columns: tuple[str, ...] = ()
+
+    @ShownToTrainer
     def forward(self, x, point_labels=None, labels=None, **kwargs):
         """What forward does."""
         return self, x, point_labels, labels, kwargs
@@ -40,3 +42,13 @@ def test_the_instance_shows_and_takes_everything():
     assert Base.forward.__doc__ == base.forward.__doc__ == "What forward does."
     derived = Derived()
     assert derived.forward(1, point_labels=2) == (derived, 2, 2, None, {})
+
+
+def test_an_instance_whose_collator_reads_rows_shows_their_columns_and_takes_what_it_took():
+    base = Base()
+    base.row_columns = ("image", "prompts")
+    assert list(inspect.signature(base.forward).parameters) == [
+        "x", "point_labels", "labels", "image", "prompts", "kwargs",
+    ]  # fmt: skip
+    assert base.forward(1, 2, labels=3) == (base, 1, 2, 3, {})
+    assert "image" not in inspect.signature(Base().forward).parameters

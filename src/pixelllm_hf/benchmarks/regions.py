@@ -83,6 +83,7 @@ def greedy(tokens: int) -> dict[str, Any]:
         "num_beams": 1,
         "do_sample": False,
         "max_repeated_tokens": 0,
+        "no_repeat_ngram_size": 0,
     }
 
 

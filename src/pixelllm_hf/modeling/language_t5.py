@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import T5Config, T5Model, UMT5Model
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, EncoderDecoderCache
 
 from .codebook_targets import TargetTokens
 from .configuration_pixelllm import PixelLLMConfig
 from .language_model import GroundedLanguageModel, full_encoder_mask, make_visual_projection
 from .model_output import LayerOutputs
+from .t5_steps import T5Steps
 
 # What the reference adds to the scores of masked positions. It swallows the relative-position bias, so a query
 # that may see nothing attends to everything uniformly instead of becoming NaN.
@@ -153,6 +154,12 @@ class T5PrefixLanguageModel(GroundedLanguageModel):
         A mask of four dimensions is used as it is: (R,1,T,T) bool, which positions see which, or the scores that are
         added.
         """
+        words = self._embed(decoder_input_ids)
+        if decoder_input_ids.shape[1] == 1 and decoder_mask is None and layers is None and use_cache:
+            modules = self.training or _needs_modules(words.device)
+            steps = None if modules else T5Steps.of(self.body.decoder, cache)
+            if steps is not None and (encoder_mask is None or encoder_mask.shape[1] == encoder_states.shape[1]):
+                return steps(words, encoder_mask, cast("EncoderDecoderCache", cache)), cache
         self_mask, cross_mask = decoder_mask, encoder_mask
         if decoder_mask is not None and decoder_mask.ndim == 2:
             valid = decoder_mask.bool()
@@ -164,7 +171,7 @@ class T5PrefixLanguageModel(GroundedLanguageModel):
         elif decoder_mask is not None and decoder_mask.dtype == torch.bool:
             self_mask = _score_mask(decoder_mask, encoder_states.dtype)
         output = self.body.decoder(
-            inputs_embeds=self._embed(decoder_input_ids),
+            inputs_embeds=words,
             attention_mask=self_mask,
             encoder_hidden_states=encoder_states,
             encoder_attention_mask=cross_mask,
@@ -188,6 +195,11 @@ class T5PrefixLanguageModel(GroundedLanguageModel):
     def _embed(self, input_ids: Tensor) -> Tensor:
         words = self.get_input_embeddings()(input_ids)
         return words if self.target_tokens is None else self.target_tokens.embed(input_ids, words)
+
+
+def _needs_modules(device: torch.device) -> bool:
+    """Whether somebody besides asks what the modules compute: gradients, a compiler, mixed precision."""
+    return torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled(device.type)
 
 
 def _recorded(layers: LayerOutputs | None) -> dict[str, Any]:

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from transformers import T5Config
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+from pixelllm_hf import PixelLLMConfig, PixelLLMForGroundedGeneration
+from pixelllm_hf.modeling import language_t5
+from pixelllm_hf.modeling.t5_steps import T5Steps
+
+
+def model_of(**text: Any) -> PixelLLMForGroundedGeneration:
+    torch.manual_seed(0)
+    settings: dict[str, Any] = dict(
+        vocab_size=60, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_decoder_layers=3, num_heads=4,
+        decoder_start_token_id=0, feed_forward_proj="gated-gelu",
+    )  # fmt: skip
+    model = PixelLLMForGroundedGeneration(PixelLLMConfig.for_tests(text_config=T5Config(**settings | text)))
+    with torch.no_grad():
+        for parameter in model.language_model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    return model.eval()
+
+
+def states_of(model: Any, tokens: torch.Tensor, memory: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """A token at a time, with a cache."""
+    cache, states = None, []
+    for token in tokens.unbind(1):
+        state, cache = model.language_model.decode(token[:, None], memory, mask, cache=cache, use_cache=True)
+        states.append(state)
+    return torch.cat(states, dim=1)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps that were taken without modules."""
+    taken: list[int] = []
+    plain = T5Steps.__call__
+
+    def counted(steps: T5Steps, x: torch.Tensor, *args: Any) -> torch.Tensor:
+        taken.append(len(x))
+        return plain(steps, x, *args)
+
+    monkeypatch.setattr(T5Steps, "__call__", counted)
+    return taken
+
+
+@pytest.mark.parametrize("form", ["gated-gelu", "relu"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_steps_compute_what_one_pass_over_the_text_does(calls: list[int], form: str, masked: bool):
+    model = model_of(feed_forward_proj=form)
+    generator = torch.Generator().manual_seed(1)
+    memory = torch.randn(3, 7, 32, generator=generator)
+    tokens = torch.randint(60, (3, 140), generator=generator)  # longer than the first table of positions
+    mask = torch.ones(3, 7, dtype=torch.bool)
+    if masked:
+        mask[1, 4:] = False
+    with torch.inference_mode():
+        stepwise = states_of(model, tokens, memory, mask if masked else None)
+        whole, _ = model.language_model.decode(tokens, memory, mask)
+    assert len(calls) == 139  # the first fills the cache
+    torch.testing.assert_close(stepwise, whole, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3, "num_return_sequences": 2}, {"do_sample": True}])
+def test_answers_are_those_of_the_modules(calls: list[int], monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]):
+    model = model_of()
+    inputs = {"pixel_values": torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2)) * 255}
+    torch.manual_seed(3)
+    quick = model.generate(**inputs, max_new_tokens=12, **options)
+    assert len(calls) >= 10
+    calls.clear()
+    monkeypatch.setattr(language_t5, "_needs_modules", lambda device: True)
+    torch.manual_seed(3)
+    plain = model.generate(**inputs, max_new_tokens=12, **options)
+    assert not calls and torch.equal(quick.sequences, plain.sequences)
+    torch.testing.assert_close(quick.coordinates, plain.coordinates, equal_nan=True, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(quick.token_log_probs, plain.token_log_probs, equal_nan=True, atol=1e-4, rtol=1e-4)
+
+
+def _hooked(model: Any, seen: list[Any]) -> Any:
+    model.language_model.body.decoder.block[1].register_forward_hook(lambda *given: seen.append(1))
+    return model
+
+
+def _adapted(model: Any, seen: list[Any]) -> Any:
+    peft = pytest.importorskip("peft")
+    return peft.get_peft_model(model, peft.LoraConfig(r=2)).eval()
+
+
+def _halved(model: Any, seen: list[Any]) -> Any:
+    return model.to(torch.bfloat16)
+
+
+def _replaced(model: Any, seen: list[Any]) -> Any:
+    class Doubled(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(1)
+            return 2 * super().forward(x)
+
+    model.language_model.body.decoder.block[0].layer[2].DenseReluDense.wo = Doubled(48, 32, bias=False)
+    return model
+
+
+@pytest.mark.parametrize("change", [_hooked, _adapted, _halved, _replaced])
+def test_what_is_not_t5s_own_is_computed_by_its_modules(calls: list[int], change: Any):
+    seen: list[Any] = []
+    model = change(model_of(), seen)
+    model.generate(pixel_values=torch.rand(1, 3, 64, 64) * 255, max_new_tokens=6, min_new_tokens=6)
+    assert not calls
+    assert len(seen) == (7 if change in (_hooked, _replaced) else 0)
+
+
+def test_training_gradients_and_other_caches_take_the_modules(calls: list[int]):
+    model = model_of()
+    tokens, memory = torch.ones(2, 4, dtype=torch.long), torch.randn(2, 5, 32)
+    assert states_of(model, tokens, memory, None).requires_grad
+    with torch.no_grad():
+        states_of(model.train(), tokens, memory, None)
+        model.eval()
+        with torch.autocast("cpu", torch.bfloat16):
+            states_of(model, tokens, memory, None)
+    assert not calls
+
+
+def test_a_copied_cache_goes_on_as_its_first(calls: list[int]):
+    model, memory = model_of(), torch.randn(1, 5, 32)
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    with torch.no_grad():
+        for token in (0, 5, 9):
+            model.language_model.decode(torch.tensor([[token]]), memory, None, cache=cache, use_cache=True)
+        again = copy.deepcopy(cache)
+        states = [
+            model.language_model.decode(torch.tensor([[7]]), memory, None, cache=one, use_cache=True)[0]
+            for one in (cache, again)
+        ]
+    assert torch.equal(*states) and again.get_seq_length() == cache.get_seq_length() == 4
