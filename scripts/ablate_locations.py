@@ -39,7 +39,7 @@ from pixelllm_hf.training.recipe import TrainConfig
 
 TRAIN = Path(__file__).with_name("train.py")
 NUMBERS = 100  # of bins, and of different numbers in strings
-PROBES = (8, 40)  # steps; what is the same in both, as reading the data, is no part of a step
+PROBES = (4, 16)  # steps; what is the same in both, as reading the data, is no part of a step
 NARROW = {"d_model": 96, "d_ff": 256, "num_heads": 3}
 
 

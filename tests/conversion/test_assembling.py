@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import re
 import subprocess
@@ -385,6 +386,27 @@ def test_an_interrupted_assembly_goes_on_where_it_was(
         assert file.read_bytes() == (tmp_path / "model" / file.name).read_bytes(), file.name
     with pytest.raises(AssemblyError, match="is there already"):
         assemble(plan, tmp_path / "model")
+
+
+def test_a_full_disk_is_said_in_one_line_and_the_same_command_goes_on(
+    parts: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    words = ["assemble", *(w for kind in parts for w in (f"--{kind}", parts[kind])), "--out", str(tmp_path / "made")]
+    words += ["--quiet", "--image-size", str(SIDE), "--max-shard-size", "5MB"]
+    write, written = assembling.write_tensors, []
+
+    def full(path: Path, *given: Any) -> None:
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(path)
+        write(path, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(assembling, "write_tensors", full)
+        assert main(words) == 1
+    assert "No space left on device. What was written stays" in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "made").exists()
+    assert main(words) == 0 and capsys.readouterr().out.count(", kept") == 1
 
 
 def test_other_parts_or_settings_do_not_go_on_with_what_was_written(

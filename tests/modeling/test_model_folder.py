@@ -202,6 +202,20 @@ def test_a_save_that_fails_leaves_what_was_there_and_no_rest(folder: Path, monke
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == held
 
 
+def test_a_full_disk_is_an_os_error_that_names_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors import SafetensorError
+    from transformers import modeling_utils
+
+    def full(*given: Any, **options: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    model = PixelLLMForGroundedGeneration.from_pretrained(folder)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match=f"{folder.name}.*No space left.*there still"):
+        patch.setattr(modeling_utils, "safe_save_file", full)
+        model.save_pretrained(folder)
+    PixelLLMForGroundedGeneration.from_pretrained(folder)
+
+
 def test_weights_of_an_earlier_save_are_not_loaded_in_the_place_of_the_new_ones(folder: Path) -> None:
     model = PixelLLMForGroundedGeneration.from_pretrained(folder)
     (folder / "notes.txt").write_text("mine")

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 HELP = "make a model to train from published SAM, EVA02 and language model weights"
-OK, WRONG_USAGE = 0, 2
+OK, FAILED, WRONG_USAGE = 0, 1, 2
 _DTYPES = ("float32", "bfloat16", "float16")
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -98,6 +98,10 @@ def run(args: argparse.Namespace) -> int:
     except (AssemblyError, WeightSourceError, FolderInUseError) as error:
         print(f"pixelllm: {error}", file=sys.stderr)
         return WRONG_USAGE
+    except OSError as error:  # a full disk, no right to write there
+        written = "What was written stays; the same command goes on from there."
+        print(f"pixelllm: {str(args.out)!r} could not be written: {error}. {written}", file=sys.stderr)
+        return FAILED
     total = sum(tensor.num_values for tensor in plan.tensors.values())
     print(f"{folder}: {total / 1e9:.3f} B parameters")
     return OK

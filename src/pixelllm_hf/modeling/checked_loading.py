@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from .adapter_weights import check_adapters
 from .model_folder import (
     check_config_file,
@@ -103,4 +105,10 @@ class CheckedModel:
             super().save_pretrained(save_directory, is_main_process=is_main_process, **options)  # type: ignore[misc]
             return
         with saved_whole(Path(save_directory)) as folder:
-            super().save_pretrained(folder, is_main_process=is_main_process, **options)  # type: ignore[misc]
+            try:
+                super().save_pretrained(folder, is_main_process=is_main_process, **options)  # type: ignore[misc]
+            except SafetensorError as error:  # the library wraps what the system said: a full disk, a quota
+                raise OSError(
+                    f"the model could not be written to {str(save_directory)!r} ({error}). What was there before is "
+                    "there still."
+                ) from error
