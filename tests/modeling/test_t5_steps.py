@@ -13,13 +13,15 @@ from pixelllm_hf.modeling import language_t5
 from pixelllm_hf.modeling.t5_steps import T5Steps
 
 
-def model_of(**text: Any) -> PixelLLMForGroundedGeneration:
+def model_of(*, reads_map: bool = False, **text: Any) -> PixelLLMForGroundedGeneration:
     torch.manual_seed(0)
+    prompt = PixelLLMConfig.for_tests().prompt_config.to_dict() | {"reads_map": reads_map}
     settings: dict[str, Any] = dict(
         vocab_size=60, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_decoder_layers=3, num_heads=4,
         decoder_start_token_id=0, feed_forward_proj="gated-gelu",
     )  # fmt: skip
-    model = PixelLLMForGroundedGeneration(PixelLLMConfig.for_tests(text_config=T5Config(**settings | text)))
+    config = PixelLLMConfig.for_tests(text_config=T5Config(**settings | text), prompt_config=prompt)
+    model = PixelLLMForGroundedGeneration(config)
     with torch.no_grad():
         for parameter in model.language_model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape))
@@ -82,6 +84,22 @@ def test_answers_are_those_of_the_modules(calls: list[int], monkeypatch: pytest.
     torch.testing.assert_close(quick.token_log_probs, plain.token_log_probs, equal_nan=True, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_prompts_of_one_image_that_read_its_map_are_answered_as_by_the_modules(
+    calls: list[int], monkeypatch: pytest.MonkeyPatch, beams: int
+):
+    model = model_of(reads_map=True)
+    boxes = torch.tensor([[[4.0, 4.0, 40.0, 60.0], [0.0, 0.0, 64.0, 30.0], [9.0, 9.0, 20.0, 20.0]]])
+    pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(5)) * 255
+    given = {"pixel_values": pixels, "prompt_boxes": boxes, "num_beams": beams, "max_new_tokens": 12}
+    quick = model.generate(**given)
+    assert calls and set(calls) == {3 * beams}
+    monkeypatch.setattr(language_t5, "_needs_modules", lambda device: True)
+    plain = model.generate(**given)
+    assert torch.equal(quick.sequences, plain.sequences)
+    torch.testing.assert_close(quick.coordinates, plain.coordinates, equal_nan=True, atol=1e-5, rtol=1e-5)
+
+
 def _hooked(model: Any, seen: list[Any]) -> Any:
     model.language_model.body.decoder.block[1].register_forward_hook(lambda *given: seen.append(1))
     return model
@@ -139,3 +157,18 @@ def test_a_copied_cache_goes_on_as_its_first(calls: list[int]):
             for one in (cache, again)
         ]
     assert torch.equal(*states) and again.get_seq_length() == cache.get_seq_length() == 4
+
+
+def test_rows_of_a_cache_may_be_repeated_and_chosen_between_steps(calls: list[int]):
+    model, memory = model_of(), torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(6))
+    tokens = torch.tensor([[0, 5, 9, 7], [0, 6, 8, 3]])
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    with torch.no_grad():
+        for token in tokens[:, :3].unbind(1):
+            model.language_model.decode(token[:, None], memory, None, cache=cache, use_cache=True)
+        cache.batch_repeat_interleave(2)
+        rows = torch.tensor([0, 0, 1, 1])
+        state, _ = model.language_model.decode(tokens[rows, 3:], memory[rows], None, cache=cache, use_cache=True)
+        whole, _ = model.language_model.decode(tokens, memory, None)
+    torch.testing.assert_close(state[:, 0], whole[rows, 3], atol=2e-5, rtol=2e-5)
+    assert calls == [2, 2, 4]

@@ -195,7 +195,8 @@ class TokenStatesMixin(GenerationMixin):
         recorder = current_recorder()
         if recorder is not None:
             recorder.reorder(beam_idx)
-        cache.reorder_cache(beam_idx)
+        # What the beams of a prompt see of it is one and the same, and the largest part of the cache.
+        getattr(cache, "self_attention_cache", cache).reorder_cache(beam_idx)
         return cache
 
 
