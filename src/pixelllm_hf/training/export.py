@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,22 @@ def save_folder(
     float32 from a file of half the size. The modules that compute locations are always stored in float32.
     """
     tensors = merged_state_dict(model) if lora is not None else whole_state_dict(model)
-    keep = tuple(f"{name}." for name in model._keep_in_fp32_modules_strict or ())
-    tensors = {name: _cast(t, torch.float32 if name.startswith(keep) else dtype) for name, t in tensors.items()}
-    model.save_pretrained(folder, state_dict=tensors)
+    model.save_pretrained(folder, state_dict=_cast(tensors, dtype, model._keep_in_fp32_modules_strict or ()))
     if lora is not None:
         save_adapter(model, lora, folder / "adapter")
     if processor is not None:
         processor.save_pretrained(folder)
 
 
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
+def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype, in_float32: Collection[str]) -> dict[str, Tensor]:
+    """The tensors in dtype, those of the modules in_float32 in float32; tied ones stay one, and are stored once."""
+    keep = tuple(f"{name}." for name in in_float32)
+    made: dict[Any, Tensor] = {}
+    cast = {}
+    for name, tensor in tensors.items():
+        to = torch.float32 if name.startswith(keep) else dtype
+        same = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, to)
+        if same not in made:
+            made[same] = tensor.detach().to(to) if tensor.is_floating_point() else tensor.detach()
+        cast[name] = made[same]
+    return cast
