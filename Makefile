@@ -45,8 +45,9 @@ browser:
 			chromium fonts-dejavu-core >/dev/null; } || echo "It cannot be installed; the browser tests are skipped."; \
 	fi
 
+# A file's tests stay together, since they share what is slow to make; each of the processes needs some 2 GB.
 test: $(VENV)/.dev browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -33,6 +33,7 @@ DEV = [
     "playwright>=1.60",
     "pycocotools>=2.0.8",
     "pytest>=9.0",
+    "pytest-xdist>=3.8",
     "ruff>=0.17",
     "scipy>=1.14",
     "segment-anything",  # whose own modules assembled models are held to
