@@ -393,7 +393,8 @@ def test_a_full_disk_is_said_in_one_line_and_the_same_command_goes_on(
 ):
     words = ["assemble", *(w for kind in parts for w in (f"--{kind}", parts[kind])), "--out", str(tmp_path / "made")]
     words += ["--quiet", "--image-size", str(SIDE), "--max-shard-size", "5MB"]
-    write, written = assembling.write_tensors, []
+    write = assembling.write_tensors
+    written: list[Path] = []
 
     def full(path: Path, *given: Any) -> None:
         if written:

@@ -61,7 +61,7 @@ def test_a_former_run_goes_on_exactly(tmp_path: Path) -> None:
 
 def test_a_recipe_may_lay_former_weights_over_a_model(tmp_path: Path) -> None:
     model = build_model("for_tests")
-    weight = torch.full_like(model.language_model.visual_projection[0].weight, 0.5)
+    weight = torch.full_like(model.get_parameter("language_model.visual_projection.0.weight"), 0.5)
     save_file({"visual_projection.0.weight": weight}, tmp_path / "weights.safetensors")
     model = build_model("for_tests", weights=[str(tmp_path / "weights.safetensors")])
-    assert torch.equal(model.language_model.visual_projection[0].weight, weight)
+    assert torch.equal(model.get_parameter("language_model.visual_projection.0.weight"), weight)

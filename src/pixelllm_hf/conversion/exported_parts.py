@@ -141,8 +141,9 @@ def write_onnx(model: PixelLLMForGroundedGeneration, folder: str | Path) -> dict
 
 def _sorted_in_onnx(values: Any, *, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
     """A detector's order of its cells, which torch's exporter does not know: of equals TopK, too, takes the first."""
-    from onnxscript import opset20 as op
+    from onnxscript import opset20
 
+    op: Any = opset20
     number = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))
     return op.TopK(values, number, axis=dim, largest=int(descending), sorted=1)
 

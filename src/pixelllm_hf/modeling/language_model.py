@@ -48,7 +48,8 @@ class GroundedLanguageModel(nn.Module):
     @classmethod
     def of(cls, config: PixelLLMConfig) -> GroundedLanguageModel:
         """The language model of a whole model's config, with new weights."""
-        return cls(config.text_config, config.prompt_config.output_dim)
+        family: Any = cls  # every family is made of these two
+        return family(config.text_config, config.prompt_config.output_dim)
 
     @classmethod
     def seen_width(cls, config: PixelLLMConfig) -> int:

@@ -85,7 +85,7 @@ class T5Steps:
         return self._biases[..., known - length :]
 
 
-def _is_plain(decoder: nn.Module) -> bool:
+def _is_plain(decoder: Any) -> bool:
     """Whether the decoder is T5's own, in evaluation and float32, and nobody listens to its modules."""
     if decoder.training or decoder.config._attn_implementation not in ("eager", "sdpa"):
         return False
