@@ -3,7 +3,8 @@
 python scripts/export_onnx.py --model tiny --out exported/tiny
 
 Writes vision.onnx (pixels to the fused map) and prompt.onnx (map and box to visual tokens), and prints the largest
-difference of each output as a share of its range; exit code 1 if one is beyond 1e-4.
+difference of each output as a share of its range; exit code 1 if one is beyond 1e-3, as of
+converted towers: square roots of a detector's smallest probabilities make much of a rounding.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pixelllm_hf.conversion.exported_parts import ExportError, exported, program
 from pixelllm_hf.extras import MissingExtraError
 from pixelllm_hf.inference import EMBEDDED, Captioner, ModelError
 
-TOLERANCE = 1e-4
+TOLERANCE = 1e-3
 
 
 def main() -> int:

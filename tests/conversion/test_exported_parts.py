@@ -15,6 +15,7 @@ from pixelllm_hf.conversion.exported_parts import (
     exported,
     onnx_differences,
     program_differences,
+    set_difference,
     write_onnx,
 )
 
@@ -76,6 +77,14 @@ def test_models_that_pool_detections_are_exported_with_them(tmp_path: Path):
     differences = write_onnx(model, tmp_path / "parts")
     assert set(differences) == {"fused_map", "detections", "visual_tokens", "cells"}
     assert max(differences.values()) < 1e-4
+
+
+def test_detections_are_compared_without_their_order_and_a_changed_one_is_seen():
+    cells = torch.rand(2, 2, 3, 5, generator=torch.Generator().manual_seed(0))
+    turned = cells.flatten(1, 2).flip(1).reshape(cells.shape)
+    assert set_difference(turned.numpy(), cells.numpy()) == 0
+    turned[1, 0, 0, 2] += 0.5
+    assert set_difference(turned.numpy(), cells.numpy()) > 0.1
 
 
 def test_what_cannot_be_exported_is_said_before_anything_is_written(tmp_path: Path):
