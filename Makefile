@@ -45,9 +45,13 @@ browser:
 			chromium fonts-dejavu-core >/dev/null; } || echo "It cannot be installed; the browser tests are skipped."; \
 	fi
 
-# A file's tests stay together, since they share what is slow to make; each of the processes needs some 2 GB.
+# The page first and alone: a browser that waits for its share of a processor loses clicks. Then the rest in several
+# processes, of which each needs some 2 GB; a file's tests stay together, since they share what is slow to make.
 test: $(VENV)/.dev browser
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	@failed=0; \
+	$(BIN)/python -m pytest tests/space || failed=1; \
+	$(BIN)/python -m pytest --ignore tests/space -n auto --maxprocesses 4 --dist loadfile || failed=1; \
+	exit $$failed
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

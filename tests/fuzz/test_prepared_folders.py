@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
@@ -23,8 +24,9 @@ def prepared(tmp_path_factory) -> Path:
     disable_progress_bars()
     folder = tmp_path_factory.mktemp("prepared")
     (folder / "images").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (4, 16, 20, 3), np.uint8)
     for n in range(4):
-        Image.effect_noise((20, 16), 90).convert("RGB").save(folder / "images" / f"{n}.png")
+        Image.fromarray(noise[n]).save(folder / "images" / f"{n}.png")
     images = [{"id": n, "file_name": f"{n}.png", "width": 20, "height": 16} for n in range(4)]
     captions = [{"image_id": n, "caption": "a car"} for n in range(4)]
     (folder / "captions.json").write_text(json.dumps({"images": images, "annotations": captions}))

@@ -102,13 +102,24 @@ def visit(chromium: Any) -> Iterator[Callable[..., Visit]]:
         one.check()
 
 
+def select(page: Any, group: str, label: str) -> None:
+    """Choose a radio button: a page that draws itself anew may lose the click, which `check` does not repeat."""
+    radio = page.locator(group).get_by_label(label, exact=True)
+    for _ in range(10):
+        radio.click()
+        for _ in range(20):
+            if radio.is_checked():
+                return
+            page.wait_for_timeout(100)
+    raise AssertionError(f"{label} of {group} cannot be chosen")
+
+
 def show_unanswered(page: Any, choose: Callable[[], None]) -> None:
     """Have an image chosen and not asked about, which choosing it does else: the task wants a phrase meanwhile."""
-    task = page.locator("#task")
-    task.get_by_label("Find", exact=True).check()
+    select(page, "#task", "Find")
     choose()
     page.wait_for_selector("#status:has-text('Write what to find')")
-    task.get_by_label("Describe", exact=True).check()
+    select(page, "#task", "Describe")
 
 
 def screenshot(page: Any, name: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from .browser import Visit, screenshot, show_unanswered
+from .browser import Visit, screenshot, select, show_unanswered
 from .running_demo import LIMITS, SCENE, image_bytes
 
 SCENE_SIZE = (300, 216)
@@ -32,7 +32,7 @@ def open_scene(demo: Any, visit: Callable[..., Visit]) -> Callable[..., Any]:
 
 def ask(page: Any, task: str, note: str, *, phrase: str = "") -> None:
     """Choose a task, ask, and wait for the whole answer, of which the status line says `note` (a pattern)."""
-    page.locator("#task").get_by_label(task, exact=True).check()
+    select(page, "#task", task)
     if phrase:
         page.fill("#phrase textarea", phrase)
     page.click("#ask")

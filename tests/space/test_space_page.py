@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from .browser import Visit, show_unanswered
+from .browser import Visit, select, show_unanswered
 from .running_demo import image_bytes
 
 SIDES = ("left", "top", "right", "bottom")
@@ -30,7 +30,7 @@ def open_page(demo: Any, visit: Callable[..., Visit]) -> Callable[..., Any]:
 
 
 def choose(page: Any, task: str) -> None:
-    page.locator("#task").get_by_label(task, exact=True).check()
+    select(page, "#task", task)
 
 
 def answered(page: Any, note: str) -> None:
@@ -98,7 +98,7 @@ def test_answers_can_be_taken_away(open_page, tmp_path, form):
     page.click("#ask")
     answered(page, "words in")
     page.get_by_role("button", name="Take it with you").click()
-    page.locator("#format").get_by_label(form, exact=True).check()
+    select(page, "#format", form)
     page.click("#make-file")
     page.wait_for_selector("#file a[download]")
     with page.expect_download() as download:
