@@ -15,7 +15,7 @@ import pytest
 from datasets import disable_progress_bars
 from PIL import Image
 
-from pixelllm_hf.data import prepare_format, read_prepared
+from pixelllm_hf.data import prepare_format, read_prepared, shard_reading
 from pixelllm_hf.data.prepared_folder import PreparedFolderError
 
 
@@ -69,3 +69,12 @@ def test_damaged_folders_are_refused_or_give_all_rows(fuzz, fuzz_inputs, prepare
         fuzz.must(ids == ["0", "1", "2", "3"], f"rows {ids}")
 
     fuzz.run(attempt, make, fuzz_inputs, typed=[PreparedFolderError], megabytes=512).check()
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_shard_that_gives_fewer_rows_than_its_footer_counts_is_damaged(prepared, monkeypatch, streaming):
+    # One flipped bit of a footer makes Arrow say that a group has no rows, and no checksum covers it.
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *given, **options: iter(()))
+    monkeypatch.setattr(shard_reading, "load_dataset", lambda *given, **options: [])
+    with pytest.raises(PreparedFolderError, match="0 rows of 2"):
+        list(read_prepared(prepared / "whole", streaming=streaming))
