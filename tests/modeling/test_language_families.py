@@ -33,6 +33,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
         vocab_size=99, n_embd=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=1, initializer_range=0.3,
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
     ),
+    # one head of keys and values for all queries
+    "falcon": {**{n: v for n, v in LLAMA.items() if "key_value" not in n and n != "head_dim"}, "multi_query": True},
+    # words of another width than the layers
+    "opt": {**{n: v for n, v in LLAMA.items() if n not in ("head_dim", "num_key_value_heads", "initializer_range")},
+            **dict(ffn_dim=48, word_embed_proj_dim=16, do_layer_norm_before=False, init_std=0.3, dropout=0.0,
+                   max_position_embeddings=64)},
 }  # fmt: skip
 ALIKE = dict(atol=2e-4, rtol=2e-4, equal_nan=True)
 
@@ -209,10 +215,59 @@ def test_a_given_cache_gives_locations_from_predicting_states_too(small_inputs):
     torch.testing.assert_close(more.coordinates[:, 1:], one_pass[:, 1:], **ALIKE)
 
 
-@pytest.mark.parametrize("model_type", ["mamba", "bert", "vit", "bloom", "cohere"])
+WINDOW = LLAMA | {"sliding_window": 4}
+AS_TRANSFORMERS: dict[str, dict[str, Any]] = {
+    **{family: FAMILIES[family] for family in ("llama", "qwen3", "gpt2", "falcon", "opt")},
+    "mistral": WINDOW,
+    "gemma2": WINDOW | {"query_pre_attn_scalar": 8},
+    "gemma3_text": WINDOW | {"num_hidden_layers": 6},
+    "qwen2": WINDOW | {"use_sliding_window": True, "max_window_layers": 1},
+    "cohere": LLAMA | {"logit_scale": 0.3},
+    "granite": LLAMA | {"logits_scaling": 7.0, "embedding_multiplier": 3.0},
+    "gpt_neox": {name: value for name, value in LLAMA.items() if name not in ("head_dim", "num_key_value_heads")},
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", AS_TRANSFORMERS)
+def test_scores_are_those_of_transformers_own_model(family):
+    torch.manual_seed(0)
+    text = {"model_type": family, **AS_TRANSFORMERS[family]}
+    model = PixelLLMForGroundedGeneration(PixelLLMConfig.for_tests(text_config=text, proposal_head_config=None)).eval()
+    language = model.language_model
+    words = torch.tensor([[2, 5, 17, 3], [2, 8, 2, 1]])
+    prompt = torch.randn(2, 5, language.get_input_embeddings().embedding_dim)
+    states, _ = language.decode(words, *language.prefill(prompt))
+    whole = torch.cat([prompt, language.get_input_embeddings()(words)], dim=1)
+    expected = language.body(inputs_embeds=whole).logits[:, 5:]
+    torch.testing.assert_close(language.logits(states), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_layers_with_a_window_do_not_see_beyond_it_with_any_cache(small_inputs):
+    model = made("gemma2")
+    assert model.config.text_config.sliding_window == 4
+    ways = [{}, {"cache_implementation": "static"}, {"use_cache": False}]
+    written = [model.generate(**small_inputs, max_new_tokens=7, eos_token_id=None, **way).sequences for way in ways]
+    assert torch.equal(written[0], written[1]) and torch.equal(written[0], written[2])
+
+
+@pytest.mark.parametrize(
+    ("family", "block"),
+    [("t5", "T5Block"), ("llama", "LlamaDecoderLayer"), ("gpt2", "GPT2Block"), ("falcon", "FalconDecoderLayer")],
+)
+def test_blocks_of_every_family_stay_together_on_a_device_and_as_a_shard(family, block):
+    model = made(family)
+    assert {block, "SamBlock", "Eva02Block"} <= set(model._no_split_modules)
+    assert any(type(module).__name__ == block for module in model.language_model.modules())
+
+
+@pytest.mark.parametrize(
+    "model_type",
+    ["mamba", "bert", "vit", "bloom", "ctrl", "modernbert-decoder", "git", "gemma3n_text", "deepseek_v3"],
+)
 def test_what_cannot_be_a_language_model_is_refused_by_name(model_type):
     with pytest.raises((ValueError), match=rf"{model_type}.*(llama|Llama)"):
-        config = PixelLLMConfig.for_tests(text_config={"model_type": model_type})
+        config = PixelLLMConfig.for_tests(text_config={"model_type": model_type, "bos_token_id": 2, "eos_token_id": 1})
         with torch.device("meta"):
             PixelLLMForGroundedGeneration(config)
 

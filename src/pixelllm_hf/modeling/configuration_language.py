@@ -45,6 +45,8 @@ class PixelLLMPrefixDecoderConfig(PreTrainedConfig):
 
 PREFIX_DECODER = PixelLLMPrefixDecoderConfig.model_type
 T5_FAMILY = ("t5", "mt5", "umt5")
+_NEVER_SAY_SO = ("gpt_neox", "gpt_neox_japanese")  # decoders whose configs have an is_decoder, and leave it False
+_OF_A_LANGUAGE_MODEL = {"attn_config", "ffn_config"}  # parts that a config of a language model alone may have
 
 
 def is_language_model(text: PreTrainedConfig) -> bool:
@@ -52,7 +54,7 @@ def is_language_model(text: PreTrainedConfig) -> bool:
     transformers' `AutoModelForCausalLM` makes, if it writes and all its layers attend."""
     return text.model_type in (*T5_FAMILY, PREFIX_DECODER) or (
         text.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-        and getattr(text, "is_decoder", True) is not False
+        and (getattr(text, "is_decoder", True) is not False or text.model_type in _NEVER_SAY_SO)
         and set(getattr(text, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
     )
 
@@ -75,6 +77,11 @@ def language_config(text: Any) -> Any:
         raise ValueError(
             f"model_type {text.model_type!r} is a model of several parts. Give the config of its language model, of "
             f"model_type {inner.model_type!r}, as text_config."
+        )
+    if parts := set(type(text).sub_configs) - _OF_A_LANGUAGE_MODEL:
+        raise ValueError(
+            f"model_type {text.model_type!r} has several parts ({', '.join(sorted(parts))}), and none of them "
+            "is a language model by itself. Choose another text_config: llama, qwen3, gemma2 and gpt2 are some."
         )
     start, pad = (getattr(text, name, None) for name in ("decoder_start_token_id", "pad_token_id"))
     if start is not None and pad is not None:

@@ -181,8 +181,9 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
             text = copy.deepcopy(text)
             text.num_hidden_layers = depth
         if getattr(text, "sliding_window", None) is not None or getattr(text, "layer_types", None):
-            text = copy.deepcopy(text)  # prompts and answers are shorter than windows: nothing of them is forgotten
-            text.sliding_window, text.layer_types = None, None
+            # A cache of answers forgets nothing: what a window hides is masked. Some configs would not take None.
+            text = copy.deepcopy(text)
+            vars(text).update(sliding_window=None, layer_types=["full_attention"] * text.num_hidden_layers)
         return text
 
     def _check_detection_maps(self) -> None:

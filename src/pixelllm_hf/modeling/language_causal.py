@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from .configuration_pixelllm import PixelLLMConfig
 from .language_model import GroundedLanguageModel, full_encoder_mask, make_visual_projection
 from .model_output import LayerOutputs
 from .prompt_memory import answers_of, packed_memory, unpacked_memory, with_cells
@@ -21,7 +22,7 @@ _PROJECTIONS = {
     "q": ("q_proj", "c_attn", "qkv_proj", "query_key_value", "Wqkv"),
     "k": ("k_proj", "c_attn", "qkv_proj", "query_key_value", "Wqkv"),
     "v": ("v_proj", "c_attn", "qkv_proj", "query_key_value", "Wqkv"),
-    "o": ("o_proj", "out_proj", r"attn\.c_proj", r"attention\.dense"),
+    "o": ("o_proj", "out_proj", r"attn\.c_proj", r"(?:self_)?(?:attention|attn)\.dense"),
 }
 
 
@@ -29,19 +30,14 @@ class CausalLanguageModel(GroundedLanguageModel):
     """Llama, Qwen, Gemma, GPT-2 and their like as they are, with visual tokens before the words of the prompt.
 
     What an answer sees of its prompt are the keys and values that each layer made of it, the same at every step:
-    `prefill` makes them once, (R,S,layers,2,heads*width), `decode` reads them. A token's position is its number among
-    the valid ones before it, whatever padding stands between prompt and answer. Layers with an attention window see
-    everything all the same: prompts and answers are shorter than windows.
+    `prefill` makes them once, (R,S,layers,2,heads,width), `decode` reads them. A token's position is its number among
+    the valid ones before it, whatever padding stands between prompt and answer; windows of attention count positions.
     """
 
     def __init__(self, config: Any, visual_width: int):
         super().__init__(config)
         self.body = AutoModelForCausalLM.from_config(config)
-        missing = {"inputs_embeds", "attention_mask", "position_ids", "cache"} - set(
-            inspect.signature(self.body.base_model.forward).parameters
-        )
-        if missing or getattr(config, "logit_scale", None) or getattr(config, "logits_scaling", None):
-            why = f"it takes no {', '.join(sorted(missing))}" if missing else "it scales its scores"
+        if why := _unlike_others(self.body):
             raise ValueError(
                 f"a text_config of model_type {config.model_type!r} cannot be the language model here: {why}. Llama, "
                 "Qwen, Gemma and GPT-2 can, and most that are built like them."
@@ -50,7 +46,11 @@ class CausalLanguageModel(GroundedLanguageModel):
 
     @property
     def width(self) -> int:
-        return self.config.hidden_size
+        return word_width(self.config)
+
+    @classmethod
+    def seen_width(cls, config: PixelLLMConfig) -> int:
+        return word_width(config.text_config)
 
     @property
     def tied_weights(self) -> dict[str, str]:
@@ -88,9 +88,9 @@ class CausalLanguageModel(GroundedLanguageModel):
             mask = torch.cat([mask, self.text_mask(input_ids, attention_mask)], dim=1)
         length = embeddings.shape[1]
         seen = mask[:, None, None, :] & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        positions = _positions(mask)
         cache = DynamicCache()
-        output = self._run(embeddings, seen, positions, cache, layers)
+        output = self._run(embeddings, seen, positions, positions, cache, layers)
         if layers is not None:
             layers.keep("encoder", output)
         kept = [(layer.keys, layer.values) for layer in cache.layers if isinstance(layer, DynamicLayer)]
@@ -116,7 +116,7 @@ class CausalLanguageModel(GroundedLanguageModel):
         no word sees it; nor do the masks, one for each kind of layer, that transformers makes for a static cache."""
         cache, of_text, start = answers_of(cache, use_cache)
         readable = full_encoder_mask(encoder_mask, encoder_states)
-        memory = unpacked_memory(encoder_states, self._num_heads)
+        memory = unpacked_memory(encoder_states)
         cached = Cache(layers=[_PromptLayer(keys, values, of_text, i) for i, (keys, values) in enumerate(memory)])
         steps = torch.arange(decoder_input_ids.shape[1], device=decoder_input_ids.device) + start
         if isinstance(decoder_mask, Tensor) and decoder_mask.ndim == 4:
@@ -132,8 +132,12 @@ class CausalLanguageModel(GroundedLanguageModel):
             ],
             dim=-1,
         )
-        positions = readable.sum(1, keepdim=True) + steps
-        output = self._run(self.get_input_embeddings()(decoder_input_ids), seen, positions, cached, layers)
+        before = readable.sum(1, keepdim=True)
+        of_keys = torch.cat(
+            [_positions(readable), before + torch.arange(text_mask.shape[-1], device=steps.device)], dim=1
+        )
+        embeddings = self.get_input_embeddings()(decoder_input_ids)
+        output = self._run(embeddings, seen, before + steps, of_keys, cached, layers)
         if layers is not None:
             if layers.hidden_states is not False:
                 layers.kept["decoder_hidden_states"] = tuple(output.hidden_states)
@@ -145,6 +149,8 @@ class CausalLanguageModel(GroundedLanguageModel):
     def logits(self, states: Tensor) -> Tensor:
         """states (…,C) -> scores of the next token (…,V)."""
         scores = self.get_output_embeddings()(states)
+        scores = scores * (getattr(self.config, "logit_scale", None) or 1.0)  # Cohere's
+        scores = scores / (getattr(self.config, "logits_scaling", None) or 1.0)  # Granite's
         cap = getattr(self.config, "final_logit_softcapping", None)
         return scores if cap is None else cap * (scores / cap).tanh()
 
@@ -152,28 +158,76 @@ class CausalLanguageModel(GroundedLanguageModel):
     def lora_pattern(cls, targets: Sequence[str]) -> str:
         return rf"body\.{projection_pattern(targets)}"
 
-    @property
-    def _num_heads(self) -> int:
-        return getattr(self.config, "num_key_value_heads", None) or self.config.num_attention_heads
-
     def _run(
-        self, embeddings: Tensor, seen: Tensor, positions: Tensor, cache: Cache, layers: LayerOutputs | None
+        self,
+        embeddings: Tensor,
+        seen: Tensor,
+        positions: Tensor,
+        of_keys: Tensor,
+        cache: Cache,
+        layers: LayerOutputs | None,
     ) -> Any:
-        """The body on embeddings (R,T,C) at positions (R,T), each seeing what seen (R,1,T,K) says."""
-        additive = torch.zeros(seen.shape, dtype=embeddings.dtype, device=seen.device)
-        additive = additive.masked_fill(~seen, torch.finfo(embeddings.dtype).min)
+        """The body on embeddings (R,T,C) at positions (R,T), each seeing of the keys at of_keys (R,K) what seen
+        (R,1,T,K) says."""
         asked = {}
         if layers is not None:
             asked = {"output_attentions": layers.attentions, "output_hidden_states": layers.hidden_states is not False}
         with _without_checkpointing(self.body):
             return self.body.base_model(
                 inputs_embeds=embeddings,
-                attention_mask=additive,
+                attention_mask=self._masks(seen, positions, of_keys, embeddings.dtype),
                 position_ids=positions,
                 cache=cache,
                 use_cache=True,
                 **asked,
             )
+
+    def _masks(self, seen: Tensor, positions: Tensor, of_keys: Tensor, dtype: torch.dtype) -> Any:
+        """What is added to the scores of attention, (R,1,T,K); where only some layers have a window, by their kind."""
+        window, kinds = (getattr(self.config, name, None) for name in ("sliding_window", "layer_types"))
+        everything = _additive(seen, dtype)
+        if window is None or of_keys.shape[1] <= window or (kinds and "sliding_attention" not in kinds):
+            return everything
+        near = positions[:, None, :, None] - of_keys[:, None, None, :] < window
+        within = _additive(seen & near, dtype)
+        return {"full_attention": everything, "sliding_attention": within} if kinds else within
+
+
+def word_width(config: Any) -> int:
+    """How wide the words of a causal model are, where they go in and where they come out."""
+    return getattr(config, "word_embed_proj_dim", None) or config.hidden_size  # OPT's may be another than its layers'
+
+
+def _unlike_others(body: Any) -> str:
+    """Why a causal model of transformers cannot be run as the others are, "" if it can."""
+    needed = {"inputs_embeds", "attention_mask", "position_ids", "cache"}
+    if missing := needed - set(inspect.signature(body.base_model.forward).parameters):
+        return f"it takes no {', '.join(sorted(missing))}"
+    output = body.get_output_embeddings()
+    apart = [part for part in body.children() if part is not body.base_model and part is not output]
+    if output not in body.children() or any(True for part in apart for _ in part.parameters()):
+        return "more than one layer makes its scores"
+    if body.config.model_type in _MASKS_OF_THEIR_OWN:
+        return "it does not take what its words see of each other"
+    return next((why for setting, why in _OF_FEW if getattr(body.config, setting, None)), "")
+
+
+_MASKS_OF_THEIR_OWN = ("ctrl",)
+_OF_FEW = (
+    ("alibi", "it counts distances itself, padding among them"),
+    ("hidden_size_per_layer_input", "each of its layers looks words up, which visual tokens are not"),
+    ("num_kv_shared_layers", "some of its layers keep no keys and values of their own"),
+    ("kv_lora_rank", "its keys and values are not equally wide"),
+)
+
+
+def _positions(valid: Tensor) -> Tensor:
+    """The numbers of the valid ones (R,T) bool of each row; padding has that of the last before it."""
+    return (valid.cumsum(1) - 1).clamp(min=0)
+
+
+def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
 
 
 def projection_pattern(targets: Sequence[str]) -> str:

@@ -200,7 +200,7 @@ class PrefixDecoderLanguageModel(GroundedLanguageModel):
         """
         cache, of_text, start = answers_of(cache, use_cache)
         encoder_mask = full_encoder_mask(encoder_mask, encoder_states)
-        memory = unpacked_memory(encoder_states, self.config.num_attention_heads)
+        memory = unpacked_memory(encoder_states)
         x, mask = self.embedding(decoder_input_ids, start), None
         for i, (layer, (memory_keys, memory_values)) in enumerate(zip(self.layers, memory, strict=True)):
             keys, values = layer.attention.keys_values(x)

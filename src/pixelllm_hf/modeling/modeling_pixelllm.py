@@ -26,7 +26,7 @@ from .language_t5 import T5PrefixLanguageModel
 from .mask_head import MaskHead, MaskHeadOutput, check_one_width
 from .model_output import LayerOutputs, PixelLLMOutput
 from .point_head import PointHead, PointHeadOutput
-from .pretrained_pixelllm import PixelLLMPreTrainedModel, ShownToTrainer
+from .pretrained_pixelllm import PixelLLMPreTrainedModel, ShownToTrainer, blocks_of
 from .prompt_encoder import PromptEncoder
 from .prompt_feature_extractor import ChannelDropout, PromptFeatureExtractor, PromptFeatures
 from .prompt_pooling import PromptPooling
@@ -84,6 +84,7 @@ class PixelLLMForGroundedGeneration(PixelLLMPreTrainedModel, GroundedGenerationM
             if part is not None:
                 part.float()  # also where a model is made in half precision and not loaded
         self.post_init()
+        self._no_split_modules = blocks_of(self)
         if self.generation_config is not None:
             self.generation_config.return_dict_in_generate = True
             self.generation_config._from_model_config = False  # else options of our own would get lost when saved

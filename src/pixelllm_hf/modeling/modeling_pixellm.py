@@ -21,7 +21,7 @@ from .feature_pyramid import map_neck
 from .initialized_layers import InitializesItself
 from .language_causal import projection_pattern
 from .losses import IGNORE_INDEX
-from .pretrained_pixelllm import ShownToTrainer
+from .pretrained_pixelllm import ShownToTrainer, blocks_of
 from .prompt_rows import check_rows, check_text_mask
 from .reasoning_generation import ReasoningGenerationMixin
 from .target_masks import target_mask_loss
@@ -106,6 +106,7 @@ class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel, ReasoningGeneratio
                 "(resize_token_embeddings for a model that is loaded)."
             )
         self.post_init()
+        self._no_split_modules = blocks_of(self)
         if self.generation_config is not None:
             self.generation_config._from_model_config = False  # else options of our own would get lost when saved
 

@@ -133,6 +133,13 @@ class PixelLLMPreTrainedModel(CheckedModel, PreTrainedModel):
 register_checkpoint_conversion_mapping(PixelLLMConfig.model_type, former_names(), overwrite=True)
 
 
+def blocks_of(model: PreTrainedModel) -> set[str]:
+    """Names of the classes of blocks that stay on one device and are sharded as one: the model's, and those of every
+    model of transformers within it. transformers itself asks only the parts that are such models directly."""
+    within = (part._no_split_modules or () for part in model.modules() if isinstance(part, PreTrainedModel))
+    return {name for names in within for name in names}
+
+
 class ShownToTrainer:
     """A `forward` as transformers' `Trainer` should see it, which reads two things off its arguments.
 
@@ -184,4 +191,4 @@ def _reference(cls: type) -> str:
     return f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}"
 
 
-__all__ = ["PixelLLMPreTrainedModel", "ShownToTrainer"]
+__all__ = ["PixelLLMPreTrainedModel", "ShownToTrainer", "blocks_of"]

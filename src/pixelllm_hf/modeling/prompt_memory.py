@@ -17,15 +17,15 @@ def with_cells(visual_tokens: Tensor, cells: Tensor | None) -> Tensor:
 
 
 def packed_memory(kept: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Keys and values (R,heads,S,head_dim) of every layer -> (R,S,layers,2,C), whose rows may be repeated, selected and
-    sorted like any others."""
+    """Keys and values (R,heads,S,head_dim) of every layer -> (R,S,layers,2,heads,head_dim), whose rows may be repeated,
+    selected and sorted like any others."""
     memory = torch.stack([torch.stack(pair, dim=1) for pair in kept], dim=1)  # R,layers,2,heads,S,head_dim
-    return memory.permute(0, 4, 1, 2, 3, 5).flatten(-2)
+    return memory.permute(0, 4, 1, 2, 3, 5)
 
 
-def unpacked_memory(memory: Tensor, num_heads: int) -> Tensor:
+def unpacked_memory(memory: Tensor) -> Tensor:
     """The way back: (layers,2,R,heads,S,head_dim)."""
-    return memory.unflatten(-1, (num_heads, -1)).permute(2, 3, 0, 4, 1, 5)
+    return memory.permute(2, 3, 0, 4, 1, 5)
 
 
 def answers_of(cache: Cache | None, use_cache: bool) -> tuple[Cache | None, Cache | None, int | Tensor]:
