@@ -32,6 +32,28 @@ def test_the_auto_classes_give_those_of_the_table(checkpoint: Path):
     assert type(AutoImageProcessor.from_pretrained(checkpoint)) is family.image_processor_class
 
 
+@pytest.mark.parametrize(
+    "method", ["LoraConfig", "AdaLoraConfig", "LoHaConfig", "LoKrConfig", "VeraConfig", "BOFTConfig"]
+)
+def test_peft_adapts_queries_and_values_where_nobody_says_what(checkpoint: Path, method: str):
+    peft = pytest.importorskip("peft")
+    settings = {"AdaLoraConfig": {"total_step": 5}, "BOFTConfig": {"boft_block_size": 2}}.get(method, {})
+    adapted = peft.get_peft_model(AutoModel.from_pretrained(checkpoint), getattr(peft, method)(**settings))
+    names = adapted.targeted_module_names
+    assert names and all(name.startswith("language_model.") and name[-6:] != "k_proj" for name in names)
+
+
+def test_any_part_of_a_model_may_be_saved_with_an_adapter(checkpoint: Path):
+    peft, torch = pytest.importorskip("peft"), pytest.importorskip("torch")
+    plain = AutoModel.from_pretrained(checkpoint)
+    side = plain.config.image_size
+    for part, _ in plain.named_children():
+        if part != "language_model":
+            model = AutoModel.from_pretrained(checkpoint)
+            adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, modules_to_save=[part])).get_base_model()
+            assert adapted.get_image_features(torch.rand(1, 3, side, side)) is not None
+
+
 def test_the_package_exports_every_class_of_the_table():
     for family in FAMILIES.values():
         for cls in (family.config_class, family.model_class, family.processor_class, family.image_processor_class):

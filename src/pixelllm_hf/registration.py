@@ -83,11 +83,17 @@ def _register_pipeline(pipelines: Any, pipeline: Any) -> None:
     )
 
 
-def _register_lora_targets(constants: Any, *_: Any) -> None:
-    """What peft adapts of our models where `target_modules` says nothing."""
+def _register_adapter_targets(constants: Any, *_: Any) -> None:
+    """What peft adapts of our models where `target_modules` says nothing: by LoRA, by AdaLoRA, and by every method that
+    adapts of T5 what LoRA does."""
+    of_lora = constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    alike = [constants.TRANSFORMERS_MODELS_TO_ADALORA_TARGET_MODULES_MAPPING]
+    for name, known in vars(constants).items():
+        if name.endswith("_TARGET_MODULES_MAPPING") and known.get("t5") == of_lora["t5"]:
+            alike.append(known)
     for family in FAMILIES.values():
-        known = constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-        known.setdefault(family.config_class.model_type, family.model_class.default_lora_pattern())
+        for known in alike:
+            known.setdefault(family.config_class.model_type, family.model_class.default_lora_pattern())
 
 
 REGISTRATIONS = (
@@ -96,7 +102,7 @@ REGISTRATIONS = (
     Registration(_AUTO + "image_processing_auto", (*_CONFIGURATIONS, *_IMAGE_PROCESSORS), _register_image_processors),
     Registration(_AUTO + "processing_auto", (*_CONFIGURATIONS, *_PROCESSORS), _register_processors),
     Registration("transformers.pipelines", modules_of([PIPELINE]), _register_pipeline),
-    Registration("peft.utils.constants", (*_CONFIGURATIONS, *_MODELS), _register_lora_targets),
+    Registration("peft.utils.constants", (*_CONFIGURATIONS, *_MODELS), _register_adapter_targets),
 )
 
 

@@ -177,7 +177,7 @@ def test_the_columns_that_stay_are_those_of_rows(parts):
     model, processor = parts
     before = set(inspect.signature(model.forward).parameters)
     GroundedCollator.for_model(model, processor)
-    assert set(inspect.signature(model.forward).parameters) == before | set(GROUNDED_FEATURES)
+    assert set(inspect.signature(model.forward).parameters) == before | set(GROUNDED_FEATURES) | {"length"}
     assert "self" not in before and "image" not in inspect.signature(type(model).forward).parameters
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,35 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_a_lora_for_another_base_is_refused_by_name(adapters: dict[str, Path], kind: str, text: Any, said: str):
     with pytest.raises(ValueError, match="a LoRA for another base: .*" + said):
         peft.PeftModel.from_pretrained(model_of(text), adapters[kind])
+
+
+def test_transformers_own_loading_refuses_it_too_and_leaves_the_model_without(
+    adapters: dict[str, Path], tmp_path: Path
+):
+    for text, said in (
+        (t5(3), "it lacks"),
+        (t5(1), "no place for"),
+        (t5(width=48), "another width"),
+        (llama(), "no pl"),
+    ):
+        model = model_of(text)
+        with pytest.raises(ValueError, match=f"LoRA for another base: .*{said}"):
+            model.load_adapter(str(adapters["t5"]))
+        assert not any(".lora_" in name or "modules_to_save" in name for name in model.state_dict())
+    model_of(llama()).save_pretrained(tmp_path / "base")
+    folder = shutil.copytree(adapters["t5"], tmp_path / "adapter")
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = str(tmp_path / "base")
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="LoRA for another base"):
+        PixelLLMForGroundedGeneration.from_pretrained(folder)
+
+
+def test_transformers_own_loading_takes_the_right_lora(adapters: dict[str, Path]):
+    model = model_of(t5())
+    model.load_adapter(str(adapters["t5"]))
+    expected = peft.PeftModel.from_pretrained(model_of(t5()), adapters["t5"]).get_base_model().state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
 
 
 def test_a_second_adapter_for_another_base_is_refused_and_the_first_goes_on(adapters: dict[str, Path], tmp_path: Path):

@@ -88,3 +88,23 @@ def test_a_state_dict_with_former_names_loads_strictly(small_model, wrapped: boo
 def test_names_of_the_projection_alone_change_and_only_once(name: str, today: str):
     assert current_name(name) == today
     assert current_names({name: 1}) == {today: 1}
+
+
+def test_an_adapter_that_was_saved_with_the_former_projection_loads(small_checkpoint: Path, tmp_path: Path):
+    peft = pytest.importorskip("peft")
+    settings = peft.LoraConfig(r=2, modules_to_save=["visual_projection"])
+    trained = peft.get_peft_model(PixelLLMForGroundedGeneration.from_pretrained(small_checkpoint), settings)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            if parameter.requires_grad:
+                parameter.normal_()
+    trained.save_pretrained(tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = {name.replace(TODAY, "visual_projection."): tensor for name, tensor in load_file(file).items()}
+    assert "base_model.model.visual_projection.0.weight" in tensors
+    save_file(tensors, file, metadata={"format": "pt"})
+    base = PixelLLMForGroundedGeneration.from_pretrained(small_checkpoint)
+    assert_same(peft.PeftModel.from_pretrained(base, tmp_path), trained)
+    base = PixelLLMForGroundedGeneration.from_pretrained(small_checkpoint)
+    base.load_adapter(str(tmp_path))
+    assert_same(base, trained.get_base_model())

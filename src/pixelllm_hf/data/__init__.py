@@ -26,6 +26,7 @@ _HOMES = {
     "parquet_shards": ("prepare_format", "prepare_shards"),
     "prepared_folder": ("read_prepared",),
     "plain_pickle": ("load_plain_pickle",),
+    "question_collator": ("QuestionCollator",),
     "reason_seg": ("read_reason_seg",),
     "referring_expressions": ("read_referring_expressions",),
     "tokenizer_training": ("train_tokenizer",),

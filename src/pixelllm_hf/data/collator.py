@@ -28,7 +28,8 @@ from pixelllm_hf.processing.target_tokens import target_token_ids
 from pixelllm_hf.processing.tasks import TASK_SPECS
 
 _CROP_ATTEMPTS = 3
-_COLUMNS = ("image", "image_id", "width", "height", "task", "prompts")  # of `GROUNDED_FEATURES`
+# Of `GROUNDED_FEATURES`, and the one by which Trainer may group rows; the collator leaves it alone.
+_COLUMNS = ("image", "image_id", "width", "height", "task", "prompts", "length")
 
 Alignment = Literal["rank", "text"]
 

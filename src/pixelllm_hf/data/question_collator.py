@@ -22,15 +22,16 @@ class QuestionCollator(GroundedCollator):
     the answer stands and -100 elsewhere; mask_labels (K, S, S) uint8, 1 inside, in canvas pixels: the targets of all
     answers in the order they are written, without those that truncation has cut off.
 
-    Arguments as in `GroundedCollator`; max_context_tokens counts the template, and not the image's tokens. A longer
-    question is cut. Rows are of task "reason": answers that point at nothing, as conversations have them, too.
+    Arguments as in `GroundedCollator`; max_context_tokens counts the template, and not the image's tokens, and is as
+    many as the processor's max_prompt_tokens unless given. A longer question is cut. Rows are of task "reason": answers
+    that point at nothing, as conversations have them, too.
     """
 
     processor: Any
 
     @classmethod
     def for_processor(cls, processor: Any, **settings: Any) -> QuestionCollator:
-        made = super().for_processor(processor, **settings)
+        made = super().for_processor(processor, **{"max_context_tokens": processor.max_prompt_tokens} | settings)
         assert isinstance(made, QuestionCollator)
         if not made.pixels or made.pack:
             raise ValueError(

@@ -5,7 +5,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from .adapter_weights import check_adapters
+from .adapter_weights import AdapterMismatchError, check_adapters, check_loaded_adapter, remove_adapter
 from .model_folder import (
     check_config_file,
     check_finite,
@@ -97,6 +97,18 @@ class CheckedModel:
         if any(".lora_" in name for name in state_dict):
             check_adapters(self.state_dict(), state_dict, prefix)  # type: ignore[attr-defined]
         super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[misc]
+
+    def load_adapter(self, peft_model_id: Any = None, adapter_name: str | None = None, **kwargs: Any) -> Any:
+        """As transformers', which `from_pretrained` of an adapter's folder calls. A LoRA for another base is an
+        `AdapterMismatchError`, and the model is then without it."""
+        kwargs["ignore_mismatched_sizes"] = True  # in the error are names and shapes
+        info = super().load_adapter(peft_model_id, adapter_name, **kwargs)  # type: ignore[misc]
+        try:
+            check_loaded_adapter(info)
+        except AdapterMismatchError:
+            remove_adapter(self, adapter_name or "default")
+            raise
+        return info
 
     def save_pretrained(self, save_directory: Any, is_main_process: bool = True, **options: Any) -> None:
         """As transformers', into a temporary folder first: a kill leaves what was there before, or the whole model."""

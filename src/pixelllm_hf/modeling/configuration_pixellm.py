@@ -88,6 +88,8 @@ class PixelLMConfig(CheckedConfig, PreTrainedConfig):
     """
 
     model_type = "pixellm"
+    # Of an output, Trainer gathers the rest as predictions: logits (R,T,V). There is no mask for each row.
+    keys_to_ignore_at_inference = ["loss_parts", "states", "mask_logits", "row_of_target", "cache"]
     sub_configs_defaults = {
         "vision_config": SubConfigSpec(config_class=CLIPVisionConfig),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),

@@ -31,6 +31,10 @@ def former_names() -> list[WeightRenaming]:
     return [FormerName(_FORMER, _TODAY)]
 
 
+# For peft, which renames so what it reads from an adapter's folder: `modules_to_save` have the names of modules.
+FORMER_PATTERNS = {_FORMER: _TODAY}
+
+
 def current_name(name: str) -> str:
     """Today's name of a tensor of a PixelLLM, or of what belongs to it, such as `visual_projection.0.weight/step`."""
     return _ANYWHERE.sub(_TODAY, name)
@@ -41,4 +45,4 @@ def current_names(tensors: Mapping[str, _T]) -> dict[str, _T]:
     return {current_name(name): tensor for name, tensor in tensors.items()}
 
 
-__all__ = ["FormerName", "current_name", "current_names", "former_names"]
+__all__ = ["FORMER_PATTERNS", "FormerName", "current_name", "current_names", "former_names"]

@@ -21,6 +21,11 @@ from .point_head import PointHeadOutput
 from .target_masks import target_mask_loss
 
 IGNORE_INDEX = -100
+# Of error messages that go on with what smooths instead.
+LABELS_TAKEN = (
+    "If transformers' Trainer has taken the labels out for its label_smoothing_factor or compute_loss_func, leave "
+    "these out"
+)
 
 
 @dataclass
@@ -205,6 +210,7 @@ def visual_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 __all__ = [
     "IGNORE_INDEX",
+    "LABELS_TAKEN",
     "GroundedCriterion",
     "GroundedTargets",
     "giou_loss",

@@ -20,7 +20,7 @@ from .configuration_pixellm import PixelLMConfig
 from .feature_pyramid import map_neck
 from .initialized_layers import InitializesItself
 from .language_causal import projection_pattern
-from .losses import IGNORE_INDEX
+from .losses import IGNORE_INDEX, LABELS_TAKEN
 from .pretrained_pixelllm import ShownToTrainer, blocks_of
 from .prompt_rows import check_rows, check_text_mask
 from .reasoning_generation import ReasoningGenerationMixin
@@ -137,7 +137,7 @@ class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel, ReasoningGeneratio
         side = config.image_size
         check_canvas(pixel_values, side)
         pixels = normalize_pixels(pixel_values, pixel_mask, mean=config.image_mean, std=config.image_std)
-        maps = self.vision_tower(pixels.to(self.mm_projector[0].weight.dtype), pixel_mask)
+        maps = self.vision_tower(pixels.to(next(self.mm_projector.parameters()).dtype), pixel_mask)
         levels = self.project_levels(maps)
         if pixel_mask is None:
             token_mask = torch.ones(len(pixels), config.num_image_tokens, dtype=torch.bool, device=pixels.device)
@@ -250,6 +250,11 @@ class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel, ReasoningGeneratio
             mask_labels: (K,S,S) masks on the canvas, > 0 inside, of all targets in the order they are written.
             original_sizes, prompt_characters: travel with the inputs for post-processing; not used here.
         """
+        if mask_labels is not None and labels is None:
+            raise ValueError(
+                f"mask_labels are of targets in labels, but there are no labels. {LABELS_TAKEN}: a PixelLM's text loss "
+                "is not smoothed."
+            )
         if image_features is None and pixel_values is not None:
             image_features = self.get_image_features(pixel_values, pixel_mask)
         asks = image_features is not None and input_ids is not None and inputs_embeds is None

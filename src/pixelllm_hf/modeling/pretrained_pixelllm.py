@@ -18,7 +18,7 @@ from transformers.dynamic_module_utils import custom_object_save
 
 from .checked_loading import CheckedModel
 from .configuration_pixelllm import PixelLLMConfig
-from .former_names import current_name, former_names
+from .former_names import FORMER_PATTERNS, current_name, former_names
 from .initialized_layers import InitializesItself
 from .mask_head import MaskAdapter
 from .vision_eva02 import Eva02Attention, Eva02VisionTower
@@ -39,6 +39,7 @@ class PixelLLMPreTrainedModel(CheckedModel, PreTrainedModel):
     base_model_prefix = ""
     model_tags = ["grounded-captioning", "pixelllm"]  # of the card that push_to_hub makes
     main_input_name = "pixel_values"
+    _checkpoint_conversion_mapping = FORMER_PATTERNS  # `PeftModel.from_pretrained` asks for this
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     row_columns: tuple[str, ...] = ()  # of a data set, what its collator reads; see `ShownToTrainer`

@@ -19,6 +19,7 @@ from .box_ops import is_one_of, padded_after_end
 from .codebook_targets import find_token_groups
 from .decoding_modes import PER_STEP_OUTPUTS, check_counts, end_ids, pad_id, refuse_unkept_modes
 from .decoding_rules import ANSWER_OPTIONS, rules_of_answers
+from .losses import IGNORE_INDEX
 from .prompt_rows import check_text_mask
 from .target_masks import AnswerTargets, decoded_targets
 from .token_states import StateRecorder, TokenStatesMixin, current_recorder, recording
@@ -77,6 +78,8 @@ class ReasoningGenerationMixin(TokenStatesMixin):
         image_features: Any = None,
         original_sizes: Tensor | None = None,
         prompt_characters: Tensor | None = None,
+        labels: Tensor | None = None,
+        mask_labels: Tensor | None = None,
         generation_config: GenerationConfig | None = None,
         logits_processor: LogitsProcessorList | None = None,
         **options: Any,
@@ -88,8 +91,11 @@ class ReasoningGenerationMixin(TokenStatesMixin):
                 questions may be padded on either side.
                 Answers end where the language model has no position left.
             original_sizes, prompt_characters: travel with the inputs for post-processing.
+            labels: (R,T) of a batch that is trained on, as `forward` takes them: of input_ids what stands before the
+                first label is the question, and is answered. mask_labels change nothing.
             options: of transformers' `generate`; greedy decoding, sampling and beam search. With
-                return_dict_in_generate=False the sequences alone. And of our own, as keywords or entries of the
+                return_dict_in_generate=False the sequences alone; that is the default where synced_gpus is given, as
+                `Seq2SeqTrainer` does. And of our own, as keywords or entries of the
                 generation config, with what a PixelLLM's mean: complete_groups (True), max_repeated_tokens,
                 max_repeated_targets and no_immediate_repetition.
         """
@@ -104,9 +110,19 @@ class ReasoningGenerationMixin(TokenStatesMixin):
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         check_text_mask(input_ids, attention_mask)
+        if labels is not None:
+            input_ids, attention_mask = questions_alone(input_ids, attention_mask, labels)
         input_ids, attention_mask = padded_on_the_left(input_ids, attention_mask)
+        for_trainer = "synced_gpus" in options and generation_config is None  # Seq2SeqTrainer: a tensor of its width
+        if for_trainer:
+            options.setdefault("return_dict_in_generate", False)
         wants_dict = options.pop("return_dict_in_generate", None)
         resolved, _ = self._prepare_generation_config(generation_config, **options)
+        if (
+            for_trainer and resolved.max_new_tokens is None
+        ):  # its max_length is of what is written, without the question
+            defaults = resolved._get_default_generation_params()
+            options |= {"max_new_tokens": resolved.max_length or defaults["max_length"], "max_length": None}
         refuse_unkept_modes(resolved, options)
         own = {name: options.pop(name, getattr(resolved, name, default)) for name, default in ANSWER_OPTIONS.items()}
         check_counts(resolved, own)
@@ -217,6 +233,20 @@ class ReasoningGenerationMixin(TokenStatesMixin):
         }
 
 
+def questions_alone(input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Questions (R,L) and their mask out of rows (R,T) that go on with the answers, which begin at the first label."""
+    if labels.shape != input_ids.shape:
+        raise ValueError(
+            f"labels must have the shape of input_ids, in which the answers stand behind their questions, but the "
+            f"shapes are {tuple(labels.shape)} and {tuple(input_ids.shape)}. Leave labels out to answer questions."
+        )
+    asked = attention_mask.bool() & ((labels != IGNORE_INDEX).cumsum(1) == 0)
+    longest = int((asked.cumsum(1).argmax(1) + 1).max()) if asked.numel() else 0
+    # Behind a shorter question its answer begins: not seen, but rules about repetition read what is written.
+    first = input_ids[:, :1].expand_as(input_ids)
+    return torch.where(asked, input_ids, first)[:, :longest], asked[:, :longest].to(attention_mask.dtype)
+
+
 def padded_on_the_left(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (R,T) with their valid tokens moved to the right end, in order: what is written goes on from there."""
     order = attention_mask.bool().int().sort(dim=1, stable=True).indices
@@ -227,4 +257,5 @@ __all__ = [
     "PixelLMGenerateOutput",
     "ReasoningGenerationMixin",
     "padded_on_the_left",
+    "questions_alone",
 ]

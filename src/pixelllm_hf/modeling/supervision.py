@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .box_ops import boxes_of_words, last_words
 from .language_model import GroundedLanguageModel, packed_texts
-from .losses import IGNORE_INDEX, GroundedCriterion, GroundedTargets
+from .losses import IGNORE_INDEX, LABELS_TAKEN, GroundedCriterion, GroundedTargets
 from .mask_head import MaskHeadOutput
 from .point_head import PointHeadOutput
 from .proposed_prompts import ProposedPrompts
@@ -66,9 +66,8 @@ class Supervision:
             return self._packed(language)
         if labels is None and given is None:
             raise ValueError(
-                "expected labels or decoder_input_ids to decode, but got neither. If transformers' Trainer has taken "
-                "the labels out for its label_smoothing_factor or compute_loss_func, leave these out: the model smooths"
-                " its own text loss, by config.label_smoothing."
+                f"expected labels or decoder_input_ids to decode, but got neither. {LABELS_TAKEN}: the model smooths "
+                "its own text loss, by config.label_smoothing."
             )
         if given is None:
             assert labels is not None

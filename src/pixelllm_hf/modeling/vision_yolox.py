@@ -157,7 +157,7 @@ class YoloxTower(nn.Module):
             pixels.new_tensor(values).view(3, 1, 1) for values in (self.config.image_mean, self.config.image_std)
         )
         # The network reads plain 0..255 and was trained with grey padding: that is what 0 is before this.
-        x = (pixels * std + mean).to(self.stem[0].weight.dtype)
+        x = (pixels * std + mean).to(next(self.stem.parameters()).dtype)
         x = quarters(x).contiguous(memory_format=torch.channels_last)
         dark3 = self.dark3(self.dark2(self.stem(x)))
         dark4 = self.dark4(dark3)
