@@ -186,7 +186,9 @@ def eva02_features(tensors: dict[str, Tensor], pixels: Tensor) -> Tensor:
         x = x + mixed.transpose(1, 2).flatten(2) @ w[f"{at}attn.proj.weight"].T + w[f"{at}attn.proj.bias"]
         y = norm(x, f"{at}norm2")
         gate, value = (y @ w[f"{at}mlp.{name}.weight"].T + w[f"{at}mlp.{name}.bias"] for name in ("w1", "w2"))
-        y = norm(gate / (1 + (-gate).exp()) * value, f"{at}mlp.ffn_ln", 1e-5)
+        y = gate / (1 + (-gate).exp()) * value
+        if f"{at}mlp.ffn_ln.weight" in w:  # not in the tiny and small sizes
+            y = norm(y, f"{at}mlp.ffn_ln", 1e-5)
         x = x + y @ w[f"{at}mlp.w3.weight"].T + w[f"{at}mlp.w3.bias"]
     return norm(x, "norm")[:, 1:].unflatten(1, (side, side))
 

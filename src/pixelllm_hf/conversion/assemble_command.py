@@ -30,6 +30,13 @@ def shard_size(text: str) -> int:
     return int(match[1]) * _UNITS[match[2] or ""]
 
 
+def seed_number(text: str) -> int:
+    """A seed that torch takes."""
+    if not re.fullmatch(r"-?\d{1,18}", text):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at most 18 digits, but it is {text!r}.")
+    return int(text)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `pixelllm assemble`."""
     where = "a file, a folder, org/name of the Hub, or org/name/path/to/file there"
@@ -52,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=_DTYPES, default="float32", help="of the stored tensors (default: float32)")
     parser.add_argument("--tokenizer", metavar="DIR", help="folder or Hub id (default: the language model's)")
     parser.add_argument("--max-shard-size", type=shard_size, default=shard_size("5GB"), help="default: 5GB")
-    parser.add_argument("--seed", type=int, default=0, help="of the parts that start anew (default: 0)")
+    parser.add_argument("--seed", type=seed_number, default=0, help="of the parts that start anew (default: 0)")
     parser.add_argument("--quiet", action="store_true", help="no line for each tensor")
 
 
@@ -63,12 +70,13 @@ def run(args: argparse.Namespace) -> int:
 
     from pixelllm_hf.folders import FolderInUseError
 
-    from .assembling import AssemblyError, assemble, assembled_processor, make_plan
+    from .assembling import AssemblyError, assemble, assembled_processor, check_target, make_plan
     from .new_tensors import parts_of
     from .weight_sources import WeightSourceError
 
     logging.set_verbosity_error()  # remarks for programmers
     try:
+        check_target(args.out)  # before anything is read or listed
         plan = make_plan(
             sam=args.sam,
             eva02=args.eva02,

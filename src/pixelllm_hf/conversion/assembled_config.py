@@ -29,9 +29,15 @@ def language_config(source: WeightSource) -> Any:
     if not (source.folder / "config.json").is_file():
         raise AssemblyError(f"{source.folder} has no config.json, which says what the language model is. Copy it too.")
     try:
-        return AutoConfig.from_pretrained(source.folder)
-    except (OSError, ValueError) as error:
-        raise AssemblyError(f"{source.folder / 'config.json'} cannot be read: {error}") from error
+        language = AutoConfig.from_pretrained(source.folder)
+    except Exception as error:  # what others wrote is met with many types of errors
+        told = " ".join(str(error).split())[:400]
+        raise AssemblyError(f"{source.folder / 'config.json'} cannot be read: {told}") from error
+    if getattr(language, "quantization_config", None):
+        raise AssemblyError(
+            f"{source.folder} has the quantized weights of a language model. Give those that they were made of."
+        )
+    return language
 
 
 def output_factor(language: Any) -> float:

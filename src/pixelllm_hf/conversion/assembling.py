@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -44,9 +45,7 @@ def assemble(
     processor: saved with it. seed: of what starts anew. told: hears of each file. Without a mask head in the config
     SAM's mask decoder goes into a file of its own, which recipes of masks start from (`model.weights`).
     """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise AssemblyError(f"{str(out)!r} is there already. Name a folder that is not, or remove it.")
+    out = check_target(out)
     work = out.parent / f".{out.name}.assembling"
     with folder_lock(work, "an assembly"):
         _begin(work, _fingerprint(plan, max_shard_bytes, seed))
@@ -70,23 +69,42 @@ def assemble(
         _save_settings(plan, work)
         if processor is not None:
             processor.save_pretrained(work)
-        (work / _PLAN).unlink()
         if out.exists():
             out.rmdir()
-        work.rename(out)
-    (out / ".lock").unlink(missing_ok=True)
+        work.rename(out)  # with the plan in it: without that, what is whole would be begun again after a kill here
+    for name in (_PLAN, ".lock"):
+        (out / name).unlink(missing_ok=True)
+    return out
+
+
+def check_target(out: str | Path) -> Path:
+    """The folder to make, behind any link; `AssemblyError` where something is there already."""
+    out = Path(os.path.realpath(out))
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise AssemblyError(f"{str(out)!r} is there already. Name a folder that is not, or remove it.")
     return out
 
 
 def _begin(work: Path, fingerprint: str) -> None:
     """Keep the files of an earlier try with the same parts and settings, and no others."""
     plan = work / _PLAN
-    if not plan.is_file() or json.loads(plan.read_text(encoding="utf-8")).get("fingerprint") != fingerprint:
+    if not plan.is_file() and (others := [path.name for path in work.iterdir() if path.name != ".lock"]):
+        raise AssemblyError(
+            f"{str(work)!r}, where this is put together, has files of no assembly: {', '.join(others[:3])}. Move them."
+        )
+    if not plan.is_file() or _recorded(plan) != fingerprint:
         for path in work.iterdir():
             if path.name != ".lock":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         with atomic_text(plan) as file:
             file.write(json.dumps({"fingerprint": fingerprint}))
+
+
+def _recorded(plan: Path) -> Any:
+    try:
+        return json.loads(plan.read_bytes())["fingerprint"]
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _fingerprint(plan: Plan, max_shard_bytes: int, seed: int) -> str:
@@ -158,4 +176,4 @@ def assembled_processor(plan: Plan, tokenizer: str | None) -> Any:
     return PixelLLMProcessor(PixelLLMImageProcessor(size={"height": size, "width": size}), words)
 
 
-__all__ = ["MASK_DECODER_FILE", "AssemblyError", "assemble", "assembled_processor", "make_plan"]
+__all__ = ["MASK_DECODER_FILE", "AssemblyError", "assemble", "assembled_processor", "check_target", "make_plan"]

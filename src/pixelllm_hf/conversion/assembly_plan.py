@@ -23,6 +23,7 @@ from .weight_sources import DTYPE_NAMES, DTYPES, find_weights
 
 _WORDS, _OUTPUT = "language_model.body.shared.weight", "language_model.lm_head.weight"
 _SHOWN = 8
+_FLOATS = {name for name, dtype in DTYPES.items() if dtype.is_floating_point}
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,11 @@ def make_plan(
 
 def empty_model(config: PixelLLMConfig) -> PixelLLMForGroundedGeneration:
     """The model without memory for its weights."""
-    with torch.device("meta"):
-        return PixelLLMForGroundedGeneration(config)
+    try:
+        with torch.device("meta"):
+            return PixelLLMForGroundedGeneration(config)
+    except ValueError as error:
+        raise AssemblyError(f"the parts make no model: {' '.join(str(error).split())}") from error
 
 
 def _planned(plan: Plan, dtype: torch.dtype, output_factor: float) -> Plan:
@@ -142,16 +146,18 @@ def _planned(plan: Plan, dtype: torch.dtype, output_factor: float) -> Plan:
             plan.tensors[name] = PlannedTensor(DTYPE_NAMES[kind], tuple(tensor.shape))
     extra = {} if plan.config.mask_head_config is not None else _mask_decoder_shapes(plan.parts[SAM])
     problems: list[str] = []
+    misfits: set[str] = set()
     for part in plan.parts.values():
-        problems += _place(plan, part, aliases, extra, dtype)
+        problems += _place(plan, part, aliases, extra, dtype, misfits)
     _put_output_layer(plan, output_factor)
     fills = [(part, beginning.replace("{tower}", part.tower)) for part in plan.parts.values()
              for beginning in part.layout.fills]  # fmt: skip
     for name, planned in plan.tensors.items():
         owner = next((part for part, beginning in fills if name.startswith(beginning)), None)
-        if owner is not None and planned.origin is None:
+        if owner is not None and planned.origin is None and name not in misfits:
             problems.append(f"{owner.kind} lacks what {name} of shape {planned.shape} would be made of")
-    problems += [f"SAM lacks what {name} would be made of" for name in extra if name not in plan.mask_decoder]
+    lacking = [name for name in extra if name not in plan.mask_decoder and name not in misfits]
+    problems += [f"SAM lacks what {name} would be made of" for name in lacking]
     if problems:
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise AssemblyError(f"the parts do not make the model: {'; '.join(problems[:_SHOWN])}{more}.")
@@ -168,11 +174,17 @@ def _mask_decoder_shapes(sam: Part) -> dict[str, tuple[int, ...]]:
 
 
 def _place(
-    plan: Plan, part: Part, aliases: Mapping[str, str], extra: Mapping[str, tuple[int, ...]], dtype: torch.dtype
+    plan: Plan,
+    part: Part,
+    aliases: Mapping[str, str],
+    extra: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype,
+    misfits: set[str],
 ) -> Iterator[str]:
     """Give every tensor of a part its place in the plan; yields what does not fit.
 
     aliases: names of the model's that are another tensor of it, by that one's. extra: shapes of SAM's mask decoder.
+    misfits: gets the names of the model's whose tensor has come and does not fit.
     """
     tables = set(_position_tables(plan.config))
     for name, stored in part.source.tensors.items():
@@ -195,7 +207,12 @@ def _place(
                 continue
             wanted = plan.tensors.get(target) or PlannedTensor(DTYPE_NAMES[dtype], extra[target])
             shape = _part_shape(stored.shape, placement.part)
+            if DTYPES[wanted.dtype].is_floating_point and stored.dtype not in _FLOATS:
+                misfits.add(target)
+                yield f"{name} of {part.kind} has numbers of type {stored.dtype}: give weights that are not quantized"
+                continue
             if shape != wanted.shape and not (target in tables and _is_table_of(shape, wanted.shape)):
+                misfits.add(target)
                 yield f"{name} of {part.kind} has shape {stored.shape} where the model's {target} has {wanted.shape}"
                 continue
             earlier = into[target].origin if target in into else None

@@ -50,6 +50,7 @@ def eva02_tower_sizes(shapes: Shapes) -> dict[str, Any]:
         "num_hidden_layers": _depth(shapes),
         "num_attention_heads": width // _EVA02_HEAD,
         "intermediate_size": _shape(shapes, "blocks.0.mlp.w3.weight", 2)[1],
+        "inner_norm": any(name.endswith("mlp.ffn_ln.weight") for name in shapes),
         "patch_size": patch,
         "pretrain_image_size": side * patch,
     }

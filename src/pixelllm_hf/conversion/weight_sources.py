@@ -5,10 +5,12 @@ What a source holds is known from its headers; a tensor is in memory only while 
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +26,8 @@ SUFFIXES = (".safetensors", *PICKLES)
 # In this order: where a folder has its weights in both ways, safetensors are taken.
 _WHOLE = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
 _NESTED = ("state_dict", "model", "module", "model_state_dict")  # where training scripts put the weights
-_SETTINGS = ("*.json", "*.model", "*.jinja")
+_SETTINGS = ("*.json", "*.model", "*.jinja", "*.txt")  # .txt: word lists and merges
+_POINTER = b"version https://git-lfs"  # what a clone without Git LFS has in place of a large file
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -71,7 +74,10 @@ class WeightSource:
         if self._opened is None or self._opened[0] != stored.file:
             self._opened = None  # first, so that no two files are in memory
             self._opened = stored.file, _unpickled(stored.file, "cpu")
-        return self._opened[1][name]
+        tensor = self._opened[1].get(name)
+        if tensor is None or tensor.is_meta or tuple(tensor.shape) != stored.shape:
+            raise WeightSourceError(f"{name} in {stored.file} has no content, or has changed. Copy the file again.")
+        return tensor
 
     def close(self) -> None:
         self._opened = None
@@ -93,6 +99,13 @@ class PickledTensor:
     file: Path
     dtype: str
     shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, file: Path, tensor: Tensor) -> PickledTensor:
+        kind = DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype))
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            kind = f"{tensor.layout}, {tensor.dtype}"
+        return cls(file, kind, tuple(tensor.shape))
 
 
 def find_weights(name: str) -> WeightSource:
@@ -116,7 +129,7 @@ def find_weights(name: str) -> WeightSource:
     except WeightsError as error:
         raise WeightSourceError(str(error)) from error
     except OSError as error:
-        raise WeightSourceError(f"the weights {name!r} cannot be read ({error}).") from error
+        raise WeightSourceError(f"the weights {name!r} cannot be read ({' '.join(str(error).split())}).") from error
     _check_index(path, tensors)
     return WeightSource(name, folder, tuple(files), tensors)
 
@@ -172,36 +185,34 @@ def _check_index(path: Path, tensors: Mapping[str, Any]) -> None:
 
 
 def _layout(file: Path) -> Mapping[str, StoredTensor | PickledTensor]:
+    with open(file, "rb") as stream:
+        beginning = stream.read(len(_POINTER))
+    if beginning == _POINTER:
+        raise WeightSourceError(f"{file} is a pointer of Git LFS and not the weights. Fetch those: git lfs pull.")
     if file.suffix == ".safetensors":
         layout = read_layout(file)
         for name, tensor in layout.items():
-            if tensor.dtype not in DTYPES:
-                raise WeightSourceError(f"{name} in {file} is of type {tensor.dtype}, which has no use here.")
+            known = DTYPES.get(tensor.dtype)
+            if known is not None and tensor.num_bytes != tensor.num_values * known.itemsize:
+                raise WeightSourceError(f"{name} in {file} has {tensor.num_bytes} bytes. Copy the file again.")
         return layout
-    return {
-        name: PickledTensor(file, DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape))
-        for name, tensor in _unpickled(file, "meta").items()
-    }
+    if not beginning.startswith((b"PK", b"\x80")):
+        raise WeightSourceError(f"{file} is no file of weights: torch.save writes none like it. Get it again.")
+    return {name: PickledTensor.of(file, tensor) for name, tensor in _unpickled(file, "meta").items()}
 
 
 def _unpickled(file: Path, device: str) -> dict[str, Tensor]:
     """The tensors of a pickle that holds tensors and nothing that could run; mapped into memory where it can be."""
     try:
-        try:
-            content = torch.load(file, map_location=device, weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap" not in str(error):  # files of torch before 1.6 cannot be mapped
-                raise
-            content = torch.load(file, map_location=device, weights_only=True)
+        content = _loaded(file, device)
     except pickle.UnpicklingError as error:
         raise WeightSourceError(
             f"{file} holds more than tensors, which could be code, and is not read. Convert it to safetensors where "
             "you trust it."
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise WeightSourceError(
-            f"{file} is no whole file of weights ({' '.join(str(error).split())[:200]}). Copy it again."
-        ) from error
+    except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
+        told = " ".join(str(error).split())[:200] or type(error).__name__
+        raise WeightSourceError(f"{file} is no whole file of weights ({told}). Copy it again.") from error
     while isinstance(content, Mapping):
         tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
         inner = next((content[key] for key in _NESTED if isinstance(content.get(key), Mapping)), None)
@@ -213,6 +224,18 @@ def _unpickled(file: Path, device: str) -> dict[str, Tensor]:
     raise WeightSourceError(f"{file} has no tensors by their names. Give the file of a state dict.")
 
 
+def _loaded(file: Path, device: str) -> Any:
+    # Training scripts put their arguments beside the weights; a Namespace is a record and runs nothing.
+    with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+        warnings.simplefilter("ignore")  # about the pickle's age
+        try:
+            return torch.load(file, map_location=device, weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap" not in str(error):  # files of torch before 1.6 cannot be mapped
+                raise
+            return torch.load(file, map_location=device, weights_only=True)
+
+
 def _from_hub(name: str) -> Path:
     """A repository of the Hub, or one file of it; every byte of a repository is compared."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(/[\w.-]+)*", name) or ".." in name:
@@ -220,7 +243,7 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    from pixelllm_hf.downloads import verified_snapshot
+    from pixelllm_hf.downloads import DamagedDownloadError, verified_snapshot
 
     repo, file = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
     try:
@@ -230,8 +253,11 @@ def _from_hub(name: str) -> Path:
         if not any(folder.glob("*.safetensors")):
             folder = verified_snapshot(repo, allow_patterns=[*_SETTINGS, *(f"*{suffix}" for suffix in PICKLES)])
         return folder
-    except HfHubHTTPError as error:
-        raise WeightSourceError(f"{name!r} lies neither here nor on the Hub: {' '.join(str(error).split())}") from error
+    except DamagedDownloadError:
+        raise
+    except (HfHubHTTPError, OSError) as error:
+        told = " ".join(str(error).split())
+        raise WeightSourceError(f"{name!r} is no path here, and does not come from the Hub: {told}") from error
 
 
 def tensor_bytes(tensor: Tensor) -> Iterator[memoryview]:

@@ -153,6 +153,7 @@ class PixelLLMConfig(CheckedConfig, PreTrainedConfig):
         if self.segmentation_head is not None and self.codebook_config is None:
             self.codebook_config = {}
         super().__post_init__(**kwargs)
+        self.vision_config.check_grids()
         self.text_config = language_config(self.text_config)
         if self.location_state not in TOKEN_STATES:
             raise ValueError(f"location_state must be {' or '.join(TOKEN_STATES)}, but it is {self.location_state!r}.")

@@ -140,6 +140,7 @@ class PixelLLMEva02TowerConfig(PixelLLMTowerConfig):
     Args:
         patch_size: side of a patch in pixels; pixels beyond the last whole patch are unused.
         intermediate_size: width of the SwiGLU hidden layer.
+        inner_norm: whether that layer is normalised; not in EVA02's tiny and small sizes.
         pretrain_image_size: side in pixels that the position table is sized for; it is resized to the canvas.
         drop_path_rate: rate of the last block, rising linearly from 0.
     """
@@ -151,6 +152,7 @@ class PixelLLMEva02TowerConfig(PixelLLMTowerConfig):
     num_hidden_layers: int = 24
     num_attention_heads: int = 16
     intermediate_size: int = 2730
+    inner_norm: bool = True
     patch_size: int = 14
     pretrain_image_size: int = 224
     drop_path_rate: float = 0.1

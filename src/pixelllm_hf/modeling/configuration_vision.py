@@ -7,6 +7,7 @@ from transformers import PreTrainedConfig
 
 from .configuration_towers import (
     FUSED,
+    PixelLLMBackboneTowerConfig,
     PixelLLMEva02TowerConfig,
     PixelLLMSamTowerConfig,
     PixelLLMTowerConfig,
@@ -61,6 +62,18 @@ class PixelLLMVisionConfig(PreTrainedConfig):
             if len(called) != 1:
                 raise ValueError(f"mask_map must be one map, but {self.mask_map!r} gives several: {', '.join(called)}.")
             self.mask_map = called[0]
+
+    def check_grids(self) -> None:
+        """Raise unless every tower has a cell at least on this canvas. Backbones of transformers say so themselves."""
+        for tower in self.towers:
+            side = tower.input_size or self.image_size
+            for name in () if isinstance(tower, PixelLLMBackboneTowerConfig) else tower.map_names:
+                shape = tower.map_shapes[name]
+                if shape.cells(side) < 1:
+                    raise ValueError(
+                        f"tower {tower.name!r} sees {side} x {side} pixels, but one of its cells has {shape.stride}. "
+                        "Enlarge image_size, or the tower's input_size."
+                    )
 
     @property
     def weights_notices(self) -> list[str]:

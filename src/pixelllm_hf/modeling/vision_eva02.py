@@ -65,13 +65,15 @@ class Eva02Attention(nn.Module):
 
 
 class Eva02MLP(nn.Module):
-    """SwiGLU with a layer norm before its output projection."""
+    """SwiGLU, with a layer norm before its output projection where the config says so."""
 
     def __init__(self, config: PixelLLMEva02TowerConfig):
         super().__init__()
         self.w1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.w2 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.ffn_ln = nn.LayerNorm(config.intermediate_size, eps=config.inner_layer_norm_eps)
+        self.ffn_ln: nn.Module = nn.Identity()
+        if config.inner_norm:
+            self.ffn_ln = nn.LayerNorm(config.intermediate_size, eps=config.inner_layer_norm_eps)
         self.w3 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
