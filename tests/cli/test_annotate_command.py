@@ -187,3 +187,108 @@ def test_a_process_to_which_nothing_can_fall_is_told_so(tmp_path, monkeypatch, c
     monkeypatch.setenv("WORLD_SIZE", size)
     assert main(["annotate", "--dataset", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert told in capsys.readouterr().err
+
+
+def photos(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(jpeg(100))
+    return folder
+
+
+def test_a_folder_to_which_images_were_added_is_not_gone_on_with_as_if_it_were_the_same(tmp_path: Path):
+    folder = photos(tmp_path / "photos", "a.jpg", "c.jpg", "d.jpg", "e.jpg", "f.jpg")
+    out = AnnotationShards(tmp_path / "out", SETTINGS, shard_size=2)
+    annotate(open_images(str(folder)), out, answered)
+    (out.folder / "end.json").unlink()
+    photos(folder, "g.jpg")  # behind all others: the last shard grows
+    annotate(open_images(str(folder)), out, answered)
+    assert [image.name for image in read_annotations(out.folder)] == [f"{name}.jpg" for name in "acdefg"]
+    photos(folder, "b.jpg")  # among them: every image after it would be one further on
+    with pytest.raises(AnnotationError, match=r"end\.json"):
+        annotate(open_images(str(folder)), out, answered)
+    (out.folder / "end.json").unlink()
+    with pytest.raises(AnnotationError, match=r"about c\.jpg, where the data set has b\.jpg now"):
+        annotate(open_images(str(folder)), out, answered)
+    for name in ("b", "d", "e", "f", "g"):
+        (folder / f"{name}.jpg").unlink()
+    with pytest.raises(AnnotationError, match=r"end\.json|about"):
+        annotate(open_images(str(folder)), out, answered)
+
+
+def test_a_stream_that_has_grown_is_refused_where_an_image_would_be_lost(tmp_path: Path):
+    out = AnnotationShards(tmp_path, SETTINGS, shard_size=4)
+    annotate(stream(6, streamed=True), out, answered)
+    (tmp_path / "end.json").unlink()
+    with pytest.raises(AnnotationError, match=r"data-00000001\.parquet.*fewer images than the 4"):
+        annotate(stream(9, streamed=True), out, answered)
+
+
+def test_answers_that_lie_among_the_images_are_none_of_them(tmp_path: Path):
+    folder = photos(tmp_path / "photos", "a.jpg", "b.jpg", "c.jpg")
+    for limit in (2, 3):
+        out = AnnotationShards(folder / "answers", SETTINGS, shard_size=2)
+        images = open_images(str(folder), limit=limit, apart_from=out.folder)
+        (out.folder / "end.json").unlink(missing_ok=True)
+        annotate(images, out, answered)
+        photos(folder, "answers/drawn.jpg")
+    assert [image.name for image in read_annotations(folder / "answers")] == ["a.jpg", "b.jpg", "c.jpg"]
+
+
+def test_an_image_that_fails_does_not_end_the_other_processes(tmp_path: Path):
+    for process in (0, 1):
+        shards = AnnotationShards(tmp_path / "out", SETTINGS, shard_size=4)
+        assert annotate(stream(23, streamed=False), shards, answered, process=process, processes=2) == 0
+    assert annotate(stream(23, streamed=False), AnnotationShards(tmp_path / "one", SETTINGS, shard_size=4), answered)
+
+
+def test_progress_is_told_before_a_shard_is_whole(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr("pixelllm_hf.cli.annotate_command._TOLD_EVERY", -1.0)
+    sizes: list[int] = []
+
+    def counting(images: Sequence[StreamedImage]) -> list[AnnotatedImage]:
+        sizes.append(len(images))
+        return answered(images)
+
+    annotate(stream(23, streamed=False), AnnotationShards(tmp_path, SETTINGS, shard_size=20), counting, batch_size=8)
+    assert sizes == [8, 8, 4, 3]
+    assert "8 of 23 images" in (told := capsys.readouterr().err) and "to go" in told
+
+
+def test_what_a_killed_process_left_goes_away_at_the_end(tmp_path: Path):
+    out = AnnotationShards(tmp_path, SETTINGS, shard_size=4)
+    (tmp_path / ".data-00000001.77-abcd.tmp.parquet").write_bytes(b"half")
+    annotate(stream(5, streamed=False), out, answered)
+    assert sorted(contents(tmp_path)) == [
+        "annotations.json",
+        "data-00000000.parquet",
+        "data-00000001.parquet",
+        "end.json",
+    ]
+
+
+def test_a_damaged_shard_and_a_file_in_the_place_of_a_folder_are_named(tmp_path: Path):
+    out = AnnotationShards(tmp_path / "out", SETTINGS, shard_size=4)
+    annotate(stream(5, streamed=False), out, answered)
+    out.path(0).write_bytes(b"")
+    with pytest.raises(AnnotationError, match=r"data-00000000\.parquet' is damaged.*Remove it"):
+        annotate(stream(5, streamed=False), out, answered)
+    with pytest.raises(AnnotationError, match="is a file"):
+        AnnotationShards(out.path(1), SETTINGS, shard_size=4)
+    with pytest.raises(ImageStreamError, match="is a file. Name the folder"):
+        open_images(str(out.path(1)))
+
+
+def test_a_full_disk_is_named_with_the_shard_and_leaves_the_others(tmp_path: Path, monkeypatch):
+    out = AnnotationShards(tmp_path, SETTINGS, shard_size=4)
+    annotate(stream(4, streamed=False), out, answered)
+    (tmp_path / "end.json").unlink()
+
+    def full(table: Any, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pyarrow.parquet.write_table", full)
+    with pytest.raises(OSError, match=r"data-00000001\.parquet' cannot be written .*No space left.*same command"):
+        annotate(stream(9, streamed=False), out, answered)
+    assert sorted(contents(tmp_path)) == ["annotations.json", "data-00000000.parquet"]

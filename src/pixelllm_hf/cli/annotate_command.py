@@ -80,46 +80,77 @@ def run(args: argparse.Namespace) -> int:
         "max_new_tokens": args.max_new_tokens,
     }  # fmt: skip
     try:
-        images = open_images(args.dataset, split=args.split, limit=args.limit)
+        images = open_images(args.dataset, split=args.split, limit=args.limit, apart_from=args.out)
         shards = AnnotationShards(args.out, settings, shard_size=args.shard_size)
         with ended_by_signals():
-            return annotate(images, shards, _answerer(source, args, request), process=process, processes=processes)
+            return annotate(
+                images,
+                shards,
+                _answerer(source, args, request),
+                batch_size=args.batch_size,
+                process=process,
+                processes=processes,
+            )
     except (AnnotationError, ImageStreamError, ImportError) as error:
         raise UsageError(str(error)) from error
 
 
 def annotate(
-    images: ImageStream, shards: AnnotationShards, answer: Answer, *, process: int = 0, processes: int = 1
+    images: ImageStream,
+    shards: AnnotationShards,
+    answer: Answer,
+    *,
+    batch_size: int | None = None,
+    process: int = 0,
+    processes: int = 1,
 ) -> int:
-    """Write the shards of this process that are not there yet; returns the exit code."""
-    own = None if images.total is None else _share(images.total, shards.shard_size, process, processes)
+    """Write the shards of this process that are not there yet, asking about so many images at a time (None: a shard's).
+
+    Returns the exit code: of one process among several it tells nothing of images that failed, or launchers would take
+    it for lost and end the others.
+    """
+    size = shards.shard_size
+    own = None if images.total is None else _share(images.total, size, process, processes)
+    if images.total is not None:
+        shards.check_end(images.total)
     done = failed = kept = 0
     began = told = time.monotonic()
 
     def wanted(shard: int) -> bool:
-        return shard % processes == process and not shards.is_done(shard)
+        count = None if images.total is None else min(size, images.total - shard * size)
+        return shard % processes == process and not shards.is_done(shard, count, images.names(shard, size))
+
+    def skipped(shard: int, count: int) -> None:
+        nonlocal kept
+        if shard % processes == process:
+            kept += count
+            if images.total is None:
+                shards.check_skipped(shard, count)
 
     seen = 0
-    for number, group in images.groups(shards.shard_size, wanted):
+    for number, group in images.groups(size, wanted, skipped):
         seen = number + 1
         if group is None:
-            if number % processes == process:
-                kept += shards.shard_size
             continue
-        annotated = answer(group)
+        annotated: list[AnnotatedImage] = []
+        for start in range(0, len(group), batch_size or size):
+            annotated += answer(group[start : start + (batch_size or size)])
+            if time.monotonic() - told > _TOLD_EVERY:
+                told = time.monotonic()
+                _tell(process, processes, _progress(done + len(annotated), kept, own, told - began))
         shards.write(number, annotated)
         done += len(annotated)
         failed += sum(image.error is not None for image in annotated)
-        if time.monotonic() - told > _TOLD_EVERY:
-            told = time.monotonic()
-            _tell(process, processes, _progress(done, kept, own, told - began))
     total = images.total if images.total is not None else _counted(shards, seen)
     if total is not None:
         shards.note_end(total)
     missing = shards.missing()
+    if missing == []:
+        shards.remove_unfinished()
+    there = f", {kept} were there" if kept else ""
     others = "" if not missing else f"; {len(missing)} shards of others are to come"
-    _tell(process, processes, f"{done} images annotated, {failed} of them failed{others}")
-    return SOME_FAILED if failed else OK
+    _tell(process, processes, f"{done} images annotated, {failed} of them failed{there}{others}")
+    return SOME_FAILED if failed and processes == 1 else OK
 
 
 def _share(total: int, shard_size: int, process: int, processes: int) -> int:
@@ -168,11 +199,9 @@ def _answerer(source: ModelSource, args: argparse.Namespace, request: Request) -
             captioner.require(request.task)
             loaded.append(captioner)
         annotated: list[AnnotatedImage] = []
-        for start in range(0, len(images), args.batch_size):
-            batch = images[start : start + args.batch_size]
-            for image, outcome in zip(batch, outcomes_of_batch(loaded[0], batch, request), strict=True):
-                problem = first_lines(outcome) if isinstance(outcome, Exception) else None
-                annotated.append(AnnotatedImage(image.index, image.name, () if problem else tuple(outcome), problem))
+        for image, outcome in zip(images, outcomes_of_batch(loaded[0], images, request), strict=True):
+            problem = first_lines(outcome) if isinstance(outcome, Exception) else None
+            annotated.append(AnnotatedImage(image.index, image.name, () if problem else tuple(outcome), problem))
         return annotated
 
     return answer

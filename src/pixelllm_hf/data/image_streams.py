@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,23 +36,37 @@ class ImageStream:
     column: str
     total: int | None
 
-    def groups(self, size: int, wanted: Any) -> Iterator[tuple[int, list[StreamedImage] | None]]:
-        """Number and images of each group; None in the place of images of a group that is not `wanted(number)`.
+    def names(self, number: int, size: int) -> list[str] | None:
+        """Of the images of a group, None where they would have to be read for it."""
+        if not isinstance(self.rows, list):
+            return None
+        return [self._image(0, row).name for row in self.rows[number * size : (number + 1) * size]]
+
+    def groups(
+        self, size: int, wanted: Callable[[int], bool], skipped: Callable[[int, int], None] = lambda number, count: None
+    ) -> Iterator[tuple[int, list[StreamedImage] | None]]:
+        """Number and images of each group; None in the place of images of a group that is not `wanted(number)`, of
+        which `skipped(number, count)` is told.
 
         The last group tells the end: it may be empty.
         """
         if isinstance(self.rows, Sequence) or hasattr(self.rows, "select"):
             for number in range(-(-len(self.rows) // size)):
                 indices = range(number * size, min(len(self.rows), (number + 1) * size))
-                yield number, [self._image(i, self.rows[i]) for i in indices] if wanted(number) else None
+                if wanted(number):
+                    yield number, [self._image(i, self.rows[i]) for i in indices]
+                else:
+                    skipped(number, len(indices))
+                    yield number, None
             return
         rows = enumerate(self.rows)
         for number in itertools.count():
             group = list(itertools.islice(rows, size)) if wanted(number) else None
             if group is None:
-                skipped = sum(1 for _ in itertools.islice(rows, size))
-                if not skipped:
+                count = sum(1 for _ in itertools.islice(rows, size))
+                if not count:
                     return
+                skipped(number, count)
                 yield number, None
             elif group:
                 yield number, [self._image(index, row) for index, row in group]
@@ -70,29 +85,40 @@ class ImageStream:
 _NAMES = ("image_id", "file_name", "id")
 
 
-def open_images(name: str, *, split: str = "train", limit: int | None = None) -> ImageStream:
+def open_images(
+    name: str, *, split: str = "train", limit: int | None = None, apart_from: Path | None = None
+) -> ImageStream:
     """The images of a folder of image files, of a data set in a folder, or of one on the Hub, which is streamed.
 
-    split: of a data set. limit: only the first so many.
+    split: of a data set. limit: only the first so many. apart_from: a folder whose files are none of the images, should
+    it lie among them: what is written about them.
     """
     path = Path(name)
-    if path.is_dir() and not _is_data_set(path) and (files := _files(path)[:limit]):
-        return ImageStream(files, "image", len(files))
+    if path.is_file():
+        raise ImageStreamError(f"{name!r} is a file. Name the folder that it lies in.")
+    if path.is_dir():
+        paths = [p for p in path.rglob("*") if apart_from is None or not _lies_in(p, apart_from)]
+        if not _is_data_set(path, paths) and (files := _files(path, paths)[:limit]):
+            return ImageStream(files, "image", len(files))
     return _data_set(name, split, limit)
 
 
-def _is_data_set(folder: Path) -> bool:
+def _lies_in(path: Path, folder: Path) -> bool:
+    return os.path.abspath(path).startswith(os.path.join(os.path.abspath(folder), ""))
+
+
+def _is_data_set(folder: Path, paths: Sequence[Path]) -> bool:
     """Whether rows lie there, and not image files alone."""
     names = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
     return any((folder / name).is_file() for name in names) or any(
-        path.suffix in (".parquet", ".arrow", ".tar") for path in folder.rglob("*")
+        path.suffix in (".parquet", ".arrow", ".tar") for path in paths
     )
 
 
-def _files(folder: Path) -> list[dict[str, str]]:
+def _files(folder: Path, paths: Sequence[Path]) -> list[dict[str, str]]:
     from pixelllm_hf.processing.image_reading import readable_suffixes
 
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in readable_suffixes() and p.is_file())
+    found = sorted(p for p in paths if p.suffix.lower() in readable_suffixes() and p.is_file())
     return [{"image": str(path), "file_name": path.relative_to(folder).as_posix()} for path in found]
 
 

@@ -84,6 +84,8 @@ class AnnotationShards:
 
     def __init__(self, folder: str | Path, settings: dict[str, Any], *, shard_size: int):
         self.folder, self.shard_size = Path(folder), shard_size
+        if self.folder.exists() and not self.folder.is_dir():
+            raise AnnotationError(f"{str(self.folder)!r} is a file, where a folder for shards is wanted. Name another.")
         self.folder.mkdir(parents=True, exist_ok=True)
         wanted = settings | {"shard_size": shard_size}
         if (self.folder / SETTINGS).is_file():
@@ -103,8 +105,43 @@ class AnnotationShards:
     def path(self, shard: int) -> Path:
         return self.folder / f"data-{shard:08d}.parquet"
 
-    def is_done(self, shard: int) -> bool:
-        return self.path(shard).is_file()
+    def is_done(self, shard: int, count: int | None = None, names: Sequence[str] | None = None) -> bool:
+        """Whether a shard is there, of so many images with these names where they are known.
+
+        One that has fewer, since the data set has grown behind them, is not done. Other images are an
+        `AnnotationError`: those of a data set whose order has changed would be lost or asked twice.
+        """
+        if not self.path(shard).is_file():
+            return False
+        held = self._held(shard)
+        changed = next((pair for pair in zip(held, names or (), strict=False) if pair[0] != pair[1]), None)
+        if changed is None and (count is None or len(held) <= count):
+            return count is None or len(held) == count
+        here, now = changed or (f"{len(held)} images", f"{count}")
+        raise AnnotationError(
+            f"{str(self.path(shard))!r} is about {here}, where the data set has {now} now: images have come or gone. "
+            "Name another folder, or give back the former images."
+        )
+
+    def check_skipped(self, shard: int, count: int) -> None:
+        """Raise an `AnnotationError` unless a shard of a stream is about as many images as were skipped for it."""
+        if not self.is_done(shard, count):
+            raise AnnotationError(
+                f"{str(self.path(shard))!r} is about fewer images than the {count} that the data set has there now: it "
+                f"has grown. Remove this file and {str(self.folder / END)!r}, and start again."
+            )
+
+    def _held(self, shard: int) -> list[str]:
+        """Names of the images that a shard is about."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.path(shard)
+        try:
+            return pq.read_table(path, columns=["image"]).column("image").to_pylist()
+        except (pa.ArrowInvalid, OSError) as error:
+            problem = " ".join(str(error).split())[:200]
+            raise AnnotationError(f"{str(path)!r} is damaged ({problem}). Remove it to write it anew.") from error
 
     def write(self, shard: int, images: Sequence[AnnotatedImage]) -> None:
         import pyarrow as pa
@@ -113,11 +150,17 @@ class AnnotationShards:
         expected = range(shard * self.shard_size, shard * self.shard_size + len(images))
         assert [image.index for image in images] == list(expected), "a shard holds the images that follow each other"
         table = pa.Table.from_pylist([image.row() for image in images], schema=schema())
-        with atomic_path(self.path(shard)) as temporary:
-            pq.write_table(table, temporary)
+        try:
+            with atomic_path(self.path(shard)) as temporary:
+                pq.write_table(table, temporary)
+        except OSError as error:  # a full disk, a quota
+            raise OSError(
+                f"{str(self.path(shard))!r} cannot be written ({' '.join(str(error).split())}). The shards that are "
+                "there are whole: give the same command again to go on."
+            ) from error
 
-    def note_end(self, images: int) -> None:
-        """That the data set has so many images; `AnnotationError` if it had another number for another process."""
+    def check_end(self, images: int) -> None:
+        """Raise an `AnnotationError` if the data set had another number of images for another process."""
         if (self.folder / END).is_file():
             found = self._read(END).get("images")
             if found != images:
@@ -125,6 +168,17 @@ class AnnotationShards:
                     f"the data set ended after {images} images here, but after {found} for another process or an "
                     f"earlier run. Is it still being written? Remove {str(self.folder / END)!r} if it has grown."
                 )
+
+        last = max((int(match[1]) for p in self.folder.iterdir() if (match := _SHARD.fullmatch(p.name))), default=-1)
+        if last >= 0 and last * self.shard_size >= images:
+            raise AnnotationError(
+                f"{str(self.path(last))!r} is about images behind the {images} that the data set has: images have "
+                "gone. Name another folder, or give back the former images."
+            )
+
+    def note_end(self, images: int) -> None:
+        """That the data set has so many images; `AnnotationError` if it had another number for another process."""
+        self.check_end(images)
         with atomic_text(self.folder / END) as file:
             file.write(json.dumps({"images": images}))
 
@@ -134,6 +188,11 @@ class AnnotationShards:
             return None
         images = int(self._read(END)["images"])
         return [shard for shard in range(-(-images // self.shard_size)) if not self.is_done(shard)]
+
+    def remove_unfinished(self) -> None:
+        """What killed processes have left; nobody may be writing."""
+        for path in self.folder.glob(".data-*.tmp.parquet"):
+            path.unlink(missing_ok=True)
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
