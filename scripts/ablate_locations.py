@@ -4,15 +4,18 @@ python scripts/ablate_locations.py --out runs/locations --minutes 10
 python scripts/ablate_locations.py --out runs/locations --minutes 2 --only "point head" strings bins
 
 The point head reads a location from the states of the expression's tokens; strings and bins are written instead, as
-per cent of width and height: "12 34 56 78" in digits, or one token of its own for each number (arXiv 2109.10852). Each
-variant learns to find what expressions refer to on composed scenes, from the towers of the embedded model `tiny` and a
-new language model. Steps are what two probes say fits into the processor minutes, whatever else the machine does.
-A variant that is there is not trained again.
+per cent of width and height: "12 34 56 78" in digits, or one token of its own for each number (arXiv 2109.10852).
+
+All variants start from one model that sees and reads, but has never told a location: that of the embedded `tiny`, whose
+decoder and point head are new, and that has then learnt captions and names of regions for `--first` minutes. Each
+learns to find what expressions refer to on composed scenes. Steps are what two probes say fits into the processor
+minutes, whatever else the machine does. What is there already is not trained again.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import re
 import runpy
@@ -25,13 +28,11 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.state import AcceleratorState
-from safetensors.torch import load_file, save_file
 
 from pixelllm_hf import PixelLLMForGroundedGeneration, PixelLLMProcessor, embedded_checkpoint
 from pixelllm_hf.data.conversations import conversation_context
 from pixelllm_hf.data.referring_expressions import read_referring_expressions
 from pixelllm_hf.data.scenes import write_scenes
-from pixelllm_hf.data.tokenizer_training import train_tokenizer
 from pixelllm_hf.evaluation.box_iou import aligned_box_iou
 from pixelllm_hf.evaluation.scene_folder import HELD_OUT_SEED
 from pixelllm_hf.training.config import load_config
@@ -40,14 +41,16 @@ from pixelllm_hf.training.recipe import TrainConfig
 TRAIN = Path(__file__).with_name("train.py")
 NUMBERS = 100  # of bins, and of different numbers in strings
 PROBES = (4, 16)  # steps; what is the same in both, as reading the data, is no part of a step
-NARROW = {"d_model": 96, "d_ff": 256, "num_heads": 3}
+NEW = ("language_model.body.decoder.", "language_model.lm_head.", "point_head.")  # of the model that all start from
 
 
 @dataclass(frozen=True)
 class Variant:
-    """written: None for the point head, "strings" or "bins". settings: laid over the recipe."""
+    """written: None for the point head, "strings" or "bins". layers: of the decoder; None for as many as it has.
+    settings: laid over the recipe."""
 
     written: str | None = None
+    layers: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -56,7 +59,7 @@ VARIANTS = {
     "strings": Variant("strings"),
     "bins": Variant("bins"),
     "LoRA": Variant(settings={"model.lora": {"rank": 16}}),
-    "narrow language model": Variant(settings={"model.overrides.text_config": NARROW}),
+    "one decoder layer": Variant(layers=1),
     "tuned towers": Variant(settings={"model.freeze": ["prompt_encoder"]}),
 }
 
@@ -65,16 +68,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, type=Path, help="folder for the scenes, the variants and the table")
     parser.add_argument("--minutes", type=float, default=10.0, help="of training, for each variant")
+    parser.add_argument("--first", type=float, default=10.0, help="minutes of captions and regions that all start from")
     parser.add_argument("--scenes", type=int, default=2000, help="to learn from")
     parser.add_argument("--held-out", type=int, default=100, help="scenes to ask about")
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), metavar="VARIANT", help="names of variants")
     args = parser.parse_args()
     prepared = Prepared.in_folder(args.out, args.scenes, args.held_out)
+    if not (prepared.start / "model").is_dir():
+        trained(first_plan(prepared), prepared, prepared.start, args.first)
     table = []
     for name in args.only or VARIANTS:
         run = args.out / name.replace(" ", "-")
         if not (run / "model").is_dir():
-            trained(VARIANTS[name], prepared, run, args.minutes)
+            trained(plan(VARIANTS[name], prepared), prepared, run, args.minutes)
         table.append({"variant": name, **asked(VARIANTS[name].written, run, prepared.held_out)})
         print(f"{name}: {table[-1]}", flush=True)
     (args.out / "table.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
@@ -83,38 +89,71 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Scenes to learn from and held-out ones, a tokenizer for each way of writing, and the towers to start from."""
+    """Scenes to learn from and held-out ones, and what variants start from: `new` has a new decoder and point head,
+    `start` is the run that teaches it captions and regions."""
 
     train: Path
     held_out: Path
-    tokenizer: dict[str | None, Path]
     conversations: dict[str, Path]
-    towers: Path
+    new: Path
+    start: Path
 
     @classmethod
     def in_folder(cls, out: Path, scenes: int, held_out: int) -> Prepared:
         """Made where they are not there yet."""
         out.mkdir(parents=True, exist_ok=True)
-        train, asked_about, towers = out / "scenes", out / "held-out", out / "towers.safetensors"
+        train, asked_about, new = out / "scenes", out / "held-out", out / "new"
         if not train.is_dir():
             write_scenes(train, scenes, 0)
         if not asked_about.is_dir():
             write_scenes(asked_about, held_out, HELD_OUT_SEED, split="test")
         rows = referred(train)
-        # Without numbers: strings are spelt in digits, as by a tokenizer that nobody made for locations.
-        texts = [conversation_context(prompt["target"]) for row in rows for prompt in row["prompts"]]
-        tokenizer = train_tokenizer(texts, max_pieces=600)
-        tokenizer.save_pretrained(out / "words")
-        tokenizer.add_tokens([f"<{number}>" for number in range(NUMBERS)])
-        tokenizer.save_pretrained(out / "words-and-bins")
         conversations = {}
         for kind in ("strings", "bins"):
             conversations[kind] = out / f"{kind}.json"
             conversations[kind].write_text(json.dumps(list(as_conversations(rows, kind))), encoding="utf-8")
-        tensors = load_file(embedded_checkpoint("tiny") / "model.safetensors")
-        save_file({name: tensor for name, tensor in tensors.items() if name.startswith("vision_towers.")}, towers)
-        words = {None: out / "words", "strings": out / "words", "bins": out / "words-and-bins"}
-        return cls(train, asked_about, words, conversations, towers)
+        if not new.is_dir():
+            write_new(new)
+        return cls(train, asked_about, conversations, new, out / "start")
+
+    def start_of(self, variant: Variant) -> Path:
+        """The folder of the model that a variant starts from."""
+        model = self.start / "model"
+        if variant.layers is None:
+            return model
+        folder = self.start / f"model-{variant.layers}"
+        if not folder.is_dir():
+            start = PixelLLMForGroundedGeneration.from_pretrained(model)
+            with_new_parts(start, (), num_decoder_layers=variant.layers).save_pretrained(folder)
+            PixelLLMProcessor.from_pretrained(model).save_pretrained(folder)
+        return folder
+
+
+def write_new(folder: Path) -> None:
+    """`tiny` with what tells locations new, and with a token for each bin, which strings never use."""
+    tiny = PixelLLMForGroundedGeneration.from_pretrained(embedded_checkpoint("tiny"), dtype=torch.float32)
+    processor = PixelLLMProcessor.from_pretrained(embedded_checkpoint("tiny"))
+    processor.tokenizer.add_tokens([f"<{number}>" for number in range(NUMBERS)])
+    tiny.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
+    tiny.config.proposal_head_config = tiny.config.mask_head_config = None
+    with_new_parts(tiny, NEW).save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def with_new_parts(
+    model: PixelLLMForGroundedGeneration, new: tuple[str, ...], **text: Any
+) -> PixelLLMForGroundedGeneration:
+    """A model of its config, `text` laid over that of the language model, with its weights where both have them and the
+    name does not begin like one of `new`."""
+    config = copy.deepcopy(model.config)
+    for name, value in text.items():
+        setattr(config.text_config, name, value)
+    torch.manual_seed(0)
+    other = PixelLLMForGroundedGeneration(config)
+    mine = other.state_dict()
+    taken = {k: v for k, v in model.state_dict().items() if k in mine and not k.startswith(new)}
+    other.load_state_dict(taken, strict=False)
+    return other
 
 
 def referred(scenes: Path) -> list[dict[str, Any]]:
@@ -163,30 +202,53 @@ def read(text: str, size_wh: tuple[int, int]) -> list[float]:
     return ((np.array(numbers).reshape(2, 2) + 0.5) / NUMBERS * size_wh).flatten().tolist()
 
 
-def recipe(variant: Variant, prepared: Prepared, run: Path, steps: int) -> TrainConfig:
-    images = str(prepared.train / "images")
+@dataclass(frozen=True)
+class Plan:
+    """What a run starts from, what it learns from, and what is laid over the recipe that all share."""
+
+    init: Path
+    sources: list[dict[str, Any]]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def first_plan(prepared: Prepared) -> Plan:
+    """Captions and names of regions, without a location."""
+    images, genome = str(prepared.train / "images"), prepared.train / "visual_genome"
+    captions = {"format": "coco_captions", "annotations": str(prepared.train / "captions.json"), "images": images}
+    regions = {
+        "format": "visual_genome",
+        "annotations": str(genome / "region_descriptions.json"),
+        "image_data": str(genome / "image_data.json"),
+        "images": images,
+        "max_prompts": 8,
+    }
+    return Plan(prepared.new, [captions, regions])
+
+
+def plan(variant: Variant, prepared: Prepared) -> Plan:
+    """Where expressions are, told in the variant's way."""
+    images, refs = str(prepared.train / "images"), prepared.train / "refcoco"
     if variant.written is None:
-        refs = prepared.train / "refcoco"
         source: dict[str, Any] = {
             "format": "referring_expressions",
             "annotations": str(refs / "refs.json"),
-            "images": images,
+            "instances": str(refs / "instances.json"),
+            "object_points": "all",
         }
-        source |= {"instances": str(refs / "instances.json"), "max_prompts": 8, "object_points": "all"}
     else:
-        path = str(prepared.conversations[variant.written])
-        source = {"format": "conversations", "annotations": path, "images": images, "max_prompts": 8}
+        source = {"format": "conversations", "annotations": str(prepared.conversations[variant.written])}
+    return Plan(prepared.start_of(variant), [source | {"images": images, "max_prompts": 8}], variant.settings)
+
+
+def recipe(plan: Plan, prepared: Prepared, run: Path, steps: int) -> TrainConfig:
     settings: dict[str, Any] = {
-        "model.init": "tiny",
-        "model.vision_weights": str(prepared.towers),
-        "model.processor": str(prepared.tokenizer[variant.written]),
+        "model.init": str(plan.init),
         "model.freeze": ["vision_towers", "prompt_encoder"],
-        "model.overrides.proposal_head_config": None,
-        "model.overrides.mask_head_config": None,
-        "data.sources": [source],
+        "data.sources": plan.sources,
         "data.batch_size": 8,
-        "optimizer.learning_rate": 1e-3,
-        "optimizer.max_grad_norm": 1.0,
+        "optimizer.learning_rate": 5e-4,
+        "optimizer.betas": [0.9, 0.98],
+        "optimizer.max_grad_norm": 0.5,
         "run.output_dir": str(run),
         "run.total_steps": steps,
         "run.warmup_steps": min(50, steps // 10),
@@ -194,26 +256,25 @@ def recipe(variant: Variant, prepared: Prepared, run: Path, steps: int) -> Train
         "run.num_threads": 1,
         "run.progress": False,
         "run.seed": 1,
-    }
-    if settings["model.freeze"] == variant.settings.get("model.freeze", settings["model.freeze"]):
+    } | plan.settings
+    if "vision_towers" in settings["model.freeze"]:
         settings |= {"data.cache_features": True, "data.cache_dir": str(prepared.train.parent / "cache")}
-    settings |= variant.settings
     return load_config(TrainConfig, None, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
 
 
-def trained(variant: Variant, prepared: Prepared, run: Path, minutes: float) -> None:
+def trained(plan: Plan, prepared: Prepared, run: Path, minutes: float) -> None:
     """Train as many steps as fit, after probes of a few."""
     main = runpy.run_path(str(TRAIN))["main"]
-    few, more = (_seconds_of(main, variant, prepared, run.with_name(f"{run.name}-probe-{n}"), n) for n in PROBES)
+    few, more = (_seconds_of(main, plan, prepared, run.with_name(f"{run.name}-probe-{n}"), n) for n in PROBES)
     a_step = max((more - few) / (PROBES[1] - PROBES[0]), 1e-3)
-    _seconds_of(main, variant, prepared, run, max(PROBES[0], int(60 * minutes / a_step)))
+    _seconds_of(main, plan, prepared, run, max(PROBES[0], int(60 * minutes / a_step)))
 
 
-def _seconds_of(main: Any, variant: Variant, prepared: Prepared, run: Path, steps: int) -> float:
+def _seconds_of(main: Any, plan: Plan, prepared: Prepared, run: Path, steps: int) -> float:
     """Of the processor."""
     AcceleratorState._reset_state(reset_partial_state=True)
     began = time.process_time()
-    main(recipe(variant, prepared, run, steps))
+    main(recipe(plan, prepared, run, steps))
     return time.process_time() - began
 
 

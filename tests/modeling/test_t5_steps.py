@@ -100,6 +100,81 @@ def test_prompts_of_one_image_that_read_its_map_are_answered_as_by_the_modules(
     torch.testing.assert_close(quick.coordinates, plain.coordinates, equal_nan=True, atol=1e-5, rtol=1e-5)
 
 
+def _copied(cache: Any) -> Any:
+    return copy.deepcopy(cache)
+
+
+def _reordered(cache: Any) -> Any:
+    cache.reorder_cache(torch.arange(3))
+    return cache
+
+
+def _put_back(cache: Any) -> Any:
+    """A cache whose keys and values are those that the other one had, not copies of them."""
+    layers = cache.self_attention_cache.layers
+    twin = copy.deepcopy(cache)
+    for mine, own in zip(twin.self_attention_cache.layers, layers, strict=True):
+        mine.keys, mine.values = own.keys, own.values
+    return twin
+
+
+@pytest.mark.parametrize("branch", [_copied, _reordered, _put_back])
+@pytest.mark.parametrize("modes", [torch.no_grad, torch.inference_mode])
+def test_texts_that_part_after_the_same_beginning_do_not_write_over_each_other(branch: Any, modes: Any):
+    model = model_of()
+    generator = torch.Generator().manual_seed(6)
+    memory, tokens = torch.randn(3, 7, 32, generator=generator), torch.randint(60, (3, 9), generator=generator)
+    other = tokens.clone()
+    other[:, 5:] = torch.randint(60, (3, 4), generator=generator)
+
+    def step(text: torch.Tensor, place: int, cache: Any) -> tuple[torch.Tensor, Any]:
+        return model.language_model.decode(text[:, place, None], memory, None, cache=cache, use_cache=True)
+
+    with modes():
+        cache = None
+        for place in range(5):
+            _, cache = step(tokens, place, cache)
+        twin, found, parted = branch(cache), [], []
+        if twin is cache:  # reordering gives no second one
+            twin = copy.deepcopy(cache)
+        for place in range(5, 9):
+            state, cache = step(tokens, place, cache)
+            found.append(state)
+            state, twin = step(other, place, twin)
+            parted.append(state)
+        for states, text in ((found, tokens), (parted, other)):
+            whole, _ = model.language_model.decode(text, memory, None)
+            torch.testing.assert_close(torch.cat(states, 1), whole[:, 5:], atol=2e-5, rtol=2e-5)
+
+
+def test_a_text_that_is_cut_goes_on_as_if_the_rest_had_never_been():
+    model = model_of()
+    memory, tokens = torch.randn(2, 7, 32), torch.randint(60, (2, 9))
+    with torch.inference_mode():
+        cache = None
+        for place in range(9):
+            _, cache = model.language_model.decode(tokens[:, place, None], memory, None, cache=cache, use_cache=True)
+        cache.crop(-5)
+        state, _ = model.language_model.decode(tokens[:, 8:], memory, None, cache=cache, use_cache=True)
+        whole, _ = model.language_model.decode(torch.cat([tokens[:, :4], tokens[:, 8:]], 1), memory, None)
+    torch.testing.assert_close(state[:, 0], whole[:, 4], atol=2e-5, rtol=2e-5)
+
+
+def test_steps_go_on_where_inference_mode_begins_and_ends():
+    model = model_of()
+    memory, tokens = torch.randn(2, 7, 32), torch.randint(60, (2, 8))
+    cache, states = None, []
+    for place in range(8):
+        with torch.inference_mode() if place % 3 == 1 else torch.no_grad():
+            state, cache = model.language_model.decode(
+                tokens[:, place, None], memory, None, cache=cache, use_cache=True
+            )
+            states.append(state)
+    with torch.no_grad():
+        whole, _ = model.language_model.decode(tokens, memory, None)
+    torch.testing.assert_close(torch.cat(states, 1), whole, atol=2e-5, rtol=2e-5)
+
+
 def _hooked(model: Any, seen: list[Any]) -> Any:
     model.language_model.body.decoder.block[1].register_forward_hook(lambda *given: seen.append(1))
     return model

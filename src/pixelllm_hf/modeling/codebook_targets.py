@@ -16,6 +16,7 @@ from transformers import initialization as init
 
 from .configuration_pixellm import PixelLMCodebookConfig
 from .initialized_layers import InitializesItself
+from .linear import Linear
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class TargetProjection(InitializesItself, nn.Module):
         super().__init__()
         self.num_scales, self.tokens_per_scale = config.num_scales, config.tokens_per_scale
         self.text_hidden_fcs = nn.Sequential(
-            nn.Linear(text_width, text_width), nn.ReLU(), nn.Linear(text_width, config.hidden_size)
+            Linear(text_width, text_width), nn.ReLU(), Linear(text_width, config.hidden_size)
         )
         size = config.num_scales * config.tokens_per_scale
         self.token_scales = nn.Parameter(

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
+from .linear import Linear
+
 
 class InitializesItself:
     """A module whose weights `init_weights()` sets; a model's `_init_weights` asks it."""
@@ -29,7 +31,7 @@ class InitializedConv2d(InitializesItself, nn.Conv2d):
         init.constant_(self.bias, self.init_bias)
 
 
-class InitializedLinear(InitializesItself, nn.Linear):
+class InitializedLinear(InitializesItself, Linear):
     """Linear layer that starts with small weights and without bias."""
 
     def __init__(self, fan_in: int, fan_out: int, *, std: float):

@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from .configuration_pixelllm import PixelLLMConfig
 from .language_model import GroundedLanguageModel, full_encoder_mask, make_visual_projection
+from .linear import with_linear
 from .model_output import LayerOutputs
 from .prompt_memory import answers_of, packed_memory, unpacked_memory, with_cells
 
@@ -36,7 +37,7 @@ class CausalLanguageModel(GroundedLanguageModel):
 
     def __init__(self, config: Any, visual_width: int):
         super().__init__(config)
-        self.body = AutoModelForCausalLM.from_config(config)
+        self.body = with_linear(AutoModelForCausalLM.from_config(config))
         if why := _unlike_others(self.body):
             raise ValueError(
                 f"a text_config of model_type {config.model_type!r} cannot be the language model here: {why}. Llama, "

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from .configuration_pixelllm import PixelLLMConfig
+from .linear import Linear
 from .losses import IGNORE_INDEX
 from .model_output import LayerOutputs
 
@@ -130,7 +131,7 @@ class GroundedLanguageModel(nn.Module):
 
 def make_visual_projection(visual_width: int, width: int, eps: float = 1e-5) -> nn.Sequential:
     """From visual tokens to a language model `width` wide."""
-    return nn.Sequential(nn.Linear(visual_width, width), nn.LayerNorm(width, eps=eps))
+    return nn.Sequential(Linear(visual_width, width), nn.LayerNorm(width, eps=eps))
 
 
 def full_encoder_mask(mask: Tensor | None, states: Tensor) -> Tensor:

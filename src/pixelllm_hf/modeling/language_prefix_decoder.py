@@ -14,6 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .configuration_language import PixelLLMPrefixDecoderConfig
 from .configuration_pixelllm import PixelLLMConfig
 from .language_model import GroundedLanguageModel, full_encoder_mask, make_visual_projection
+from .linear import Linear
 from .model_output import LayerOutputs
 from .prompt_memory import answers_of, packed_memory, unpacked_memory, with_cells
 
@@ -52,10 +53,10 @@ class PrefixAttention(nn.Module):
                 "Change either in the text config."
             )
         self.dropout_rate = config.dropout_rate
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
-        self.out = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.key = Linear(width, width)
+        self.value = Linear(width, width)
+        self.out = Linear(width, width)
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (R,K,C) -> keys and values (R,heads,K,head_dim)."""
@@ -89,8 +90,8 @@ class PrefixDecoderLayer(GradientCheckpointingLayer):
         width = config.hidden_size
         self.attention = PrefixAttention(config)
         self.attention_norm = nn.LayerNorm(width, eps=config.attention_norm_eps)
-        self.lin1 = nn.Linear(width, config.intermediate_size)
-        self.lin2 = nn.Linear(config.intermediate_size, width)
+        self.lin1 = Linear(width, config.intermediate_size)
+        self.lin2 = Linear(config.intermediate_size, width)
         self.mlp_norm = nn.LayerNorm(width, eps=config.mlp_norm_eps)
         self.dropout = nn.Dropout(config.dropout_rate)
 
@@ -114,7 +115,7 @@ class PrefixDecoderLanguageModel(GroundedLanguageModel):
         self.visual_projection = make_visual_projection(visual_width, width, config.visual_norm_eps)
         self.embedding = WordAndPositionEmbedding(config)
         self.layers: Any = nn.ModuleList(PrefixDecoderLayer(config) for _ in range(config.num_hidden_layers))
-        self.lm_head = nn.Linear(width, config.vocab_size)
+        self.lm_head = Linear(width, config.vocab_size)
 
     @classmethod
     def seen_width(cls, config: PixelLLMConfig) -> int:

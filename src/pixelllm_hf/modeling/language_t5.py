@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from .codebook_targets import TargetTokens
 from .configuration_pixelllm import PixelLLMConfig
 from .language_model import GroundedLanguageModel, full_encoder_mask, make_visual_projection
+from .linear import Linear, with_linear
 from .model_output import LayerOutputs
 from .t5_steps import T5Steps
 
@@ -39,9 +40,9 @@ class T5PrefixLanguageModel(GroundedLanguageModel):
         """masked_states_count: something reads the states of masked positions, and may be trained through them.
         target_token_ids: the codebook's tokens, which have weights of their own; None for none."""
         super().__init__(config)
-        self.body = (UMT5Model if config.model_type == "umt5" else T5Model)(config)
+        self.body = with_linear((UMT5Model if config.model_type == "umt5" else T5Model)(config))
         # Untied, and no d**-0.5 rescale of the states before it (official.md#t5).
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.d_model, config.vocab_size, bias=False)
         self.target_tokens = None if target_token_ids is None else TargetTokens(target_token_ids, config.d_model)
         self.unscaled_query_width = config.d_kv
         self.visual_projection = make_visual_projection(visual_width, config.d_model)

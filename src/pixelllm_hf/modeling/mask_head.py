@@ -14,6 +14,7 @@ from transformers.utils import ModelOutput
 from .configuration_heads import PixelLLMMaskHeadConfig
 from .configuration_pixelllm import PixelLLMConfig
 from .initialized_layers import InitializesItself
+from .linear import Linear
 from .prompt_encoder import LearnedTokens
 from .two_way_transformer import TwoWayTransformer
 
@@ -42,7 +43,7 @@ class NormedProjection(nn.Module):
     def __init__(self, fan_in: int, fan_out: int, eps: float):
         super().__init__()
         self.norm = nn.LayerNorm(fan_in, eps=eps)
-        self.layers = nn.ModuleList([nn.Linear(fan_in, fan_out)])
+        self.layers = nn.ModuleList([Linear(fan_in, fan_out)])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers[0](self.norm(x))
@@ -52,7 +53,7 @@ class MaskMLP(nn.Module):
     def __init__(self, fan_in: int, width: int, fan_out: int, depth: int):
         super().__init__()
         widths = [fan_in] + [width] * (depth - 1) + [fan_out]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
@@ -182,7 +183,7 @@ class MaskHead(nn.Module):
         self.adapter = MaskAdapter(config, visual_width, text_width)
         self.decoder = SamMaskDecoder(config)
         same = map_channels in (None, config.hidden_size)
-        self.map_projection = None if same else nn.Linear(map_channels, config.hidden_size)
+        self.map_projection = None if same else Linear(map_channels, config.hidden_size)
 
     def project_map(self, image_map: Tensor) -> Tensor:
         """image_map (B,h,w,C) -> (B,h,w,hidden_size), what the decoder reads."""

@@ -20,6 +20,7 @@ from .configuration_pixellm import PixelLMConfig
 from .feature_pyramid import map_neck
 from .initialized_layers import InitializesItself
 from .language_causal import projection_pattern
+from .linear import Linear, with_linear
 from .losses import IGNORE_INDEX, LABELS_TAKEN
 from .pretrained_pixelllm import ShownToTrainer, blocks_of
 from .prompt_rows import check_rows, check_text_mask
@@ -91,7 +92,7 @@ class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel, ReasoningGeneratio
     def __init__(self, config: PixelLMConfig):
         super().__init__(config)
         self.vision_tower = ClipVisionTower(config.vision_config, config.feature_layers)
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.language_model = with_linear(AutoModelForCausalLM.from_config(config.text_config))
         seen, width = config.vision_config.hidden_size, config.text_config.hidden_size
         self.mm_projector = projector(seen, width, config.projector_factor)
         self.out_mm_projector = projector(seen, width, config.projector_factor)
@@ -314,7 +315,7 @@ class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel, ReasoningGeneratio
 
 def projector(fan_in: int, width: int, factor: int) -> nn.Sequential:
     """LLaVA's MLP from the tower's width to the language model's."""
-    return nn.Sequential(nn.Linear(fan_in, factor * width), nn.GELU(), nn.Linear(factor * width, width))
+    return nn.Sequential(Linear(fan_in, factor * width), nn.GELU(), Linear(factor * width, width))
 
 
 def causal_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from transformers import initialization as init
 
 from .configuration_pixelllm import PixelLLMPromptConfig
 from .initialized_layers import InitializesItself
+from .linear import Linear
 from .prompt_encoder import LearnedTokens
 from .two_way_transformer import TwoWayTransformer
 
@@ -36,13 +37,13 @@ class Projection(nn.Module):
 
     def __init__(self, fan_in: int, fan_out: int):
         super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(fan_in, fan_out)])
+        self.layers = nn.ModuleList([Linear(fan_in, fan_out)])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers[0](x)
 
 
-class MapLinear(InitializesItself, nn.Linear):
+class MapLinear(InitializesItself, Linear):
     """Reads a map of which some channels are plain numbers, boxes say: a few among a thousand features, and to be
     copied, so that their weights start large enough to be heard.
     """
@@ -114,7 +115,7 @@ class PromptFeatureExtractor(nn.Module):
         self.map_projection, self.map_norm = None, None
         if config.reads_map:
             cell_width = cell_width or width
-            self.map_projection = None if cell_width == width else nn.Linear(width, cell_width)
+            self.map_projection = None if cell_width == width else Linear(width, cell_width)
             self.map_norm = nn.LayerNorm(cell_width, eps=config.layer_norm_eps)
 
     def forward(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .box_coding import pairwise_iou
+from .linear import Linear
 from .prompt_encoder import INSIDE
 
 
@@ -20,8 +21,8 @@ class PromptPooling(nn.Module):
 
     def __init__(self, image_channels: int, width: int, classes: int = 0):
         super().__init__()
-        self.projection = nn.Linear(image_channels, width)
-        self.classes = nn.Linear(classes, width, bias=False) if classes else None
+        self.projection = Linear(image_channels, width)
+        self.classes = Linear(classes, width, bias=False) if classes else None
         self.norm = nn.LayerNorm(width, eps=1e-5)
 
     def forward(

@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .linear import Linear
+
 
 class TwoWayAttention(nn.Module):
     """Multi-head attention whose inner width may be smaller than its outer one."""
@@ -19,10 +21,10 @@ class TwoWayAttention(nn.Module):
                 f"(width {width} / downsample rate {downsample_rate}). Change one of the three in the config."
             )
         self.num_heads = num_heads
-        self.q_proj = nn.Linear(width, inner)
-        self.k_proj = nn.Linear(width, inner)
-        self.v_proj = nn.Linear(width, inner)
-        self.out_proj = nn.Linear(inner, width)
+        self.q_proj = Linear(width, inner)
+        self.k_proj = Linear(width, inner)
+        self.v_proj = Linear(width, inner)
+        self.out_proj = Linear(inner, width)
 
     def forward(
         self,
@@ -52,8 +54,8 @@ class TwoWayAttention(nn.Module):
 class TwoWayMLP(nn.Module):
     def __init__(self, width: int, inner: int):
         super().__init__()
-        self.lin1 = nn.Linear(width, inner)
-        self.lin2 = nn.Linear(inner, width)
+        self.lin1 = Linear(width, inner)
+        self.lin2 = Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.lin2(F.relu(self.lin1(x)))

@@ -12,6 +12,7 @@ from transformers import AutoBackbone
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .configuration_towers import PixelLLMBackboneTowerConfig
+from .linear import with_linear
 
 
 class BackboneTower(nn.Module):
@@ -20,7 +21,7 @@ class BackboneTower(nn.Module):
     def __init__(self, config: PixelLLMBackboneTowerConfig):
         super().__init__()
         self.config = config
-        self.backbone = AutoBackbone.from_config(config.backbone_config)
+        self.backbone = with_linear(AutoBackbone.from_config(config.backbone_config))
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """pixels (B, 3, H, W), normalised, padding 0 -> a map (B, h, w, C) for each of `out_features`."""

@@ -18,7 +18,7 @@ class ClipVisionTower(nn.Module):
 
     def __init__(self, config: CLIPVisionConfig, feature_layers: Sequence[int]):
         super().__init__()
-        self.vision_model = CLIPVisionModel(config)
+        self.vision_model = with_linear(CLIPVisionModel(config))
         depth = config.num_hidden_layers + 1
         self.feature_layers = [layer % depth for layer in feature_layers]
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_towers import PixelLLMEva02TowerConfig
+from .linear import Linear
 from .vision_sam import DropPath, PatchEmbed, resize_map
 
 
@@ -44,12 +45,12 @@ class Eva02Attention(nn.Module):
                 "hidden_size / num_attention_heads must be a multiple of 4 (rotary pairs for rows and for columns), "
                 f"but they are {width} and {self.num_heads}. Change either in the EVA02 tower's config."
             )
-        self.q_proj = nn.Linear(width, width, bias=False)
-        self.k_proj = nn.Linear(width, width, bias=False)
-        self.v_proj = nn.Linear(width, width, bias=False)
+        self.q_proj = Linear(width, width, bias=False)
+        self.k_proj = Linear(width, width, bias=False)
+        self.v_proj = Linear(width, width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
-        self.proj = nn.Linear(width, width)
+        self.proj = Linear(width, width)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """x (B, T, C), cos and sin (T, head_dim / 2) -> (B, T, C)."""
@@ -69,12 +70,12 @@ class Eva02MLP(nn.Module):
 
     def __init__(self, config: PixelLLMEva02TowerConfig):
         super().__init__()
-        self.w1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.w2 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.w1 = Linear(config.hidden_size, config.intermediate_size)
+        self.w2 = Linear(config.hidden_size, config.intermediate_size)
         self.ffn_ln: nn.Module = nn.Identity()
         if config.inner_norm:
             self.ffn_ln = nn.LayerNorm(config.intermediate_size, eps=config.inner_layer_norm_eps)
-        self.w3 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.w3 = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.w3(self.ffn_ln(F.silu(self.w1(x)) * self.w2(x)))

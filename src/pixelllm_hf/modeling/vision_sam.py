@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_towers import PixelLLMSamTowerConfig
+from .linear import Linear
 
 
 def resize_map(image_map: Tensor, size_hw: tuple[int, int], mode: str = "bicubic") -> Tensor:
@@ -66,8 +67,8 @@ class SamAttention(nn.Module):
                 "Change either in the SAM tower's config."
             )
         self.head_dim = width // self.num_heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * table_size - 1, self.head_dim))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * table_size - 1, self.head_dim))
 
@@ -117,8 +118,8 @@ class SamMLP(nn.Module):
     def __init__(self, config: PixelLLMSamTowerConfig):
         super().__init__()
         inner = int(config.hidden_size * config.mlp_ratio)
-        self.lin1 = nn.Linear(config.hidden_size, inner)
-        self.lin2 = nn.Linear(inner, config.hidden_size)
+        self.lin1 = Linear(config.hidden_size, inner)
+        self.lin2 = Linear(inner, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.lin2(F.gelu(self.lin1(x)))
