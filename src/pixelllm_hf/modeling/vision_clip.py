@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from .linear import with_linear
+
 
 class ClipVisionTower(nn.Module):
     """CLIP up to the deepest hidden state that is asked for; later blocks are kept, for their weights, and not run."""
