@@ -97,24 +97,46 @@ def test_mistakes_are_those_of_training(recipe: TrainConfig, tmp_path: Path):
     for word, said in (
         ("model.freeze=[nothing]", "no such part"),
         ("model.init=nowhere", "nowhere"),
-        ("model.weights=[none.safetensors]", "is not there"),
         ("objective=towers", "objective language"),
+        ("model.overrides={mask_head_config: {hidden_size: 24}}", "make no model.*one width"),
         ("optimizer.lr_multipliers={mask_adapter: 10}", "no trainable parameter"),
     ):
         with pytest.raises(ConfigError, match=said):
             describe(load_config(TrainConfig, tmp_path / "recipe.yaml", [word]))
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "pixelllm").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_official_stage_has_the_parts_that_it_names(path: Path):
-    told = describe(load_config(TrainConfig, path, ["model.init=t5_xl", "model.weights=[]", "cache_dir=null"]))
-    if path.stem == "segment":  # the adapter learns at ten times the rate, as in the paper
+def test_what_a_recipe_starts_from_may_be_made_later_where_it_says_the_sizes(recipe: TrainConfig, tmp_path: Path):
+    later = ["model.init=runs/made/later", "model.weights=[runs/none.safetensors]"]
+    told = describe(load_config(TrainConfig, tmp_path / "recipe.yaml", [*later, "model.sizes=for_tests"]))
+    missing, _, rest = told.partition("\n\n")
+    assert re.findall("not here yet: ([^,]+),", missing) == ["runs/made/later", "runs/none.safetensors"]
+    assert rest == describe(recipe)
+    with pytest.raises(ConfigError, match="runs/made/later"):
+        build_model("runs/made/later")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if path.stem != "base"],
+    ids=lambda path: f"{path.parent.name}-{path.stem}",
+)
+def test_every_recipe_is_described_before_anything_it_needs_is_here(path: Path):
+    told = describe(load_config(TrainConfig, path, ["cache_dir=null"]))
+    trained = re.search(r"^all +([\d,]+) +[\d,]+$", told, re.MULTILINE)
+    assert trained and int(trained[1].replace(",", "")) > 0 and re.search(r"^ +64( +\d+\.\d){3}$", told, re.MULTILINE)
+    if path.parent.name == "pixelllm":
+        assert told.startswith("not here yet: ") and "has the sizes of t5_xl" in told
+    if path.stem == "masks":
+        assert re.search(r"^language_model +0 ", told, re.MULTILINE)
+    if (
+        path.parent.name == "pixelllm" and path.stem == "segment"
+    ):  # the adapter learns at ten times the rate, as in the paper
         rates = re.findall(r"lr (\S+) decay 0 +[\d,]+ +[\d,]+ +(\S+)", told)
         assert ("0.0005", "mask_head.adapter") in [(rate, name[:17]) for rate, name in rates]
 
 
 def test_the_command_describes_an_official_stage_without_its_data():
-    words = ["scripts/train.py", "--config", "configs/pixelllm/trace.yaml", "--dry_run", "model.init=t5_xl"]
+    words = ["scripts/train.py", "--config", "configs/pixelllm/trace.yaml", "--dry_run"]
     done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     # the sizes of the paper: LoRA of rank 32 on q and v of 72 attentions, the visual projection; ViT-H frozen

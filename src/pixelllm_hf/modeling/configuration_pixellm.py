@@ -115,6 +115,8 @@ class PixelLMConfig(CheckedConfig, PreTrainedConfig):
         self.check_part_types("text_config")
         if self.vision_config is None:
             self.vision_config = vit_large_sizes()
+        if self.text_config is None:  # Llama's vocabulary, and behind it as many tokens as the release adds
+            self.text_config = {"model_type": "llama", "vocab_size": 32009}
         super().__post_init__(**kwargs)
         if self.text_config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
             raise ValueError(

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from pixelllm_hf.families import FAMILIES, Family, UnknownFamilyError, family_of_folder
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
+from pixelllm_hf.modeling.configuration_pixellm import PixelLMConfig
 from pixelllm_hf.modeling.former_names import current_names
 from pixelllm_hf.modeling.model_folder import check_generation
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
@@ -19,13 +20,14 @@ from pixelllm_hf.training.config import ConfigError
 if TYPE_CHECKING:
     from pixelllm_hf.training.recipe import ModelSettings
 
-PRESETS = ("tiny", "photo", "for_tests", "t5_xl", "bert")
+PRESETS = ("tiny", "photo", "for_tests", "t5_xl", "bert", PixelLMConfig.model_type)
 
 
 def model_config(name: str, overrides: dict[str, Any] | None = None) -> Any:
     """The config of a preset or of a checkpoint folder; `overrides` merge into it, nested parts too."""
     if name in PRESETS:
-        values = getattr(PixelLLMConfig, name)().to_dict()
+        family = family_of_start(name).config_class
+        values = (family() if name == family.model_type else getattr(family, name)()).to_dict()
     elif Path(name).is_dir():
         values = family_of_start(name).config_class.from_pretrained(name).to_dict()
     else:
@@ -38,12 +40,23 @@ def model_config(name: str, overrides: dict[str, Any] | None = None) -> Any:
 
 
 def family_of_start(init: str) -> Family:
-    """Whose model a preset or a checkpoint folder is; presets are PixelLLMs. A `ConfigError` for none of ours."""
+    """Whose model a preset or a checkpoint folder is; presets are PixelLLMs, but for that called as its family. A
+    `ConfigError` for none of ours."""
+    if init in PRESETS and init in FAMILIES:
+        return FAMILIES[init]
     try:
         has_config = init not in PRESETS and (Path(init) / "config.json").is_file()
         return family_of_folder(init) if has_config else FAMILIES[PixelLLMConfig.model_type]
     except UnknownFamilyError as error:
         raise ConfigError(str(error)) from error
+
+
+def new_model(init: str, config: Any) -> Any:
+    """A model of the family of `init` with random weights; a `ConfigError` where its parts do not go together."""
+    try:
+        return family_of_start(init).model_class(config)
+    except ValueError as error:
+        raise ConfigError(f"model.init and model.overrides make no model: {' '.join(str(error).split())}") from error
 
 
 def build_model(
@@ -60,7 +73,7 @@ def build_model(
     """
     config = model_config(init, overrides)
     if init in PRESETS:
-        model = PixelLLMForGroundedGeneration(config)
+        model = new_model(init, config)
     else:
         model = family_of_start(init).model_class.from_pretrained(init, config=config, dtype=torch.float32)
     for file in [*([vision_weights] if vision_weights else []), *(weights or [])]:

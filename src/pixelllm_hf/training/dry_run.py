@@ -4,55 +4,82 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pixelllm_hf.processing.tasks import TASK_SPECS
-from pixelllm_hf.training.build_model import family_of_start, model_config
+from pixelllm_hf.training.box_masks_objective import BoxMasks
+from pixelllm_hf.training.build_model import PRESETS, model_config, new_model
 from pixelllm_hf.training.lora import add_lora
 from pixelllm_hf.training.memory_estimate import Sizes, activation_bytes, state_bytes
 from pixelllm_hf.training.optimizers import learning_rate_factor
 from pixelllm_hf.training.parameter_groups import configured_groups, freeze
 from pixelllm_hf.training.recipe_values import ConfigError
 from pixelllm_hf.training.sources import SourceConfig, SourceRows, read_source_cached
+from pixelllm_hf.training.text_objective import Writer
 
 if TYPE_CHECKING:
-    from pixelllm_hf.training.recipe import TrainConfig
+    from pixelllm_hf.training.recipe import ModelSettings, TrainConfig
 
 DEVICES = (1, 8, 64)
+# What an objective changes in what trains.
+_LEARNERS: dict[str, Callable[[Any], Any]] = {
+    "language": lambda model: model,
+    "reward": lambda model: model,
+    "text": Writer,
+    "box_masks": BoxMasks,
+}
 ENGINES = {"ddp": "DDP", "fsdp2": "FSDP2", "zero3": "ZeRO-3"}
 
 
 def describe(recipe: TrainConfig) -> str:
-    """Parameter groups, schedule, batches, epochs and memory of a recipe of objective `language`, as text.
+    """Parameter groups, schedule, batches, epochs and memory of a recipe that learns from `data.sources`, as text.
 
-    What is wrong with the recipe is the `ConfigError` that training would raise. Sources whose annotations lie here
-    are read, as training does, to count their images.
+    What is wrong with the recipe is the `ConfigError` that training would raise; what it starts from and is not here
+    yet is told first. Sources whose annotations lie here are read, as training does, to count their images.
     """
-    if recipe.objective != "language":
-        raise ConfigError(f"a dry run tells of recipes of objective language, but this one's is {recipe.objective!r}.")
+    if recipe.objective not in _LEARNERS:
+        raise ConfigError(
+            f"a dry run tells of recipes of objective {', '.join(_LEARNERS)}, but this one's is {recipe.objective!r}."
+        )
     if not recipe.data.sources:
-        raise ConfigError("objective language learns from data.sources. Name one at least.")
+        raise ConfigError(f"objective {recipe.objective} learns from data.sources. Name one at least.")
     model = meta_model(recipe)
     parts = (_parameters(model), _groups(model, recipe), _schedule(recipe), _batches(recipe), _epochs(recipe))
-    return "\n\n".join("\n".join(lines) for lines in (*parts, _memory(model, recipe)))
+    told = ["\n".join(lines) for lines in (_missing(recipe.model), *parts, _memory(model, recipe))]
+    return "\n\n".join(text for text in told if text)
 
 
 def meta_model(recipe: TrainConfig) -> Any:
     """The recipe's model, frozen and adapted as in training, without memory for its weights."""
     settings = recipe.model
+    start = _start(settings)
     with torch.device("meta"):
-        model = family_of_start(settings.init).model_class(model_config(settings.init, settings.overrides))
-    for file in [*([settings.vision_weights] if settings.vision_weights else []), *settings.weights]:
-        if not Path(file).is_file():
-            raise ConfigError(f"The weights file {file!r} is not there; run what makes it, or correct the path.")
+        model = new_model(start, model_config(start, settings.overrides))
     freeze(model, settings.freeze)
     if settings.lora is not None:
         add_lora(model, settings.lora)
+    with torch.device("meta"):
+        _LEARNERS[recipe.objective](model)
     return model
+
+
+def _start(settings: ModelSettings) -> str:
+    """What has the sizes of the model that the recipe starts from."""
+    here = settings.init in PRESETS or Path(settings.init).is_dir()
+    return settings.init if here or settings.sizes is None else settings.sizes
+
+
+def _missing(settings: ModelSettings) -> Iterator[str]:
+    """What training starts from and would stop without."""
+    if (sizes := _start(settings)) != settings.init:
+        yield f"not here yet: {settings.init}, from which training starts; what follows has the sizes of {sizes}"
+    for file in [*([settings.vision_weights] if settings.vision_weights else []), *settings.weights]:
+        if not Path(file).is_file():
+            yield f"not here yet: {file}, weights that training lays over the model"
 
 
 def _parameters(model: Any) -> Iterator[str]:

@@ -18,6 +18,7 @@ class ModelSettings(RecipePart):
 
     Args:
         init: preset (`tiny`, `for_tests`, `t5_xl`: random weights) or a checkpoint folder.
+        sizes: preset or folder with the sizes of `init`, for a dry run where that is not here yet.
         overrides: settings laid over its config, nested like the config.
         processor: folder with the tokenizer (and processor); by default the checkpoint folder.
         vision_weights: towers of a recipe of objective `towers`.
@@ -29,6 +30,7 @@ class ModelSettings(RecipePart):
     """
 
     init: str = "tiny"
+    sizes: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     processor: str | None = None
     vision_weights: str | None = None
