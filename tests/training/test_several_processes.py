@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 
 from pixelllm_hf import PixelLLMForGroundedGeneration
 from pixelllm_hf.training import checkpointing
+from pixelllm_hf.training.batch_stream import DealtBatches
 from pixelllm_hf.training.config import ConfigError, RunConfig
 from pixelllm_hf.training.trainer import start
 
@@ -166,8 +167,11 @@ def test_two_processes_learn_what_one_does_sharded_or_not_and_a_run_goes_on_with
     for name, tensor in load_file(state / "weights.safetensors").items():
         torch.testing.assert_close(whole[name], tensor, atol=1e-4, rtol=1e-3)
 
-    # the sharded half of the run goes on in one process: the same batches, dealt out anew
-    assert f"continues from step 5 of {STEPS}" in runs.run("shards")
+    # the sharded half of the run goes on in three processes, of which one has no batch in each step, and then in one:
+    # the same batches, dealt out anew
+    assert f"continues from step 5 of {STEPS}" in runs.run("shards", processes=3, shard=True, stop_at=10)
+    assert runs.layout("shards", 10)["num_processes"] == 3
+    assert f"continues from step 10 of {STEPS}" in runs.run("shards")
     assert runs.layout("shards", 20) | {"num_processes": 2} == runs.layout("two", 20)
     assert runs.losses("shards") == pytest.approx(runs.losses("one"), abs=1e-5)
 
@@ -187,10 +191,19 @@ def test_a_lost_process_ends_the_run_with_a_message_and_a_state_that_resumes(run
     assert len(runs.losses("lost")) == step + 2
 
 
-def test_batches_that_cannot_be_dealt_out_are_refused(runs: Runs):
+@pytest.mark.parametrize(("per_step", "processes"), [(4, 2), (2, 3), (5, 2), (7, 3), (1, 4), (3, 1)])
+def test_every_batch_of_a_step_counts_once_whatever_the_number_of_processes(per_step: int, processes: int):
+    dealt = [DealtBatches(per_step, processes, rank, first=3, last=5) for rank in range(processes)]
+    counted = sorted(index for own in dealt for number, index in enumerate(own) if own.counts(number % own.rounds))
+    assert counted == list(range(3 * per_step, 5 * per_step))
+    assert len({len(own) for own in dealt}) == 1  # nobody waits for one that has ended
+    assert all(index // per_step == 3 + number // own.rounds for own in dealt for number, index in enumerate(own))
+
+
+def test_a_run_keeps_its_batches_a_step_and_other_ones_are_refused(runs: Runs):
     runs.run("run", total_steps=2, save_every=2, gradient_accumulation=2)
     run = RunConfig(output_dir=str(runs.folder / "run"), gradient_accumulation=2)
-    assert [checkpointing.batches_per_step(run, processes) for processes in (1, 2, 3)] == [2, 2, 6]
+    assert [checkpointing.batches_per_step(run, processes) for processes in (1, 2, 3)] == [2, 2, 2]
     changed = RunConfig(output_dir=str(runs.folder / "run"), gradient_accumulation=4)
     assert checkpointing.batches_per_step(changed, 1) == 4
     refused = runs.start("run", total_steps=2, gradient_accumulation=4)

@@ -23,6 +23,43 @@ class BatchError(RuntimeError):
     """A batch that could not be read, or is not what the others are; the newest checkpoint is intact."""
 
 
+@dataclass(frozen=True)
+class DealtBatches(Sequence[int]):
+    """The numbers of the batches that one of `processes` reads from step `first` to step `last`, `per_step` in each.
+
+    A step takes `rounds` rounds. Where its batches cannot be dealt out evenly, processes without one in the last round
+    read the step's first, which counts for nothing there.
+    """
+
+    per_step: int
+    processes: int
+    rank: int
+    first: int
+    last: int
+
+    @property
+    def rounds(self) -> int:
+        return -(-self.per_step // self.processes)
+
+    def dealt_in(self, dealing: int) -> int:
+        """How many processes have a batch of their own in a round of a step."""
+        return min(self.processes, self.per_step - dealing * self.processes)
+
+    def counts(self, dealing: int) -> bool:
+        """Whether the batch of this process in a round of a step is one of its own."""
+        return self.rank < self.dealt_in(dealing)
+
+    def __len__(self) -> int:
+        return (self.last - self.first) * self.rounds
+
+    def __getitem__(self, number: Any) -> Any:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        step, dealing = divmod(number, self.rounds)
+        within = dealing * self.processes + self.rank if self.counts(dealing) else 0
+        return (self.first + step) * self.per_step + within
+
+
 class BatchSource(Protocol):
     """Batch number `index`, always the same for the same index, in any process and order.
 
@@ -130,4 +167,4 @@ def differing_sizes(sizes: Sequence[Mapping[str, int] | None]) -> str:
     return ""
 
 
-__all__ = ["BatchError", "BatchSource", "LoaderError", "batch_size", "batch_stream", "differing_sizes"]
+__all__ = ["BatchError", "BatchSource", "DealtBatches", "LoaderError", "batch_size", "batch_stream", "differing_sizes"]

@@ -49,15 +49,14 @@ def batches_per_step(run: RunConfig, processes: int) -> int:
     """How many batches an optimizer step has: processes times `gradient_accumulation`.
 
     A run that goes on with another number of processes keeps the number that it began with, and so its batches, where
-    they can be dealt out evenly and the recipe's `gradient_accumulation` is what it was; each process then accumulates
-    more of them, or fewer.
+    the recipe's `gradient_accumulation` is what it was; each process then accumulates more of them, or fewer.
     """
     found = list_checkpoints(Path(run.output_dir))
     chosen = Path(run.resume) if run.resume not in ("auto", "never") else found[-1] if found else None
     if chosen is not None and (chosen / STATE_FOLDER / "state.json").is_file():
         layout = load_json(chosen / STATE_FOLDER / "state.json").get("layout")
         batches = saved_batches_per_step(layout) if isinstance(layout, dict) else None
-        if batches and batches % processes == 0 and layout.get("gradient_accumulation") == run.gradient_accumulation:
+        if batches and layout.get("gradient_accumulation") == run.gradient_accumulation:
             return batches
     return processes * run.gradient_accumulation
 

@@ -33,6 +33,7 @@ from pixelllm_hf.training import checkpointing, sharding
 from pixelllm_hf.training.batch_stream import (
     BatchError,
     BatchSource,
+    DealtBatches,
     batch_size,
     batch_stream,
     differing_sizes,
@@ -129,7 +130,6 @@ class Trainer:
         self.bare_model, self.batches, self.held_out = model, batches, held_out
         self.save_model, self.evaluate_hook = save_model, evaluate
         self.batches_per_step = checkpointing.batches_per_step(run, accelerator.num_processes)
-        self.accumulation = self.batches_per_step // accelerator.num_processes
         self.sharded = run.shard and accelerator.num_processes > 1
         if self.sharded:
             if optimizer.muon or optimizer.ema_decay:
@@ -240,12 +240,19 @@ class Trainer:
                 raise BatchError(f"The processes have other data: {differing}. Copy the same files to every machine.")
 
     def _stream(self) -> Iterator[dict[str, Any]]:
-        """The batches of this process from the present step on: index (step, micro-batch, process)."""
-        run, world = self.run_config, self.accelerator.num_processes
-        per_step = self.batches_per_step
-        indices = range(self.step * per_step + self.accelerator.process_index, run.total_steps * per_step, world)
-        pinned = self.accelerator.device.type == "cuda"
-        return batch_stream(self.batches, indices, workers=run.workers, prefetch=run.prefetch, pin_memory=pinned)
+        """The batches of this process from the present step on."""
+        run, pinned = self.run_config, self.accelerator.device.type == "cuda"
+        return batch_stream(self.batches, self._dealt, workers=run.workers, prefetch=run.prefetch, pin_memory=pinned)
+
+    @property
+    def _dealt(self) -> DealtBatches:
+        return DealtBatches(
+            self.batches_per_step,
+            self.accelerator.num_processes,
+            self.accelerator.process_index,
+            self.step,
+            self.run_config.total_steps,
+        )
 
     def _train_step(self, stream: Iterator[dict[str, Any]]) -> None:
         run, accelerator = self.run_config, self.accelerator
@@ -255,23 +262,26 @@ class Trainer:
             group["lr"] = group["base_lr"] * factor
         totals: dict[str, Tensor] = {}
         by_source: list[tuple[str, Tensor]] = []
-        for micro in range(self.accumulation):
+        dealt = self._dealt
+        own = sum(map(dealt.counts, range(dealt.rounds)))
+        for micro in range(dealt.rounds):
             batch = next(stream)
-            self.window.images += batch_size(batch) * accelerator.num_processes
+            self.window.images += batch_size(batch) * dealt.dealt_in(micro)
             source = batch.pop("source", None)
             batch = self._to_device(batch)
-            last = micro == self.accumulation - 1
+            last = micro == dealt.rounds - 1
             with nullcontext() if last and not self.sharded else self._unsynchronized(last):
                 with accelerator.autocast(), _training_attention(accelerator.device):
                     output = self.model(**batch)
-                parts = {"loss": output.loss, **(output.loss_parts or {})}
+                parts = {"loss": output.loss, **(output.loss_parts or {})} if dealt.counts(micro) else {}
                 for name, value in parts.items():
-                    share = value.detach().float() / self.accumulation
-                    totals[name] = totals.get(name, 0.0) + share
+                    totals[name] = totals.get(name, 0.0) + value.detach().float() / own
                     if source is not None and name != "loss":
                         by_source.append((f"{name}/{source}", value.detach()))
-                accelerator.backward(output.loss / self.accumulation)
-        losses = self._mean_over_processes({name: value.item() for name, value in totals.items()})
+                # The mean over the step's batches: the processes' gradients are averaged, and some may have one less.
+                share = 1.0 if dealt.counts(micro) else 0.0
+                accelerator.backward(output.loss * share / (dealt.per_step / dealt.processes))
+        losses = self._mean_over_processes({name: value.item() for name, value in totals.items()}, own)
         accelerator.unscale_gradients()
         limit = self.optimizer_config.max_grad_norm
         norm = float(sharding.whole(nn.utils.clip_grad_norm_(self.trained, limit if limit else math.inf)))
@@ -296,13 +306,19 @@ class Trainer:
             return nullcontext()
         return self.accelerator.no_sync(self.model)
 
-    def _mean_over_processes(self, losses: dict[str, float]) -> dict[str, float]:
-        """Of each part over the processes whose batches have it: their sources, and so their parts, may differ."""
+    def _mean_over_processes(self, losses: dict[str, float], batches: int) -> dict[str, float]:
+        """Of each part over the processes whose batches have it: their sources, and so their parts, may differ.
+
+        batches: of this process, which its losses are the mean of.
+        """
         if self.accelerator.num_processes == 1:
             return losses
-        rows = gather_object([losses])
-        names = dict.fromkeys(name for row in rows for name in row)
-        return {name: fmean(row[name] for row in rows if name in row) for name in names}
+        rows = gather_object([(losses, batches)])
+        means = {}
+        for name in dict.fromkeys(name for row, _ in rows for name in row):
+            having = [(row[name], weight) for row, weight in rows if name in row]
+            means[name] = fmean([value for value, _ in having], weights=[weight for _, weight in having])
+        return means
 
     def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         return send_to_device(batch, self.accelerator.device, non_blocking=True)
