@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
@@ -117,6 +118,20 @@ def test_every_weight_that_is_used_learns_also_with_checkpointed_layers(model, s
     of_language = {name for name, _ in model.language_model.named_parameters(prefix="language_model")}
     unused = {name for name in of_language - learnt if ".attention.k" not in name and "key.bias" not in name}
     assert not [name for name in unused if "k_proj.bias" not in name], unused
+
+
+def test_checkpointed_layers_compute_their_part_again_on_the_way_back(model, small_inputs):
+    block = next(m for m in model.language_model.modules() if type(m).__name__ in model._no_split_modules)
+    within = next(part for part in block.modules() if isinstance(part, (torch.nn.Linear, Conv1D)))
+    runs = []
+    within.register_forward_hook(lambda *_: runs.append(torch.is_grad_enabled()))
+    model.activation_checkpointing_enable()
+    labels = torch.randint(3, 99, (3, 4), generator=torch.Generator().manual_seed(3))
+    loss = model.train()(**small_inputs, labels=labels).loss
+    once = len(runs)
+    loss.backward()
+    assert len(runs) == 2 * once > 0
+    assert all(getattr(m, "gradient_checkpointing", True) for m in model.language_model.modules())
 
 
 def test_the_end_of_an_answer_is_learnt_whatever_its_id_is_called(model, small_inputs):

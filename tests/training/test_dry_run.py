@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -91,6 +92,25 @@ def test_frozen_towers_keep_no_activations(recipe: TrainConfig):
     assert 0 < without < whole
     freeze(model, [name for name, _ in model.named_children() if any(True for _ in getattr(model, name).parameters())])
     assert activation_bytes(model, **given) == 0
+
+
+def test_checkpointed_layers_keep_what_they_read_and_one_of_them_the_rest(recipe: TrainConfig, tmp_path: Path):
+    given: dict[str, Any] = dict(images=64, prompts=2, text=64, context=64, half=False)
+    model = meta_model(recipe)
+    assert activation_bytes(model, **given, checkpointing=True) < 0.8 * activation_bytes(model, **given)
+    told = describe(load_config(TrainConfig, tmp_path / "recipe.yaml", ["run.gradient_checkpointing=true"]))
+    assert "longest texts, checkpointing)" in told and "longest texts, no checkpointing)" in describe(recipe)
+
+
+def test_a_backbone_of_transformers_is_counted_as_the_transformer_that_it_is(recipe: TrainConfig, tmp_path: Path):
+    def kept(depth: int) -> int:
+        dino = {"model_type": "dinov2", "hidden_size": 24, "num_attention_heads": 2, "num_hidden_layers": depth}
+        towers = {"towers": [dino | {"patch_size": 16, "image_size": 64}], "fused_maps": None, "mask_map": None}
+        words = [f"model.overrides.vision_config={json.dumps(towers)}", "model.freeze=[]"]
+        model = meta_model(load_config(TrainConfig, tmp_path / "recipe.yaml", words))
+        return activation_bytes(model, images=1, prompts=1, text=1, context=1, half=False)
+
+    assert kept(4) - kept(2) == 2 * 17 * (9 * 24 + 2 * 4 * 24) * 4
 
 
 def test_mistakes_are_those_of_training(recipe: TrainConfig, tmp_path: Path):

@@ -169,7 +169,8 @@ def test_two_processes_learn_what_one_does_sharded_or_not_and_a_run_goes_on_with
 
     # the sharded half of the run goes on in three processes, of which one has no batch in each step, and then in one:
     # the same batches, dealt out anew
-    assert f"continues from step 5 of {STEPS}" in runs.run("shards", processes=3, shard=True, stop_at=10)
+    three = dict(processes=3, shard=True, gradient_checkpointing=True, stop_at=10)
+    assert f"continues from step 5 of {STEPS}" in runs.run("shards", **three)
     assert runs.layout("shards", 10)["num_processes"] == 3
     assert f"continues from step 10 of {STEPS}" in runs.run("shards")
     assert runs.layout("shards", 20) | {"num_processes": 2} == runs.layout("two", 20)

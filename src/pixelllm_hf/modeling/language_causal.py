@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer
 
 from .configuration_pixelllm import PixelLLMConfig
 from .language_model import GroundedLanguageModel, full_encoder_mask, make_visual_projection
@@ -90,7 +90,7 @@ class CausalLanguageModel(GroundedLanguageModel):
         length = embeddings.shape[1]
         seen = mask[:, None, None, :] & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
         positions = _positions(mask)
-        cache = DynamicCache()
+        cache = Cache(layer_class_to_replicate=_KeptLayer)
         output = self._run(embeddings, seen, positions, positions, cache, layers)
         if layers is not None:
             layers.keep("encoder", output)
@@ -173,7 +173,8 @@ class CausalLanguageModel(GroundedLanguageModel):
         asked = {}
         if layers is not None:
             asked = {"output_attentions": layers.attentions, "output_hidden_states": layers.hidden_states is not False}
-        with _without_checkpointing(self.body):
+        replayable = all(getattr(layer, "of_text", None) is None for layer in cache.layers)
+        with _checkpointing(self.body, replayable=replayable):
             return self.body.base_model(
                 inputs_embeds=embeddings,
                 attention_mask=self._masks(seen, positions, of_keys, embeddings.dtype),
@@ -238,6 +239,17 @@ def projection_pattern(targets: Sequence[str]) -> str:
     return rf".*\.({'|'.join(names)})"
 
 
+class _KeptLayer(DynamicLayer):
+    """What a layer makes of a prompt; made once more on the way back through checkpointed layers, it is the same."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.keys, self.values, self.is_initialized = key_states, value_states, True
+        return key_states, value_states
+
+    def get_seq_length(self) -> int:
+        return 0
+
+
 class _PromptLayer(DynamicLayer):
     """A layer's keys and values (R,heads,S,head_dim) of a prompt, before those of a text that a cache may hold."""
 
@@ -259,15 +271,19 @@ class _PromptLayer(DynamicLayer):
 
 
 @contextmanager
-def _without_checkpointing(body: nn.Module) -> Iterator[None]:
-    """transformers' layers drop their cache where they are checkpointed, and here that is where the prompt is."""
-    checkpointed = [module for module in body.modules() if getattr(module, "gradient_checkpointing", False)]
-    for module in checkpointed:
-        module.gradient_checkpointing = False
+def _checkpointing(body: nn.Module, *, replayable: bool) -> Iterator[None]:
+    """Checkpointed layers of transformers drop their cache, and here that is where the prompt is. They are told to keep
+    it, where it is the same when the way back runs through them again, and are not checkpointed otherwise."""
+    asked = [module for module in body.modules() if getattr(module, "gradient_checkpointing", False)]
+    for module in asked:
+        if replayable and hasattr(module, "_can_checkpoint_with_cache"):
+            module._can_checkpoint_with_cache = True
+        else:
+            module.gradient_checkpointing = False
     try:
         yield
     finally:
-        for module in checkpointed:
+        for module in asked:
             module.gradient_checkpointing = True
 
 

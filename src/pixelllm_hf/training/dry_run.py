@@ -168,11 +168,12 @@ def _memory(model: Any, recipe: TrainConfig) -> Iterator[str]:
         text=data.max_text_tokens,
         context=data.max_context_tokens,
         half=half,
+        checkpointing=recipe.run.gradient_checkpointing,
     )
     averaged = recipe.optimizer.ema_decay is not None
     yield (
         f"memory a device in GiB, estimated: states and {activations / 2**30:.1f} of activations "
-        f"({data.batch_size} images, longest texts, no checkpointing)"
+        f"({data.batch_size} images, longest texts, {'' if recipe.run.gradient_checkpointing else 'no '}checkpointing)"
     )
     yield f"{'devices':>7}" + "".join(f"{name:>10}" for name in ENGINES.values())
     for devices in _devices():

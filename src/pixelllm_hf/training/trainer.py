@@ -130,6 +130,8 @@ class Trainer:
         self.bare_model, self.batches, self.held_out = model, batches, held_out
         self.save_model, self.evaluate_hook = save_model, evaluate
         self.batches_per_step = checkpointing.batches_per_step(run, accelerator.num_processes)
+        if run.gradient_checkpointing:
+            _checkpoint_layers(model)
         self.sharded = run.shard and accelerator.num_processes > 1
         if self.sharded:
             if optimizer.muon or optimizer.ema_decay:
@@ -280,7 +282,8 @@ class Trainer:
                         by_source.append((f"{name}/{source}", value.detach()))
                 # The mean over the step's batches: the processes' gradients are averaged, and some may have one less.
                 share = 1.0 if dealt.counts(micro) else 0.0
-                accelerator.backward(output.loss * share / (dealt.per_step / dealt.processes))
+                with _training_attention(accelerator.device):  # checkpointed layers attend again
+                    accelerator.backward(output.loss * share / (dealt.per_step / dealt.processes))
         losses = self._mean_over_processes({name: value.item() for name, value in totals.items()}, own)
         accelerator.unscale_gradients()
         limit = self.optimizer_config.max_grad_norm
@@ -435,6 +438,15 @@ class Trainer:
     @property
     def _main(self) -> bool:
         return self.accelerator.is_main_process
+
+
+def _checkpoint_layers(model: nn.Module) -> None:
+    """Of the model of transformers that trains, perhaps within what teaches it."""
+    for part in model.modules():
+        if isinstance(part, transformers.PreTrainedModel) and part.supports_gradient_checkpointing:
+            part.activation_checkpointing_enable()
+            return
+    raise ConfigError("run.gradient_checkpointing: this objective trains no model that has such layers. Leave it out.")
 
 
 def _process_is_gone(error: RuntimeError) -> bool:
