@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from pixelllm_hf import PixelLLMConfig, PixelLLMForGroundedGeneration
+from pixelllm_hf import (
+    PixelLLMConfig,
+    PixelLLMForGroundedGeneration,
+    PixelLMConfig,
+    PixelLMForReasoningSegmentation,
+)
 from pixelllm_hf.conversion.exported_parts import (
     ExportError,
     PromptPart,
@@ -79,6 +84,16 @@ def test_models_that_pool_detections_are_exported_with_them(tmp_path: Path):
     assert max(differences.values()) < 1e-4
 
 
+def test_what_a_pixellm_sees_is_exported_and_its_questions_are_left_to_the_language_model(tmp_path: Path):
+    torch.manual_seed(0)
+    model = PixelLMForReasoningSegmentation(PixelLMConfig.for_tests()).eval()
+    assert max(program_differences(model, exported(model)).values()) < 1e-5
+    differences = write_onnx(model, tmp_path / "parts")
+    assert set(differences) == {"image_tokens", "token_mask", "level_map_0", "level_map_1"}
+    assert max(differences.values()) < 1e-4 and differences["token_mask"] == 0
+    assert [file.name for file in (tmp_path / "parts").iterdir()] == ["vision.onnx"]
+
+
 def test_detections_are_compared_without_their_order_and_a_changed_one_is_seen():
     cells = torch.rand(2, 2, 3, 5, generator=torch.Generator().manual_seed(0))
     turned = cells.flatten(1, 2).flip(1).reshape(cells.shape)
@@ -90,4 +105,8 @@ def test_detections_are_compared_without_their_order_and_a_changed_one_is_seen()
 def test_what_cannot_be_exported_is_said_before_anything_is_written(tmp_path: Path):
     with pytest.raises(ExportError, match="evaluation"):
         write_onnx(made().train(), tmp_path / "parts")
+    quantized = made()
+    quantized.hf_quantizer = object()
+    with pytest.raises(ExportError, match="not quantized"):
+        write_onnx(quantized, tmp_path / "parts")
     assert not (tmp_path / "parts").exists()

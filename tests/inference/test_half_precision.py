@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from pixelllm_hf import PixelLLMForGroundedGeneration, embedded_checkpoint
-from pixelllm_hf.inference import Captioner, captioner, device
+from pixelllm_hf.inference import Captioner, ModelError, captioner, device
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,30 @@ def test_weights_in_float32_stay_so(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(captioner, "cpu_is_faster_in", lambda dtype: dtype != "float32")
     loaded = Captioner.load("tiny", "cpu", "auto", {})
     assert loaded.model.language_model.lm_head.weight.dtype == torch.float32
+
+
+def test_quantized_weights_stay_as_they_are(stored_in_half: Path, monkeypatch: pytest.MonkeyPatch):
+    """transformers refuses to widen them."""
+    load = PixelLLMForGroundedGeneration.from_pretrained
+
+    def quantized(*args: Any, **options: Any) -> Any:
+        model, info = load(*args, **options)
+        model.hf_quantizer = object()
+        return model, info
+
+    monkeypatch.setattr(captioner, "cpu_is_faster_in", lambda dtype: False)
+    monkeypatch.setattr(PixelLLMForGroundedGeneration, "from_pretrained", quantized)
+    loaded = Captioner.load(str(stored_in_half), "cpu", "auto", {})
+    assert loaded.model.language_model.lm_head.weight.dtype == torch.bfloat16
+
+
+def test_a_quantized_model_names_the_extra_that_it_needs(monkeypatch: pytest.MonkeyPatch):
+    def lacks(*args: Any, **options: Any) -> Any:
+        raise ModuleNotFoundError("No module named 'torchao'", name="torchao")
+
+    monkeypatch.setattr(PixelLLMForGroundedGeneration, "from_pretrained", lacks)
+    with pytest.raises(ModelError, match=r"needs torchao.*\[int8\]"):
+        Captioner.load("tiny", "cpu", "auto", {})
 
 
 @pytest.mark.parametrize(("seconds", "faster"), [((3.0, 1.0), True), ((1.2, 1.0), False), ((1.0, 8.0), False)])

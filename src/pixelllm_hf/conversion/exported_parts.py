@@ -1,4 +1,5 @@
-"""What sees, for other runtimes: the towers, and what makes visual tokens of a box, by `torch.export` and as ONNX.
+"""What sees, for other runtimes, by `torch.export` and as ONNX: of a PixelLLM the towers, and what makes visual tokens
+of a box; of a PixelLM, whose questions are text alone, the tower.
 
 A language model with its search is left to runtimes that are made for them; they take the visual tokens as embeddings.
 """
@@ -19,9 +20,11 @@ from torch.export import Dim, ExportedProgram
 from pixelllm_hf.extras import require
 from pixelllm_hf.folders import atomic_folder
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
+from pixelllm_hf.modeling.modeling_pixellm import PixelLMForReasoningSegmentation
 from pixelllm_hf.modeling.prompt_pooling import agreement_of, overlaps_and_scores, prompt_weights
 
 VISION, PROMPT = "vision", "prompt"
+Model = PixelLLMForGroundedGeneration | PixelLMForReasoningSegmentation
 
 
 class ExportError(ValueError):
@@ -43,6 +46,24 @@ class VisionPart(nn.Module):
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> tuple[Tensor, ...]:
         features = self.towers(pixel_values, pixel_mask)
         return (features.fused,) if self.detections is None else (features.fused, features[self.detections])
+
+
+class SightPart(nn.Module):
+    """Of a PixelLM: pixel_values (B,3,S,S) 0..255, pixel_mask (B,S,S) -> image_tokens (B,P,H) for its language model,
+    token_mask (B,P), which of them are of the image, and the decoder's maps (B,g,g,D), deepest first."""
+
+    inputs = ("pixel_values", "pixel_mask")
+
+    def __init__(self, model: PixelLMForReasoningSegmentation):
+        super().__init__()
+        self.model = model
+        levels = (f"level_map_{number}" for number in range(model.config.codebook_config.num_scales))
+        self.outputs = ("image_tokens", "token_mask", *levels)
+
+    def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> tuple[Tensor, ...]:
+        seen = self.model.get_image_features(pixel_values, pixel_mask)
+        assert seen.image_tokens is not None and seen.token_mask is not None and seen.level_maps is not None
+        return (seen.image_tokens, seen.token_mask, *seen.level_maps)
 
 
 class PromptPart(nn.Module):
@@ -81,8 +102,8 @@ class PromptPart(nn.Module):
         return agreement_of(overlaps[:, 0], scores)
 
 
-def exported(model: PixelLLMForGroundedGeneration) -> dict[str, ExportedProgram]:
-    """Both parts by `torch.export`, for any number of images and of rows; in evaluation, float32 and on the CPU."""
+def exported(model: Model) -> dict[str, ExportedProgram]:
+    """The parts by `torch.export`, for any number of images and of rows; in evaluation, float32 and on the CPU."""
     programs = {}
     for name, (part, inputs) in parts_and_inputs(model).items():
         shapes = tuple({0: Dim("rows", min=1, max=1024)} for _ in inputs)
@@ -93,26 +114,38 @@ def exported(model: PixelLLMForGroundedGeneration) -> dict[str, ExportedProgram]
 
 
 def plain_attention(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *, scale: float | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
 ) -> Tensor:
-    """`scaled_dot_product_attention` of (…,Q,D), (…,K,D) and (…,K,V), in products that every runtime has."""
+    """`scaled_dot_product_attention` of (…,Q,D), (…,K,D) and (…,K,V), in products that every runtime has; of what sees,
+    which has no dropout in evaluation and is not causal."""
+    assert not dropout_p and not is_causal
     scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
     return scores.softmax(-1) @ value
 
 
-def parts_and_inputs(model: PixelLLMForGroundedGeneration) -> dict[str, tuple[Any, tuple[Tensor, ...]]]:
+def parts_and_inputs(model: Model) -> dict[str, tuple[Any, tuple[Tensor, ...]]]:
     """The parts with two rows of inputs each: random pixels, the second image half as high as the canvas; boxes."""
-    if model.training or model.dtype != torch.float32 or model.device.type != "cpu":
+    quantized = getattr(model, "hf_quantizer", None) is not None
+    if model.training or model.dtype != torch.float32 or model.device.type != "cpu" or quantized:
         raise ExportError(
-            "parts are exported of a model in evaluation, in float32 and on the CPU: model.float().eval()."
+            "parts are exported of a model in evaluation, in float32, on the CPU and not quantized: load it with "
+            'dtype="float32", then model.eval().'
         )
     side = model.config.image_size
     generator = torch.Generator().manual_seed(0)
     pixels = torch.rand(2, 3, side, side, generator=generator) * 255
     mask = torch.ones(2, side, side, dtype=torch.bool)
     mask[1, side // 2 :] = False
+    if isinstance(model, PixelLMForReasoningSegmentation):
+        return {VISION: (SightPart(model), (pixels, mask))}
     vision = VisionPart(model)
     with torch.no_grad():
         fused, *detections = vision(pixels, mask)
@@ -120,8 +153,8 @@ def parts_and_inputs(model: PixelLLMForGroundedGeneration) -> dict[str, tuple[An
     return {VISION: (vision, (pixels, mask)), PROMPT: (PromptPart(model), (fused, boxes, *detections))}
 
 
-def write_onnx(model: PixelLLMForGroundedGeneration, folder: str | Path) -> dict[str, float]:
-    """`vision.onnx` and `prompt.onnx` in a new folder, whole or not there; returns `onnx_differences`."""
+def write_onnx(model: Model, folder: str | Path) -> dict[str, float]:
+    """`vision.onnx` and, of a PixelLLM, `prompt.onnx` in a new folder, whole or not there; gives `onnx_differences`."""
     require("onnx", "onnxscript", "onnxruntime", what="the export to ONNX")
     parts = {name: part for name, (part, _) in parts_and_inputs(model).items()}
     with atomic_folder(Path(folder), replace=False) as temporary:
@@ -148,7 +181,7 @@ def _sorted_in_onnx(values: Any, *, stable: bool | None = None, dim: int = -1, d
     return op.TopK(values, number, axis=dim, largest=int(descending), sorted=1)
 
 
-def onnx_differences(model: PixelLLMForGroundedGeneration, folder: str | Path) -> dict[str, float]:
+def onnx_differences(model: Model, folder: str | Path) -> dict[str, float]:
     """The largest difference of each output between the plain model and onnxruntime, as a share of its range; of three
     rows, which is not the number that the parts were exported with."""
     require("onnxruntime", what="the check of ONNX files")
@@ -162,9 +195,7 @@ def onnx_differences(model: PixelLLMForGroundedGeneration, folder: str | Path) -
     return _differences(model, run)
 
 
-def program_differences(
-    model: PixelLLMForGroundedGeneration, programs: Mapping[str, ExportedProgram]
-) -> dict[str, float]:
+def program_differences(model: Model, programs: Mapping[str, ExportedProgram]) -> dict[str, float]:
     """The same between the plain model and what `exported` gave."""
 
     def run(name: str, given: Sequence[Tensor]) -> Sequence[np.ndarray]:
@@ -173,9 +204,7 @@ def program_differences(
     return _differences(model, run)
 
 
-def _differences(
-    model: PixelLLMForGroundedGeneration, run: Callable[[str, Sequence[Tensor]], Sequence[np.ndarray]]
-) -> dict[str, float]:
+def _differences(model: Model, run: Callable[[str, Sequence[Tensor]], Sequence[np.ndarray]]) -> dict[str, float]:
     """run: the name of a part and its inputs -> its outputs."""
     differences: dict[str, float] = {}
     for name, (part, inputs) in parts_and_inputs(model).items():
@@ -190,6 +219,7 @@ def _differences(
 
 def difference(found: np.ndarray, expected: np.ndarray) -> float:
     """The largest, as a share of the range of what is expected."""
+    found, expected = found.astype(np.float32), expected.astype(np.float32)  # masks too
     return float(np.abs(found - expected).max() / max(np.ptp(expected), 1e-12))
 
 
@@ -198,20 +228,15 @@ def set_difference(found: np.ndarray, expected: np.ndarray) -> float:
 
     They are sorted by how sure they are, and of two that are equally sure a rounding decides which comes first.
     """
-    distances = [
-        np.abs(theirs[None] - ours[:, None]).max(-1).min(1).max()
-        for theirs, ours in zip(
-            found.reshape(len(found), -1, found.shape[-1]),
-            expected.reshape(len(expected), -1, expected.shape[-1]),
-            strict=True,
-        )
-    ]
-    return float(max(distances) / max(np.ptp(expected), 1e-12))
+    ours, theirs = (torch.from_numpy(values).flatten(1, 2).float() for values in (expected, found))
+    nearest = torch.cdist(ours, theirs, p=torch.inf).amin(-1)
+    return float(nearest.max()) / max(np.ptp(expected), 1e-12)
 
 
 __all__ = [
     "ExportError",
     "PromptPart",
+    "SightPart",
     "VisionPart",
     "exported",
     "onnx_differences",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pixelllm_hf.decoding import decoding_options, longest, own_beams
+from pixelllm_hf.extras import MissingExtraError, explain
 from pixelllm_hf.families import family_of_folder
 from pixelllm_hf.processing.tasks import task_spec
 
@@ -59,7 +60,7 @@ class Captioner:
                 output_loading_info=True,
             )
         except (OSError, ValueError, RuntimeError, ImportError) as error:
-            raise ModelError(f"the model {found.name!r} cannot be loaded: {first_lines(error)}") from error
+            raise ModelError(f"the model {found.name!r} cannot be loaded: {_reason(error)}") from error
         if loaded["missing_keys"]:
             missing = sorted(loaded["missing_keys"])
             raise ModelError(
@@ -70,8 +71,10 @@ class Captioner:
             raise ModelError(
                 f"the parts of the model {found.name!r} do not fit: {reason}. Copy or save them all again."
             )
-        # "auto" is what the weights are stored in, but for half precision on a processor that is slower with it
-        if dtype == "auto" and chosen.type == "cpu" and not cpu_is_faster_in(str(model.dtype).removeprefix("torch.")):
+        # "auto" is what the weights are stored in, but for half precision on a processor that is slower with it;
+        # quantized weights have what they were quantized for
+        widens = dtype == "auto" and chosen.type == "cpu" and getattr(model, "hf_quantizer", None) is None
+        if widens and not cpu_is_faster_in(str(model.dtype).removeprefix("torch.")):
             model = model.float()
         return cls(model.to(chosen).eval(), processor, generation)
 
@@ -227,6 +230,16 @@ def _prompts(request: Request, count: int) -> dict[str, Any]:
 
 def _texts(request: Request, count: int = 1) -> dict[str, Any]:
     return {"text": [list(request.expressions)] * count if request.expressions else request.text}
+
+
+def _reason(error: Exception) -> str:
+    """What stood against loading a model; of a package that is not installed the extra that brings it."""
+    if isinstance(error, ModuleNotFoundError):
+        try:
+            explain(error, "it")
+        except MissingExtraError as extra:
+            return first_lines(extra)
+    return first_lines(error)
 
 
 def _misfit(model: Any, processor: Any) -> str | None:
