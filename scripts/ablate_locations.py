@@ -19,6 +19,8 @@ import copy
 import json
 import re
 import runpy
+import shutil
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -40,7 +42,7 @@ from pixelllm_hf.training.recipe import TrainConfig
 
 TRAIN = Path(__file__).with_name("train.py")
 NUMBERS = 100  # of bins, and of different numbers in strings
-PROBES = (4, 16)  # steps; what is the same in both, as reading the data, is no part of a step
+PROBES = (4, 24)  # steps; what is the same in both, as reading the data, is no part of a step
 NEW = ("language_model.body.decoder.", "language_model.lm_head.", "point_head.")  # of the model that all start from
 
 
@@ -265,8 +267,14 @@ def recipe(plan: Plan, prepared: Prepared, run: Path, steps: int) -> TrainConfig
 def trained(plan: Plan, prepared: Prepared, run: Path, minutes: float) -> None:
     """Train as many steps as fit, after probes of a few."""
     main = runpy.run_path(str(TRAIN))["main"]
-    few, more = (_seconds_of(main, plan, prepared, run.with_name(f"{run.name}-probe-{n}"), n) for n in PROBES)
-    a_step = max((more - few) / (PROBES[1] - PROBES[0]), 1e-3)
+    probe = run.with_name(f"{run.name}-probe")
+    seconds = {}
+    for steps in (PROBES[0], *PROBES):  # the first makes what is made once, as the features
+        shutil.rmtree(probe, ignore_errors=True)
+        seconds[steps] = _seconds_of(main, plan, prepared, probe, steps)
+    a_step = (seconds[PROBES[1]] - seconds[PROBES[0]]) / (PROBES[1] - PROBES[0])
+    if a_step <= 0:
+        sys.exit(f"error: {PROBES[1]} steps of {run.name} took no longer than {PROBES[0]}: the machine is too busy.")
     _seconds_of(main, plan, prepared, run, max(PROBES[0], int(60 * minutes / a_step)))
 
 

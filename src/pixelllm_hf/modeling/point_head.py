@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import maybe_autocast
 
 from .configuration_heads import PixelLLMPointHeadConfig
+from .linear import linear
 
 # Of a coordinate, 0..1 of the image: finer than a pixel of any canvas nobody needs to be, and the likelihood of an
 # error of 0 would grow without end.
@@ -37,7 +38,7 @@ class Float32Linear(nn.Linear):
     """Computes in float32 whatever its weights are kept in."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input.float(), self.weight.float(), self.bias.float())
+        return linear(input.float(), self.weight.float(), self.bias.float())
 
 
 class Float32LayerNorm(nn.LayerNorm):
