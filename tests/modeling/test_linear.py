@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from pixelllm_hf import PixelLLMConfig, PixelLLMForGroundedGeneration
 from pixelllm_hf.modeling import linear as room
@@ -57,76 +55,29 @@ class OwnTensor(torch.Tensor):
     """As libraries have that keep weights in eight bits."""
 
 
-def test_what_is_not_plain_float32_takes_the_product_of_torch():
+def test_what_is_not_plain_float32_without_gradients_takes_the_product_of_torch():
     x, weight = random(8, 24), random(40, 24)
-    assert is_onednn(x, weight) and is_onednn(x, nn.Parameter(weight))
-    for other in (x.double(), x.bfloat16(), x.to("meta"), x.as_subclass(OwnTensor)):
-        assert not is_onednn(other, weight.to(other.dtype))
-    assert not is_onednn(x, weight.as_subclass(OwnTensor))
-    with torch.autocast("cpu", torch.bfloat16):
-        assert not is_onednn(x, weight)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch, of processors that are not here
-        with torch.backends.mkldnn.flags(enabled=False):
+    assert not is_onednn(x, weight)  # gradients are on
+    with torch.inference_mode():
+        assert is_onednn(x, nn.Parameter(weight))
+        for other in (x.double(), x.bfloat16(), x.to("meta"), x.as_subclass(OwnTensor)):
+            assert not is_onednn(other, weight.to(other.dtype))
+        assert not is_onednn(x, weight.as_subclass(OwnTensor))
+        with torch.autocast("cpu", torch.bfloat16):
             assert not is_onednn(x, weight)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch, of processors that are not here
+            with torch.backends.mkldnn.flags(enabled=False):
+                assert not is_onednn(x, weight)
 
 
-Frozen = Literal["x", "weight", "bias"]
-
-
-def gradients(product: Callable[..., Any], frozen: set[Frozen], shape: tuple[int, ...]) -> list[torch.Tensor | None]:
-    given = {"x": random(*shape, 24), "weight": random(40, 24), "bias": random(40)}
-    for name, tensor in given.items():
-        tensor.requires_grad_(name not in frozen)
-    y = product(*given.values())
-    (y.square().sum() + y.sum()).backward()
-    return [tensor.grad for tensor in given.values()]
-
-
-@pytest.mark.parametrize("frozen", [set(), {"x"}, {"weight"}, {"bias"}, {"x", "weight"}])
-@pytest.mark.parametrize("shape", [(9,), (2, 3, 4), (1, 5)])
-def test_gradients_are_those_of_torch(frozen: set[Frozen], shape: tuple[int, ...]):
-    for found, expected in zip(gradients(linear, frozen, shape), gradients(F.linear, frozen, shape), strict=True):
-        assert (found is None) == (expected is None)
-        if found is not None:
-            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
-            assert found.stride() == expected.stride()
-
-
-@pytest.mark.parametrize("total", ["sum", "mean"])
-def test_the_gradient_of_a_sum_which_is_one_number_for_all_is_that_of_torch(total: str):
-    weight = random(40, 24).requires_grad_()
-    getattr(linear(random(9, 24), weight), total)().backward()
-    found, weight.grad = weight.grad, None
-    getattr(F.linear(random(9, 24), weight), total)().backward()
-    torch.testing.assert_close(found, weight.grad, rtol=1e-5, atol=1e-5)
-
-
-def test_gradients_have_gradients():
-    def second(product: Callable[..., Any]) -> torch.Tensor:
-        x, weight = random(9, 24).requires_grad_(), random(40, 24).requires_grad_()
-        (slope,) = torch.autograd.grad(product(x, weight).pow(3).sum(), x, create_graph=True)
-        return torch.autograd.grad(slope.square().sum(), weight)[0]
-
-    torch.testing.assert_close(second(linear), second(F.linear), rtol=1e-4, atol=1e-2)
-
-
-def test_functions_of_functions_give_the_gradient_of_torch():
-    x, weight = random(9, 24), random(40, 24)
-
-    def slope(product: Callable[..., Any]) -> torch.Tensor:
-        return torch.func.grad(lambda given: product(x, given).square().sum())(weight)
-
-    torch.testing.assert_close(slope(linear), slope(F.linear), rtol=1e-5, atol=1e-4)
-
-
-@pytest.mark.parametrize("again", [False, True])
-def test_a_layer_whose_inside_is_computed_again_learns_alike(again: bool):
-    layer, x = Linear(24, 24), random(9, 24).requires_grad_()
-    y = checkpoint(layer, x, use_reentrant=False) if again else layer(x)
-    y.square().sum().backward()
-    expected = torch.autograd.grad(F.linear(x, layer.weight, layer.bias).square().sum(), [x, layer.weight])
-    torch.testing.assert_close((x.grad, layer.weight.grad), expected, rtol=1e-5, atol=1e-4)
+def test_a_layer_learns_as_that_of_torch():
+    ours = Linear(24, 40)
+    theirs = nn.Linear(24, 40)
+    theirs.load_state_dict(ours.state_dict())
+    for layer in (ours, theirs):
+        layer(random(9, 24)).square().sum().backward()
+    assert torch.equal(ours.weight.grad, theirs.weight.grad) and torch.equal(ours.bias.grad, theirs.bias.grad)
 
 
 @pytest.mark.parametrize("way", ["exported", "traced", "compiled"])

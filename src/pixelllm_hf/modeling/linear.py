@@ -21,12 +21,14 @@ FEWEST_ROWS = 8  # for fewer, arranging the weights takes longer than what it sa
 def linear_for(x: Tensor, weight: Tensor) -> Callable[..., Tensor]:
     """The function `(x (...,C), weight (D,C), bias (D) or nothing) -> (...,D)` for such tensors.
 
-    It is `torch.nn.functional.linear` wherever anything but plain float32 tensors are multiplied, or the multiplication
-    is recorded for a compiler or a file; `torch.backends.mkldnn.flags(enabled=False)` makes it so everywhere.
+    It is `torch.nn.functional.linear` wherever anything but plain float32 tensors are multiplied, gradients are wanted
+    (batches of texts have ever other numbers of rows, and oneDNN prepares for each anew: training was slower with it),
+    or the multiplication is recorded; `torch.backends.mkldnn.flags(enabled=False)` makes it so everywhere.
     """
     if (
         not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
+        and not torch.is_grad_enabled()
         and x.numel() >= FEWEST_ROWS * x.shape[-1] > 0
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
@@ -36,7 +38,7 @@ def linear_for(x: Tensor, weight: Tensor) -> Callable[..., Tensor]:
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.enabled
     ):
-        return _Product.apply if torch.is_grad_enabled() else _onednn
+        return _onednn
     return F.linear
 
 
@@ -58,29 +60,6 @@ def with_linear(module: Any) -> Any:
         if type(part) is nn.Linear:
             part.__class__ = Linear
     return module
-
-
-class _Product(torch.autograd.Function):
-    """oneDNN's product with gradients, which are such products too."""
-
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return _onednn(x, weight, bias)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:2])
-        ctx.given = len(inputs)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, weight = ctx.saved_tensors
-        rows = gradient.reshape(-1, gradient.shape[-1]).contiguous()  # a sum's is one number, seen everywhere
-        wanted = ctx.needs_input_grad
-        of_x = linear(rows, weight.t()).view(x.shape) if wanted[0] else None
-        of_weight = linear(rows.t(), x.reshape(-1, x.shape[-1]).t()) if wanted[1] else None
-        of_bias = rows.sum(0) if len(wanted) > 2 and wanted[2] else None
-        return (of_x, of_weight, of_bias)[: ctx.given]
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
