@@ -21,7 +21,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from pixelllm_hf import PixelLLMForGroundedGeneration
+from pixelllm_hf import PixelLLMConfig, PixelLLMForGroundedGeneration
 from pixelllm_hf.training import checkpointing
 from pixelllm_hf.training.batch_stream import DealtBatches
 from pixelllm_hf.training.config import ConfigError, RunConfig
@@ -174,6 +174,23 @@ def test_two_processes_learn_what_one_does_sharded_or_not_and_a_run_goes_on_with
     assert runs.layout("shards", 10)["num_processes"] == 3
     assert f"continues from step 10 of {STEPS}" in runs.run("shards")
     assert runs.layout("shards", 20) | {"num_processes": 2} == runs.layout("two", 20)
+    assert runs.losses("shards") == pytest.approx(runs.losses("one"), abs=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "pixelllm_prefix_decoder"])
+def test_language_models_that_write_behind_their_prompt_learn_sharded_what_they_learn_in_one_process(
+    runs: Runs, family: str
+):
+    text = dict(
+        model_type=family, vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=2, pad_token_id=0,
+        num_attention_heads=4, bos_token_id=2, eos_token_id=1, decoder_start_token_id=2,
+    )  # fmt: skip
+    text |= {} if family == "llama" else {"dropout_rate": 0.0}
+    PixelLLMForGroundedGeneration(PixelLLMConfig.for_tests(text_config=text)).save_pretrained(runs.folder / "start")
+    runs.recipe["model"]["init"] = str(runs.folder / "start")
+    runs.run("one", gradient_accumulation=2, total_steps=3)
+    printed = runs.run("shards", processes=2, shard=True, gradient_checkpointing=True, total_steps=3)
+    assert printed.count("sharded over 2 processes") == 2
     assert runs.losses("shards") == pytest.approx(runs.losses("one"), abs=1e-5)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from .configuration_pixelllm import PixelLLMConfig
 from .language_model import GroundedLanguageModel, full_encoder_mask, make_visual_projection
@@ -31,7 +32,8 @@ class CausalLanguageModel(GroundedLanguageModel):
     """Llama, Qwen, Gemma, GPT-2 and their like as they are, with visual tokens before the words of the prompt.
 
     What an answer sees of its prompt are the keys and values that each layer made of it, the same at every step:
-    `prefill` makes them once, (R,S,layers,2,heads,width), `decode` reads them. A token's position is its number among
+    `prefill` makes them once, (R,S,layers,2,heads,width), `decode` reads them. While it learns, prompt and answer go
+    through the layers in one pass. A token's position is its number among
     the valid ones before it, whatever padding stands between prompt and answer; windows of attention count positions.
     """
 
@@ -79,7 +81,10 @@ class CausalLanguageModel(GroundedLanguageModel):
         cells: Tensor | None = None,
         layers: LayerOutputs | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """See `GroundedLanguageModel.prefill`; cells are more visual tokens, after the others."""
+        """See `GroundedLanguageModel.prefill`; cells are more visual tokens, after the others.
+
+        While it learns nothing is computed here: what `decode` reads are the embeddings themselves, (R,S,C).
+        """
         visual_tokens = with_cells(visual_tokens, cells)
         embeddings = visual_tokens
         mask = torch.ones(visual_tokens.shape[:2], dtype=torch.bool, device=visual_tokens.device)
@@ -87,11 +92,14 @@ class CausalLanguageModel(GroundedLanguageModel):
             words = self.get_input_embeddings()(input_ids)
             embeddings = torch.cat([visual_tokens.to(words.dtype), words], dim=1)
             mask = torch.cat([mask, self.text_mask(input_ids, attention_mask)], dim=1)
-        length = embeddings.shape[1]
-        seen = mask[:, None, None, :] & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
-        positions = _positions(mask)
-        cache = Cache(layer_class_to_replicate=_KeptLayer)
-        output = self._run(embeddings, seen, positions, positions, cache, layers)
+        if self.training and torch.is_grad_enabled() and layers is None:
+            return embeddings, mask
+        return self._keys_values(embeddings, mask, layers), mask
+
+    def _keys_values(self, embeddings: Tensor, mask: Tensor, layers: LayerOutputs | None = None) -> Tensor:
+        """The keys and values (R,S,layers,2,heads,width) that the layers make of a prompt (R,S,C), mask (R,S) bool."""
+        positions, cache = _positions(mask), DynamicCache()
+        output = self._run(embeddings, _prefix_mask(mask), positions, positions, cache, layers)
         if layers is not None:
             layers.keep("encoder", output)
         kept = [(layer.keys, layer.values) for layer in cache.layers if isinstance(layer, DynamicLayer)]
@@ -100,7 +108,7 @@ class CausalLanguageModel(GroundedLanguageModel):
                 f"the layers of {self.config.model_type!r} do not all keep keys and values of one size, so answers "
                 "cannot be written behind its prompt. Choose another text_config; Llama, Qwen, Gemma and GPT-2 can."
             )
-        return packed_memory(kept), mask
+        return packed_memory(kept)
 
     def decode(
         self,
@@ -115,30 +123,20 @@ class CausalLanguageModel(GroundedLanguageModel):
     ) -> tuple[Tensor, Cache | None]:
         """See `GroundedLanguageModel.decode`. A decoder_mask (R,T) changes nothing: text is padded on the right, where
         no word sees it; nor do the masks, one for each kind of layer, that transformers makes for a static cache."""
-        cache, of_text, start = answers_of(cache, use_cache)
         readable = full_encoder_mask(encoder_mask, encoder_states)
+        words = self.get_input_embeddings()(decoder_input_ids)
+        if encoder_states.ndim == 3 and cache is None and not use_cache and layers is None:
+            return self._in_one_pass(encoder_states, readable, words, decoder_mask), None
+        if encoder_states.ndim == 3:
+            encoder_states = self._keys_values(encoder_states, readable)
+        cache, of_text, start = answers_of(cache, use_cache)
         memory = unpacked_memory(encoder_states)
         cached = Cache(layers=[_PromptLayer(keys, values, of_text, i) for i, (keys, values) in enumerate(memory)])
-        steps = torch.arange(decoder_input_ids.shape[1], device=decoder_input_ids.device) + start
-        if isinstance(decoder_mask, Tensor) and decoder_mask.ndim == 4:
-            text_mask = decoder_mask if decoder_mask.dtype == torch.bool else decoder_mask >= 0
-        else:
-            fixed = of_text is not None and of_text.is_compileable
-            number = of_text.get_max_length() if fixed else start + len(steps)
-            text_mask = (torch.arange(number, device=steps.device) <= steps[:, None])[None, None]
-        seen = torch.cat(
-            [
-                readable[:, None, None].expand(-1, -1, len(steps), -1),
-                text_mask.expand(len(readable), -1, -1, -1),
-            ],
-            dim=-1,
-        )
-        before = readable.sum(1, keepdim=True)
-        of_keys = torch.cat(
-            [_positions(readable), before + torch.arange(text_mask.shape[-1], device=steps.device)], dim=1
-        )
-        embeddings = self.get_input_embeddings()(decoder_input_ids)
-        output = self._run(embeddings, seen, before + steps, of_keys, cached, layers)
+        steps = torch.arange(words.shape[1], device=words.device) + start
+        fixed = of_text is not None and of_text.is_compileable
+        number = of_text.get_max_length() if fixed else start + len(steps)
+        seen, positions, of_keys = _behind(readable, _text_mask(decoder_mask, steps, number), steps)
+        output = self._run(words, seen, positions, of_keys, cached, layers)
         if layers is not None:
             if layers.hidden_states is not False:
                 layers.kept["decoder_hidden_states"] = tuple(output.hidden_states)
@@ -146,6 +144,17 @@ class CausalLanguageModel(GroundedLanguageModel):
                 cross, own = weights.tensor_split([readable.shape[1]], dim=-1)
                 layers.add(cross_attentions=cross, decoder_attentions=own)
         return output.last_hidden_state, cache if use_cache else None
+
+    def _in_one_pass(self, prompt: Tensor, valid: Tensor, words: Tensor, decoder_mask: Tensor | None) -> Tensor:
+        """The states (R,T,C) of words behind prompts (R,S,C), of which valid (R,S) counts. Every layer runs once and
+        leaves nothing by the side, as checkpointing and sharding want it."""
+        steps = torch.arange(words.shape[1], device=words.device)
+        seen, positions, of_keys = _behind(valid, _text_mask(decoder_mask, steps, len(steps)), steps)
+        before = F.pad(_prefix_mask(valid), (0, len(steps)), value=False)
+        whole = torch.cat([prompt.to(words.dtype), words], dim=1)
+        positions = torch.cat([_positions(valid), positions], dim=1)
+        output = self._run(whole, torch.cat([before, seen], dim=2), positions, of_keys, None, None)
+        return output.last_hidden_state[:, prompt.shape[1] :]
 
     def logits(self, states: Tensor) -> Tensor:
         """states (…,C) -> scores of the next token (…,V)."""
@@ -165,7 +174,7 @@ class CausalLanguageModel(GroundedLanguageModel):
         seen: Tensor,
         positions: Tensor,
         of_keys: Tensor,
-        cache: Cache,
+        cache: Cache | None,
         layers: LayerOutputs | None,
     ) -> Any:
         """The body on embeddings (R,T,C) at positions (R,T), each seeing of the keys at of_keys (R,K) what seen
@@ -173,14 +182,13 @@ class CausalLanguageModel(GroundedLanguageModel):
         asked = {}
         if layers is not None:
             asked = {"output_attentions": layers.attentions, "output_hidden_states": layers.hidden_states is not False}
-        replayable = all(getattr(layer, "of_text", None) is None for layer in cache.layers)
-        with _checkpointing(self.body, replayable=replayable):
+        with nullcontext() if cache is None else _without_checkpointing(self.body):
             return self.body.base_model(
                 inputs_embeds=embeddings,
                 attention_mask=self._masks(seen, positions, of_keys, embeddings.dtype),
                 position_ids=positions,
                 cache=cache,
-                use_cache=True,
+                use_cache=cache is not None,
                 **asked,
             )
 
@@ -228,6 +236,29 @@ def _positions(valid: Tensor) -> Tensor:
     return (valid.cumsum(1) - 1).clamp(min=0)
 
 
+def _prefix_mask(valid: Tensor) -> Tensor:
+    """What the tokens of a prompt see of it: the valid ones (R,S) bool that are not behind them, (R,1,S,S) bool."""
+    length = valid.shape[1]
+    return valid[:, None, None, :] & torch.ones(length, length, dtype=torch.bool, device=valid.device).tril()
+
+
+def _text_mask(given: Any, steps: Tensor, number: int | Tensor) -> Tensor:
+    """What the tokens of a text at steps (T,) see of `number` tokens of it, (R|1,1,T,K) bool; as given where it is."""
+    if isinstance(given, Tensor) and given.ndim == 4:
+        return given if given.dtype == torch.bool else given >= 0
+    return (torch.arange(number, device=steps.device) <= steps[:, None])[None, None]
+
+
+def _behind(valid: Tensor, text_mask: Tensor, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of texts behind prompts, of which valid (R,S) counts: what their tokens see of both (R,1,T,S+K), where they are
+    (R,T), and where what they see is (R,S+K). text_mask: see `_text_mask`."""
+    prompts = valid[:, None, None].expand(-1, -1, len(steps), -1)
+    seen = torch.cat([prompts, text_mask.expand(len(valid), -1, -1, -1)], dim=-1)
+    before = valid.sum(1, keepdim=True)
+    of_text = before + torch.arange(text_mask.shape[-1], device=valid.device)
+    return seen, before + steps, torch.cat([_positions(valid), of_text], dim=1)
+
+
 def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
 
@@ -237,17 +268,6 @@ def projection_pattern(targets: Sequence[str]) -> str:
     its attention."""
     names = sorted({name for target in targets for name in _PROJECTIONS[target]})
     return rf".*\.({'|'.join(names)})"
-
-
-class _KeptLayer(DynamicLayer):
-    """What a layer makes of a prompt; made once more on the way back through checkpointed layers, it is the same."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        self.keys, self.values, self.is_initialized = key_states, value_states, True
-        return key_states, value_states
-
-    def get_seq_length(self) -> int:
-        return 0
 
 
 class _PromptLayer(DynamicLayer):
@@ -271,19 +291,15 @@ class _PromptLayer(DynamicLayer):
 
 
 @contextmanager
-def _checkpointing(body: nn.Module, *, replayable: bool) -> Iterator[None]:
-    """Checkpointed layers of transformers drop their cache, and here that is where the prompt is. They are told to keep
-    it, where it is the same when the way back runs through them again, and are not checkpointed otherwise."""
-    asked = [module for module in body.modules() if getattr(module, "gradient_checkpointing", False)]
-    for module in asked:
-        if replayable and hasattr(module, "_can_checkpoint_with_cache"):
-            module._can_checkpoint_with_cache = True
-        else:
-            module.gradient_checkpointing = False
+def _without_checkpointing(body: nn.Module) -> Iterator[None]:
+    """transformers' layers drop their cache where they are checkpointed, and here that is where the prompt is."""
+    checkpointed = [module for module in body.modules() if getattr(module, "gradient_checkpointing", False)]
+    for module in checkpointed:
+        module.gradient_checkpointing = False
     try:
         yield
     finally:
-        for module in asked:
+        for module in checkpointed:
             module.gradient_checkpointing = True
 
 

@@ -49,7 +49,6 @@ class PixelLLMPreTrainedModel(CheckedModel, PreTrainedModel):
         "SamBlock",
         "Eva02Block",
         "T5Block",
-        "PrefixDecoderLayer",
         "EfficientNetLiteBlock",
         "YoloxStage",
     ]
