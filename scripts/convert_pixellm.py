@@ -9,9 +9,12 @@ import argparse
 import sys
 from pathlib import Path
 
+import torch
+
 from pixelllm_hf.conversion.pixellm import ReleasedNamesError
 from pixelllm_hf.conversion.released_pixellm import convert_release
-from pixelllm_hf.conversion.weight_sources import STORED_AS, WeightSourceError
+from pixelllm_hf.conversion.weight_sources import WeightSourceError
+from pixelllm_hf.safetensors_files import STORED_AS
 
 
 def main() -> int:
@@ -33,7 +36,7 @@ def main() -> int:
     try:
         config = convert_release(
             args.released, args.clip, args.out,
-            dtype=STORED_AS[args.dtype], lora_scale=args.lora_scale, class_row=args.class_row,
+            dtype=getattr(torch, args.dtype), lora_scale=args.lora_scale, class_row=args.class_row,
         )  # fmt: skip
     except (OSError, ReleasedNamesError, WeightSourceError) as error:
         parser.error(str(error))

@@ -11,9 +11,12 @@ import argparse
 import sys
 from pathlib import Path
 
+import torch
+
 from pixelllm_hf.conversion.new_pixellm import new_pixellm
 from pixelllm_hf.conversion.pixellm import ReleasedNamesError
-from pixelllm_hf.conversion.weight_sources import STORED_AS, WeightSourceError
+from pixelllm_hf.conversion.weight_sources import WeightSourceError
+from pixelllm_hf.safetensors_files import STORED_AS
 
 
 def main() -> int:
@@ -38,7 +41,12 @@ def main() -> int:
     }
     try:
         made = new_pixellm(
-            args.language, args.clip, args.out, image_size=args.image_size, dtype=STORED_AS[args.dtype], config=config
+            args.language,
+            args.clip,
+            args.out,
+            image_size=args.image_size,
+            dtype=getattr(torch, args.dtype),
+            config=config,
         )
     except (OSError, ValueError, ReleasedNamesError, WeightSourceError) as error:
         parser.error(" ".join(str(error).split()))

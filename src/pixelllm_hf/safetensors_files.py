@@ -17,6 +17,8 @@ from huggingface_hub import split_state_dict_into_shards_factory
 
 COPIED_AT_ONCE = 1 << 24
 MAX_SHARD_BYTES = 5_000_000_000
+# What weights of a model are stored as, by torch's names.
+STORED_AS = ("float32", "bfloat16", "float16")
 
 
 class WeightsError(ValueError):

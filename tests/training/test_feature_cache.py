@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from pixelllm_hf.data.parquet_shards import prepare_format
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from pixelllm_hf.training.build_model import load_processor
+from pixelllm_hf.training.cacheable_images import ImageFiles
 from pixelllm_hf.training.config import ConfigError
 from pixelllm_hf.training.feature_cache import CachedFeatureBatches, FeatureMaker, FeaturePart
 from pixelllm_hf.training.parameter_groups import freeze
@@ -123,6 +126,60 @@ def test_features_are_kept_for_the_same_weights_and_made_anew_for_others(
     freeze(other, ["vision_towers"])
     batches(other, squares, tokenizer_folder, tmp_path)
     assert len(list(tmp_path.glob("features-*"))) == len(first) + 1 == 2
+
+
+def test_features_outlive_a_copy_of_the_images_and_are_not_taken_for_those_of_others(
+    model: PixelLLMForGroundedGeneration, squares: SimpleNamespace, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    instances: dict[str, Any] = {"format": "coco_instances", "task": "region", "annotations": str(squares.instances)}
+
+    def made(folder: Path) -> tuple[CachedFeatureBatches, int]:
+        cached = batches(model, squares, tokenizer_folder, tmp_path / "cache", images=str(folder), **instances)
+        parts = (tmp_path / "cache").glob("features-*/part-*")
+        return cached, sum(len(FeaturePart(part).images) for part in parts)
+
+    first, number = made(squares.images)
+    copied = Path(shutil.copytree(squares.images, tmp_path / "copied", copy_function=shutil.copyfile))
+    again, still = made(copied)
+    assert still == number
+    assert torch.equal(first.batch_at(0)["image_features"].fused, again.batch_at(0)["image_features"].fused)
+
+    changed, other, *_ = sorted(copied.iterdir())
+    content, stamp = Image.open(changed), changed.stat()
+    content.transpose(Image.Transpose.ROTATE_180).save(changed)
+    os.utime(changed, ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))
+    assert made(copied)[1] == number + 1  # another image at the same place
+    other.unlink()
+    shutil.copyfile(changed, other)
+    assert made(copied)[1] == number + 1  # one that is known, at the place of another
+
+
+def test_a_file_that_was_seen_is_not_read_again_to_know_it(
+    model: PixelLLMForGroundedGeneration,
+    squares: SimpleNamespace,
+    tokenizer_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batches(model, squares, tokenizer_folder, tmp_path)
+    monkeypatch.setattr(ImageFiles, "content", lambda images, place: pytest.fail("read"))
+    batches(model, squares, tokenizer_folder, tmp_path)
+
+
+def test_a_cache_of_an_earlier_version_is_known_by_what_it_wrote(
+    model: PixelLLMForGroundedGeneration, squares: SimpleNamespace, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    """Its parts named images by path, size and time."""
+    cached = batches(model, squares, tokenizer_folder, tmp_path)
+    (seen,) = tmp_path.glob("features-*/seen-*.json")
+    former = {content: stamp for stamp, content in json.loads(seen.read_text()).items()}
+    seen.unlink()
+    (info,) = tmp_path.glob("features-*/part-*/info.json")
+    written = json.loads(info.read_text())
+    info.write_text(json.dumps(written | {"images": [former[image] for image in written["images"]]}))
+    again = batches(model, squares, tokenizer_folder, tmp_path)
+    assert len(list(tmp_path.glob("features-*/part-*"))) == 1
+    assert torch.equal(cached.batch_at(1)["image_features"].fused, again.batch_at(1)["image_features"].fused)
 
 
 def test_other_maps_of_the_same_weights_are_other_features(

@@ -12,9 +12,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from pixelllm_hf.safetensors_files import STORED_AS
+
 HELP = "make a model to train from published SAM, EVA02 and language model weights"
 OK, FAILED, WRONG_USAGE = 0, 1, 2
-_DTYPES = ("float32", "bfloat16", "float16")
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -56,7 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--heads", nargs="*", choices=("mask", "dense"), default=[],
         help="heads that the model has, without --config (default: none; recipes add theirs)",
     )  # fmt: skip
-    parser.add_argument("--dtype", choices=_DTYPES, default="float32", help="of the stored tensors (default: float32)")
+    parser.add_argument(
+        "--dtype", choices=STORED_AS, default="float32", help="of the stored tensors (default: float32)"
+    )
     parser.add_argument("--tokenizer", metavar="DIR", help="folder or Hub id (default: the language model's)")
     parser.add_argument("--max-shard-size", type=shard_size, default=shard_size("5GB"), help="default: 5GB")
     parser.add_argument("--seed", type=seed_number, default=0, help="of the parts that start anew (default: 0)")

@@ -39,8 +39,6 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-# What a command may be asked to store weights as, by torch's names.
-STORED_AS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class WeightSourceError(ValueError):
@@ -265,4 +263,4 @@ def tensor_bytes(tensor: Tensor) -> Iterator[memoryview]:
     yield tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-__all__ = ["DTYPES", "DTYPE_NAMES", "STORED_AS", "WeightSource", "WeightSourceError", "find_weights", "tensor_bytes"]
+__all__ = ["DTYPES", "DTYPE_NAMES", "WeightSource", "WeightSourceError", "find_weights", "tensor_bytes"]

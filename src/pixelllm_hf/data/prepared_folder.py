@@ -194,7 +194,7 @@ def read_prepared(
     if streaming:
         rows = IterableDataset.from_generator(stream_shards, features=GROUNDED_FEATURES, gen_kwargs={"files": files})
     else:
-        rows = load_shards(files, own, cache_dir)
+        rows = load_shards(files, own, cache_dir, rows=state.counts["rows"])
     if task in (None, stored):
         return rows
     if streaming:

@@ -138,7 +138,7 @@ class PageEvents:
         with as_gradio_error():
             box, point = _places(place)
             asked_phrase = task in TASK_SPECS and task_spec(task).needs_words
-            asks_location = task in TASK_SPECS and task_spec(task).needs_locations
+            asks_location = _asks_location(task)
             request = checked_request(
                 task,
                 self.limits,
@@ -174,8 +174,7 @@ class PageEvents:
         """`answer` for an image that has just been chosen; a hint where the task wants something of it first."""
         if image is None:  # refused
             return
-        asks_location = task in TASK_SPECS and task_spec(task).needs_locations
-        wanted = "Draw a box or click a point on the image." if asks_location else ""
+        wanted = "Draw a box or click a point on the image." if _asks_location(task) else ""
         if task in TASK_SPECS and task_spec(task).needs_words and not phrase:
             wanted = "Write what to find." if task_spec(task).text_is_answer else "Write a question."
         if wanted:
@@ -300,6 +299,11 @@ def lacks(lacking: dict[str, str]) -> str:
 def words_tasks() -> list[str]:
     """The tasks that need words of the visitor."""
     return [task for task, spec in TASK_SPECS.items() if spec.needs_words]
+
+
+def _asks_location(task: str) -> bool:
+    """Whether the task, which may be none of ours, needs a location of the visitor."""
+    return task in TASK_SPECS and task_spec(task).needs_locations
 
 
 def _places(numbers: Sequence[Any]) -> tuple[list[Any] | None, list[Any] | None]:

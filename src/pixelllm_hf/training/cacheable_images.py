@@ -12,13 +12,16 @@ from typing import Any, Protocol
 class CacheableImages(Protocol):
     """names: of the images, by place; key: what the cache depends on, plain JSON; a place gives the file or its bytes.
 
-    Another image has another name or another key.
+    Another image has another name or another key. `content(place)` is the digest of an image's file, wherever it lies;
+    None of one that cannot be read.
     """
 
     names: list[str]
     key: list[Any]
 
     def __getitem__(self, place: int) -> Path | bytes: ...
+
+    def content(self, place: int) -> str | None: ...
 
 
 class ImageFiles:
@@ -33,6 +36,12 @@ class ImageFiles:
 
     def __getitem__(self, place: int) -> Path:
         return Path(self.names[place])
+
+    def content(self, place: int) -> str | None:
+        try:
+            return hashlib.sha256(self[place].read_bytes()).hexdigest()
+        except OSError:
+            return None
 
 
 class StoredImages:
@@ -52,6 +61,9 @@ class StoredImages:
 
     def __getitem__(self, place: int) -> bytes:
         return self._bytes(self._row_of[self.names[place]])
+
+    def content(self, place: int) -> str:
+        return self.names[place]
 
     def _bytes(self, index: int) -> bytes:
         return self._rows[index]["image"]["bytes"]

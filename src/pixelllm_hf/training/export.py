@@ -10,17 +10,16 @@ import torch
 from torch import Tensor
 
 from pixelllm_hf.modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
+from pixelllm_hf.safetensors_files import STORED_AS
 from pixelllm_hf.training.config import ConfigError
 from pixelllm_hf.training.lora import LoraSettings, merged_state_dict, save_adapter
 from pixelllm_hf.training.sharding import whole_state_dict
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 def export_dtype(name: str) -> torch.dtype:
-    if name not in DTYPES:
-        raise ConfigError(f"export_dtype must be one of {', '.join(DTYPES)}, but is {name!r}.")
-    return DTYPES[name]
+    if name not in STORED_AS:
+        raise ConfigError(f"export_dtype must be one of {', '.join(STORED_AS)}, but is {name!r}.")
+    return getattr(torch, name)
 
 
 def save_folder(

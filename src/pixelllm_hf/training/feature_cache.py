@@ -2,8 +2,10 @@
 
 features-DIGEST/            of one set of towers: their weights, their config and the maps that are kept
     part-DIGEST/            of the images that a run found missing
-        info.json           shapes of the maps; the images, each a digest of its name and content
+        info.json           shapes of the maps; the images, each the digest of its content
         fused.f16 ...       (N, 2, h, w, C) float16: row i is image i as it is, and mirrored
+    seen-DIGEST.json        which content each file had by its path, size and time, so that it is not read for that
+                            again; parts of earlier versions know their images by these alone
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from tqdm.auto import tqdm
 
 from pixelllm_hf.data.image_folder import shape_problem
 from pixelllm_hf.data.mixing import GroundedBatches
+from pixelllm_hf.files import atomic_text
 from pixelllm_hf.folders import atomic_folder, remove_leftovers, reserve
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.configuration_towers import FUSED
@@ -112,7 +115,10 @@ class FeaturePart:
 
 
 class FeatureCache:
-    """The features of the images asked for so far by anybody, by the digests of `image_digests`."""
+    """The features of the images asked for so far by anybody, by the digests of `image_digests`, or of their content.
+
+    A file that was copied is the same image; one that was written at the place of another is not.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -121,6 +127,9 @@ class FeatureCache:
         for part in sorted(folder.glob("part-*")):
             self.parts.append(FeaturePart(part))
             self._place |= {image: (len(self.parts) - 1, row) for row, image in enumerate(self.parts[-1].images)}
+        for file in sorted(folder.glob("seen-*.json")):
+            contents = _read_seen(file)
+            self._place |= {image: self._place[of] for image, of in contents.items() if of in self._place}
 
     def __contains__(self, image: str) -> bool:
         return image in self._place
@@ -132,7 +141,8 @@ class FeatureCache:
 
     def problem(self, image: str) -> str | None:
         """Why the image could not be read."""
-        return self.parts[self._place[image][0]].bad.get(image)
+        part, row = self._place[image]
+        return self.parts[part].bad.get(self.parts[part].images[row])
 
     def features(self, images: Sequence[str], mirrored: Sequence[bool]) -> VisionFeatures:
         """What `VisionTowers.seen` gives of these images (B,), those marked so mirrored, to half precision."""
@@ -146,21 +156,29 @@ class FeatureCache:
 
 def image_digests(images: CacheableImages) -> list[str]:
     """What each image is known by, whichever source shows it: another file at the same place is another image."""
-    return [hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24] for key in images.key]
+    return [_digest(key) for key in images.key]
 
 
 def open_feature_cache(maker: FeatureMaker, images: CacheableImages, cache_dir: str | Path) -> FeatureCache:
     """The cache for these towers with these images in it; those that are missing are made by all processes together.
 
-    Weights are its key, so that other towers never meet features that are not theirs.
+    Weights are its key, so that other towers never meet features that are not theirs; and the images' content, so that
+    features outlive a copy of their folder.
     """
     folder = Path(cache_dir) / f"features-{maker.digest()}"
     digests = image_digests(images)
     known = FeatureCache(folder)
-    places = {digest: place for place, digest in enumerate(digests) if digest not in known}
-    (missing,) = broadcast_object_list([places])  # one looks for all: another run may be adding to it
+    unseen = {digest: place for place, digest in enumerate(digests) if digest not in known}
+    contents = _contents(images, unseen) if maker.accelerator.is_main_process else {}
+    places = {of: unseen[digest] for digest, of in contents.items() if of not in known}
+    # one looks for all: another run may be adding to it
+    contents, missing = broadcast_object_list([contents, places])
     if missing:
         _build(maker, images, missing, folder)
+    if contents:
+        if maker.accelerator.is_main_process:
+            _write_seen(folder, contents)
+        maker.accelerator.wait_for_everyone()
         known = FeatureCache(folder)
     if bad := [(place, why) for place, digest in enumerate(digests) if (why := known.problem(digest))]:
         raise ConfigError(
@@ -168,6 +186,17 @@ def open_feature_cache(maker: FeatureMaker, images: CacheableImages, cache_dir: 
             "them out."
         )
     return known
+
+
+def _contents(images: CacheableImages, unseen: dict[str, int]) -> dict[str, str]:
+    """Digests of the content of the images at these places; of files that cannot be read, what they are known by."""
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(images.content, unseen.values()))
+    return {digest: digest if of is None else _digest(of) for digest, of in zip(unseen, found, strict=True)}
+
+
+def _digest(key: Any) -> str:
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
 
 
 class CachedFeatureBatches:
@@ -276,6 +305,23 @@ def _workers(threads: int | None, accelerator: Accelerator) -> Iterator[ThreadPo
     with ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         yield pool
     torch.set_num_threads(before)  # a new thread begins with what was said last
+
+
+def _write_seen(folder: Path, contents: dict[str, str]) -> None:
+    """Remember the content of files, of those that are known by something else."""
+    if seen := {digest: of for digest, of in contents.items() if digest != of}:
+        text = json.dumps(seen)
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_text(folder / f"seen-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json") as file:
+            file.write(text)
+
+
+def _read_seen(file: Path) -> dict[str, str]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return {str(image): str(of) for image, of in content.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise damaged_cache(file, error) from error
 
 
 def _write_info(folder: Path, shapes: dict[str, list[int]], images: list[str], bad: dict[str, str]) -> None:
