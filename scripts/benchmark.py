@@ -92,10 +92,13 @@ def encode(args: argparse.Namespace) -> bool:
     row = encoder.compare(
         args.sam, image_size=args.image_size, images=args.images, repeats=args.repeats, clock=args.clock
     )
-    print("  ours s  transformers s  ratio (95 %)          GFLOP  GFLOP/s  product's  share (95 %)         difference")
+    print(
+        "  ours s  transformers s  ratio (95 %)          GFLOP  GFLOP/s  product's  share (95 %)         "
+        "of our linear layers'  difference"
+    )
     print(
         f"{row.ours:8.3f} {row.theirs:15.3f} {_shown(row.ratio):>20} {row.gflop:7.1f} {row.gflops:8.1f} "
-        f"{row.peak_gflops:10.1f}  {_shown(row.share):>19} {row.difference:10.1e}"
+        f"{row.peak_gflops:10.1f}  {_shown(row.share):>19} {_shown(row.share_of_linear):>21} {row.difference:11.1e}"
     )
     return row.difference > 1e-4
 

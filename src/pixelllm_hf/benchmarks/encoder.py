@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pixelllm_hf.conversion.public_layouts import sam_layout
 from pixelllm_hf.evaluation.bootstrap import Estimate
 from pixelllm_hf.modeling.configuration_towers import PixelLLMSamTowerConfig
-from pixelllm_hf.modeling.vision_sam import SamVisionTower
+from pixelllm_hf.modeling.linear import linear
+from pixelllm_hf.modeling.vision_sam import SamBlock, SamVisionTower
 
 from .pairs import median_estimate, timed_in_turn
 
@@ -30,7 +31,8 @@ PRODUCT = 1024  # side of the matrices whose product is the peak
 @dataclass(frozen=True)
 class EncoderRow:
     """seconds of both (medians); ratio: ours as a multiple of theirs; share: what ours computes in a second as a share
-    of what the matrix product beside it does; difference: the largest, as a share of the map's range."""
+    of what torch's matrix product beside it does, share_of_linear: of what our linear layers' does, which is the same or
+    faster; difference: the largest, as a share of the map's range."""
 
     ours: float
     theirs: float
@@ -39,6 +41,7 @@ class EncoderRow:
     gflops: float
     peak_gflops: float
     share: Estimate
+    share_of_linear: Estimate
     difference: float
 
 
@@ -54,13 +57,14 @@ def compare(size: str, *, image_size: int, images: int, repeats: int, clock: str
                 "ours": lambda: ours(pixels)["neck"],
                 "theirs": lambda: theirs(pixels).last_hidden_state.permute(0, 2, 3, 1),
                 "product": lambda: left @ right,
+                "linear": lambda: linear(left, right),
             },
             repeats,
             clock,
         )
     flop, product = floating_point_operations(ours, pixels), 2 * PRODUCT**3
     seconds = {way: np.array(values) for way, values in found.seconds.items()}
-    share = (flop / seconds["ours"]) / (product / seconds["product"])
+    shares = {way: (flop / seconds["ours"]) / (product / seconds[way]) for way in ("product", "linear")}
     return EncoderRow(
         ours=found.median("ours"),
         theirs=found.median("theirs"),
@@ -68,7 +72,8 @@ def compare(size: str, *, image_size: int, images: int, repeats: int, clock: str
         gflop=flop / 1e9,
         gflops=flop / found.median("ours") / 1e9,
         peak_gflops=product / found.median("product") / 1e9,
-        share=median_estimate(share),
+        share=median_estimate(shares["product"]),
+        share_of_linear=median_estimate(shares["linear"]),
         difference=_difference(found.results["ours"], found.results["theirs"]),
     )
 
@@ -119,15 +124,29 @@ def with_weights_of(theirs: Any) -> SamVisionTower:
 
 
 def floating_point_operations(tower: SamVisionTower, pixels: Tensor) -> int:
-    """Of its matrix products, convolutions and attentions: a multiplication and an addition are two.
-
-    Nothing is computed: on the device `meta` attentions are products too, which torch does not count as such on CPUs.
+    """Of its linear layers, convolutions and attentions, in SAM's own way, however they are computed, but with windows'
+    padding projected once: a multiplication and an addition are two. Nothing is computed: it runs on the device `meta`.
     """
-    from torch.utils.flop_counter import FlopCounterMode
+    total = 0
 
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        copy.deepcopy(tower).to("meta")(pixels.to("meta"))
-    return counter.get_total_flops()
+    def count(module: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        nonlocal total
+        if isinstance(module, SamBlock):  # what its attention does between its linear layers
+            images, height, width, channels = inputs[0].shape
+            window = module.window_size
+            rows, columns = (-(-side // window) * window if window else side for side in (height, width))
+            seen = (window, window) if window else (height, width)
+            total += 2 * images * rows * columns * channels * (2 * seen[0] * seen[1] + sum(seen))
+        else:
+            total += 2 * output.numel() * module.weight[0].numel()
+
+    tower = copy.deepcopy(tower).to("meta")
+    for module in tower.modules():
+        if isinstance(module, (SamBlock, nn.Linear, nn.Conv2d)):
+            module.register_forward_hook(count)
+    with torch.inference_mode():
+        tower(pixels.to("meta"))
+    return total
 
 
 def _difference(found: Tensor, expected: Tensor) -> float:

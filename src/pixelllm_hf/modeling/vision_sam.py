@@ -86,20 +86,37 @@ class SamAttention(nn.Module):
         batch, height, width = qkv.shape[:3]
         qkv = qkv.reshape(batch, height * width, 3, self.num_heads, self.head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, h*w, head_dim)
-        bias = self.position_bias(query, (height, width))
-        x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        x = x.transpose(1, 2).reshape(batch, height, width, -1)
+        offsets = self.position_scores(query, (height, width))
+        places = _row_and_column(height, width, like=key).expand(batch, self.num_heads, -1, -1)
+        x = F.scaled_dot_product_attention(
+            torch.cat([query, offsets], dim=-1),
+            torch.cat([key, places], dim=-1),
+            F.pad(value, (0, height + width)),  # fused kernels want values as wide as keys
+            scale=self.head_dim**-0.5,
+        )
+        x = x[..., : self.head_dim].transpose(1, 2).reshape(batch, height, width, -1)
         return self.proj(join_windows(x, window, size_hw) if window else x)
 
-    def position_bias(self, query: Tensor, size_hw: tuple[int, int]) -> Tensor:
-        """query (B, heads, h*w, head_dim), before its scaling -> what is added to the logits (B, heads, h*w, h*w)."""
+    def position_scores(self, query: Tensor, size_hw: tuple[int, int]) -> Tensor:
+        """query (B, heads, h*w, head_dim), before its scaling -> (B, heads, h*w, h + w): what each query adds to the
+        scores of every row and of every column, times head_dim**0.5.
+
+        The reference adds the two to its (h*w, h*w) scores. Here they are further channels of the queries, which those
+        of keys pick with ones: the same sums, and no tensor of h*w times h*w, which took longer than the attention.
+        """
         query = query.unflatten(2, size_hw)
         rows = _relative_positions(self.rel_pos_h, size_hw[0]).to(query.dtype)
         columns = _relative_positions(self.rel_pos_w, size_hw[1]).to(query.dtype)
         rows = torch.einsum("bnyxc,ykc->bnyxk", query, rows)
         columns = torch.einsum("bnyxc,xkc->bnyxk", query, columns)
-        bias = rows.unsqueeze(-1) + columns.unsqueeze(-2)  # (B, heads, h, w, h, w)
-        return bias.flatten(4, 5).flatten(2, 3)
+        return torch.cat([rows, columns], dim=-1).flatten(2, 3) * self.head_dim**0.5
+
+
+def _row_and_column(height: int, width: int, like: Tensor) -> Tensor:
+    """(h*w, h + w): of each cell, 1 at its row and at its column."""
+    rows = torch.eye(height, dtype=like.dtype, device=like.device).repeat_interleave(width, dim=0)
+    columns = torch.eye(width, dtype=like.dtype, device=like.device).repeat(height, 1)
+    return torch.cat([rows, columns], dim=1)
 
 
 def _relative_positions(table: Tensor, size: int) -> Tensor:
