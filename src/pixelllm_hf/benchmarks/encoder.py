@@ -31,8 +31,8 @@ PRODUCT = 1024  # side of the matrices whose product is the peak
 @dataclass(frozen=True)
 class EncoderRow:
     """seconds of both (medians); ratio: ours as a multiple of theirs; share: what ours computes in a second as a share
-    of what torch's matrix product beside it does, share_of_linear: of what our linear layers' does, which is the same or
-    faster; difference: the largest, as a share of the map's range."""
+    of what torch's matrix product beside it does, share_of_linear: of what that of our linear layers does, which is
+    the same or faster; difference: the largest, as a share of the map's range."""
 
     ours: float
     theirs: float
