@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig, Dinov2Config, LlamaConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
@@ -257,6 +258,28 @@ def test_scores_are_those_of_transformers_own_model(family):
     whole = torch.cat([prompt, language.get_input_embeddings()(words)], dim=1)
     expected = language.body(inputs_embeds=whole).logits[:, 5:]
     torch.testing.assert_close(language.logits(states), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("made_in", [torch.float32, torch.bfloat16])
+def test_a_published_config_in_half_precision_makes_no_part_narrower_than_the_others(small_inputs, tmp_path, made_in):
+    """Nearly every published language model says bfloat16 in its config."""
+    LlamaConfig(**LLAMA, dtype="bfloat16").save_pretrained(tmp_path / "lm")
+    backbone = Dinov2Config(
+        hidden_size=24, num_hidden_layers=1, num_attention_heads=2, patch_size=16, image_size=64, dtype="float16"
+    )
+    vision = {"image_size": 64, "towers": [backbone, PixelLLMConfig.for_tests().vision_config.towers[1]]}
+    text = AutoConfig.from_pretrained(tmp_path / "lm")
+    config = PixelLLMConfig.for_tests(text_config=text, vision_config=vision, proposal_head_config=None)
+    torch.set_default_dtype(made_in)
+    try:
+        model = PixelLLMForGroundedGeneration(config).eval()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    parts = (model.language_model, model.vision_towers)
+    assert {p.dtype for part in parts for p in part.parameters()} == {made_in}
+    assert len(model.generate(**small_inputs, max_new_tokens=3).sequences) == 3
+    if made_in == torch.float32:
+        model.train()(**small_inputs, labels=torch.tensor([[5, 1], [6, 1], [7, 1]])).loss.backward()
 
 
 def test_layers_with_a_window_do_not_see_beyond_it_with_any_cache(small_inputs):

@@ -39,7 +39,8 @@ class CausalLanguageModel(GroundedLanguageModel):
 
     def __init__(self, config: Any, visual_width: int):
         super().__init__(config)
-        self.body = with_linear(AutoModelForCausalLM.from_config(config))
+        # A published config names the dtype of its weights; here it is that of the whole model.
+        self.body = with_linear(AutoModelForCausalLM.from_config(config, dtype=torch.get_default_dtype()))
         if why := _unlike_others(self.body):
             raise ValueError(
                 f"a text_config of model_type {config.model_type!r} cannot be the language model here: {why}. Llama, "

@@ -92,7 +92,9 @@ class PixelLMForReasoningSegmentation(PixelLMPreTrainedModel, ReasoningGeneratio
     def __init__(self, config: PixelLMConfig):
         super().__init__(config)
         self.vision_tower = ClipVisionTower(config.vision_config, config.feature_layers)
-        self.language_model = with_linear(AutoModelForCausalLM.from_config(config.text_config))
+        # A published config names the dtype of its weights; here it is that of the whole model.
+        language = AutoModelForCausalLM.from_config(config.text_config, dtype=torch.get_default_dtype())
+        self.language_model = with_linear(language)
         seen, width = config.vision_config.hidden_size, config.text_config.hidden_size
         self.mm_projector = projector(seen, width, config.projector_factor)
         self.out_mm_projector = projector(seen, width, config.projector_factor)

@@ -21,7 +21,9 @@ class BackboneTower(nn.Module):
     def __init__(self, config: PixelLLMBackboneTowerConfig):
         super().__init__()
         self.config = config
-        self.backbone = with_linear(AutoBackbone.from_config(config.backbone_config))
+        # A published config names the dtype of its weights; here it is that of the whole model.
+        backbone = AutoBackbone.from_config(config.backbone_config, dtype=torch.get_default_dtype())
+        self.backbone = with_linear(backbone)
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """pixels (B, 3, H, W), normalised, padding 0 -> a map (B, h, w, C) for each of `out_features`."""
@@ -51,7 +53,7 @@ def _shapes(model_type: str, values: str, side: int) -> tuple[tuple[str, tuple[i
     config = CONFIG_MAPPING[model_type](**json.loads(values))
     try:
         with torch.device("meta"), torch.no_grad():
-            maps = maps_of(AutoBackbone.from_config(config).eval(), torch.zeros(1, 3, side, side))
+            maps = maps_of(AutoBackbone.from_config(config, dtype=torch.float32).eval(), torch.zeros(1, 3, side, side))
         return tuple((name, (image_map.shape[3], image_map.shape[1])) for name, image_map in maps.items())
     except ImportError:
         raise
