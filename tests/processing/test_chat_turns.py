@@ -100,3 +100,54 @@ def test_a_chat_template_of_ones_own_is_kept(processor, tmp_path):
     processor.save_pretrained(tmp_path / "plain")
     assert PixelLLMProcessor.from_pretrained(tmp_path / "own").chat_template == template
     assert PixelLLMProcessor.from_pretrained(tmp_path / "plain").chat_template == processor.chat_template
+
+
+OF_A_CHAT_MODEL = (
+    "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def with_template(processor, template):
+    tokenizer = processor.tokenizer
+    before, tokenizer.chat_template = tokenizer.chat_template, template
+    try:
+        return PixelLLMProcessor(processor.image_processor, tokenizer)
+    finally:
+        tokenizer.chat_template = before
+
+
+@pytest.mark.parametrize("template", [OF_A_CHAT_MODEL, {"default": OF_A_CHAT_MODEL, "tool_use": "x"}])
+def test_a_language_models_own_template_is_used_with_its_roles(processor, tmp_path, template):
+    theirs = with_template(processor, template)
+    chat = [
+        {"role": "system", "content": "be short "},
+        turn(image(), text("a dog")),
+        turn(text("yes"), role="assistant"),
+        {"role": "user", "content": "where "},
+    ]
+    expected = "<system>be short <user>a dog<assistant>yes<user>where <assistant>"
+    assert theirs.apply_chat_template(chat, add_generation_prompt=True) == expected
+    inputs = theirs.apply_chat_template(chat, tokenize=True, return_dict=True, add_generation_prompt=True)
+    assert torch.equal(inputs["input_ids"], theirs(IMAGE, expected)["input_ids"])
+    theirs.save_pretrained(tmp_path)
+    again = PixelLLMProcessor.from_pretrained(tmp_path)
+    assert again.apply_chat_template(chat, add_generation_prompt=True) == expected
+    anew = PixelLLMProcessor(again.image_processor, again.tokenizer)  # not wrapped once more
+    assert anew.chat_template == theirs.chat_template
+    assert processor.apply_chat_template([turn(image(), text("a dog"))]) == "a dog"
+
+
+def test_turns_that_a_chat_model_cannot_answer_are_refused(processor):
+    theirs = with_template(processor, OF_A_CHAT_MODEL)
+    for chat, said in (
+        ([turn(text("a"), role="assistant")], "the last of them the user's"),
+        ([turn(text("a"), role="tool"), turn(text("b"))], "turns of system, user, assistant"),
+        ([], "the last of them the user's"),
+        ([turn(image(), text("a")), turn(image(), text("b"))], "several"),
+        ([turn(image())], "has no text"),
+    ):
+        with pytest.raises(PromptError, match=said):
+            theirs.apply_chat_template(chat)
+    with pytest.raises(PromptError, match="one turn of the user"):
+        processor.apply_chat_template([turn(text("a")), turn(text("b"))])

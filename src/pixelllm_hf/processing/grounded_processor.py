@@ -150,6 +150,8 @@ class GroundedProcessor(ProcessorMixin):
             )
         return self.post_process_grounded_generation(outputs, inputs)
 
+    tells_roles = False  # of a chat template, which may then be given earlier turns
+
     def prompt_sources(self, inputs: Mapping[str, Any], num_rows: int, outputs: Any = None) -> list[PromptSource]:
         """What each of the `num_rows` rows of the model's answer was asked, from what went into `generate`.
 
@@ -168,10 +170,11 @@ class GroundedProcessor(ProcessorMixin):
         """A conversation, or a list of them -> its text, or with tokenize=True and return_dict=True the inputs.
 
         conversation: one turn of the user, whose content is a text or has parts: one {"type": "image", "image": …} (as
-        the processor takes it, or "path") and {"type": "text", "text": …}. Anything else is a `PromptError`. Settings
-        of the processor go into processor_kwargs, its task, boxes and points too.
+        the processor takes it, or "path") and {"type": "text", "text": …}. Anything else is a `PromptError`; where the
+        language model has a chat template of its own, earlier turns may stand before it. Settings of the processor go
+        into processor_kwargs, its task, boxes and points too.
         """
-        check_conversations(conversation)
+        check_conversations(conversation, with_roles=self.tells_roles)
         return super().apply_chat_template(conversation, *args, **kwargs)
 
     def batch_decode(self, sequences: Any, *args: Any, **kwargs: Any) -> list[str]:

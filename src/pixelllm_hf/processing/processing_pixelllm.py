@@ -11,7 +11,7 @@ import numpy as np
 from transformers.processing_utils import Unpack
 
 from .canvas_transform import CanvasTransform
-from .chat_turns import CHAT_TEMPLATE
+from .chat_turns import CHAT_TEMPLATE, chat_template_of
 from .grounded_processor import GroundedProcessor, Results
 from .grounded_results import VISUAL_THRESHOLD, GroundedCaption
 from .model_inputs import PixelLLMInputs
@@ -33,7 +33,8 @@ class PixelLLMProcessor(GroundedProcessor):
         max_points: points one prompt may have, as in the model's prompt config.
         visual_threshold: words that are less likely to have a location at all than this are left out of traces,
             drawings and exports (see `GroundedCaption.placed_words`); results keep them.
-        chat_template: how a conversation becomes a text prompt; by default the user's words as they are.
+        chat_template: how a conversation becomes a text prompt; by default as the tokenizer's own template says, which
+            those of chat models have, and otherwise the user's words as they are.
     """
 
     default_task = "caption"
@@ -47,11 +48,16 @@ class PixelLLMProcessor(GroundedProcessor):
         chat_template: Any = None,
         visual_threshold: float = VISUAL_THRESHOLD,
     ):
-        super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or chat_template_of(tokenizer))
         self.max_prompt_tokens = max_prompt_tokens
         self.max_points = max_points
         self.visual_threshold = visual_threshold
         self.codebook_token_ids = target_token_ids(tokenizer)
+
+    @property
+    def tells_roles(self) -> bool:
+        """Whether the chat template has roles, and so earlier turns."""
+        return self.chat_template != CHAT_TEMPLATE
 
     def __call__(  # type: ignore[override]
         self,
