@@ -142,6 +142,23 @@ def test_a_questions_length_is_that_of_the_processor_unless_said_otherwise(parts
     assert QuestionCollator.for_processor(processor, max_context_tokens=200).max_context_tokens == 200
 
 
+def test_without_the_model_the_collator_says_who_removed_its_columns(parts, tmp_path):
+    model, processor = parts
+    arguments = transformers.TrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, report_to=[])
+    collator = QuestionCollator.for_processor(processor)
+    with pytest.raises(ValueError, match=r"needs .*task.*QuestionCollator\.for_model\(model, processor\)"):
+        transformers.Trainer(model, arguments, train_dataset=ROWS, data_collator=collator).train()
+
+
+def test_what_a_row_or_a_prompt_lacks_is_named(parts):
+    collate = QuestionCollator.for_processor(parts[1])
+    with pytest.raises(ValueError, match="needs width, height"):
+        collate([{name: value for name, value in ROWS[0].items() if name not in ("width", "height")}])
+    with pytest.raises(ValueError, match="prompt 0 of image '1' lacks utterances, text_loss"):
+        prompt = {k: v for k, v in ROWS[0]["prompts"][0].items() if k not in ("utterances", "text_loss")}
+        collate([ROWS[0] | {"prompts": [prompt]}])
+
+
 def test_rows_with_a_length_can_be_grouped_by_it(trainer_of):
     datasets = pytest.importorskip("datasets")
     rows = datasets.Dataset.from_list([row | {"length": index, "note": "dropped"} for index, row in enumerate(ROWS)])

@@ -43,7 +43,7 @@ def trainer_of(parts: tuple[Any, Any], tmp_path: Path) -> Any:
     def make(
         rows: list[dict[str, Any]], *, kind: Any = transformers.Seq2SeqTrainer, pad: bool = True, **settings: Any
     ) -> Any:
-        metrics = settings.pop("compute_metrics", None)
+        metrics, most = settings.pop("compute_metrics", None), settings.pop("max_prompts", 1)
         arguments = {
             "output_dir": str(tmp_path), "report_to": [], "use_cpu": True, "disable_tqdm": True, "save_strategy": "no",
             "per_device_eval_batch_size": 2, "per_device_train_batch_size": 1,
@@ -54,7 +54,7 @@ def trainer_of(parts: tuple[Any, Any], tmp_path: Path) -> Any:
             args=form(**arguments | settings),
             train_dataset=rows,
             eval_dataset=rows,
-            data_collator=GroundedCollator.for_model(model, processor),
+            data_collator=GroundedCollator.for_model(model, processor, max_prompts=most),
             processing_class=processor if pad else None,
             compute_metrics=metrics,
         )
@@ -146,6 +146,20 @@ def test_a_step_over_several_batches_is_a_step_over_their_mean(trainer_of, parts
 def test_what_the_trainer_cannot_do_is_said(trainer_of):
     with pytest.raises(ValueError, match="label_smoothing_factor.*config.label_smoothing"):
         trainer_of([a_row("a dog")], max_steps=1, label_smoothing_factor=0.1).train()
+
+
+def test_rows_of_objects_have_an_eval_loss_too(trainer_of, parts):
+    model, processor = parts
+    rows = [a_row("a dog", "two red cats") | {"task": "dense"}, a_row("on the left") | {"task": "dense"}]
+    for row in rows:
+        for prompt in row["prompts"]:
+            prompt["box"], prompt["object_box"] = [8, 8, 40, 30], None
+    with torch.no_grad():
+        expected = model.eval()(**GroundedCollator.for_processor(processor, max_prompts=4)(rows)).loss
+    trainer = trainer_of(rows, max_prompts=4)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected.item(), rel=1e-4)
+    settings = {"eval_strategy": "steps", "save_strategy": "steps", "load_best_model_at_end": True, "max_steps": 1}
+    assert trainer_of(rows, max_prompts=4, **settings).train().global_step == 1
 
 
 @pytest.mark.parametrize("form", ["list", "Dataset", "IterableDataset", "Dataset under peft"])

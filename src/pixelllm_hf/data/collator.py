@@ -28,8 +28,10 @@ from pixelllm_hf.processing.target_tokens import target_token_ids
 from pixelllm_hf.processing.tasks import TASK_SPECS
 
 _CROP_ATTEMPTS = 3
-# Of `GROUNDED_FEATURES`, and the one by which Trainer may group rows; the collator leaves it alone.
-_COLUMNS = ("image", "image_id", "width", "height", "task", "prompts", "length")
+# Of `GROUNDED_FEATURES`; and the column by which Trainer may group rows, which the collator leaves alone.
+_NEEDED = ("image", "image_id", "width", "height", "task", "prompts")
+_COLUMNS = (*_NEEDED, "length")
+_OF_PROMPTS = ("box", "context", "target", "object_box", "utterances", "text_loss", "point_loss")
 
 Alignment = Literal["rank", "text"]
 
@@ -52,6 +54,8 @@ class GroundedCollator:
 
     With `pixels=False` the images are not read: mirrored (B,) bool is there in the place of pixel_values, for features
     that are looked up.
+    Made by `for_model` it gives dense batches labels (B, M*T) as well, the texts of an image's objects one behind the
+    other: the model needs none, but without them transformers' Trainer evaluates no loss.
     With `pack` one row is all prompts of an image that ask the same: their labels stand one behind the other, and
     label_segments (R, T) counts which of them each label belongs to, -1 in the padding.
 
@@ -125,6 +129,7 @@ class GroundedCollator:
         self.region_points = region_points
         self.target_tokens = list(target_token_ids(tokenizer) if target_tokens is None else target_tokens)
         self.pixels, self.pack = pixels, pack
+        self.for_trainer = False
 
     @classmethod
     def for_processor(cls, processor: Any, **settings: Any) -> GroundedCollator:
@@ -143,7 +148,9 @@ class GroundedCollator:
         """For transformers' `Trainer`, which then leaves the columns of rows in a data set (`model.row_columns`)."""
         plain = model.get_base_model() if hasattr(model, "get_base_model") else model  # of peft's
         plain.row_columns = _COLUMNS
-        return cls.for_processor(processor, **settings)
+        made = cls.for_processor(processor, **settings)
+        made.for_trainer = True
+        return made
 
     def __call__(
         self, rows: Sequence[dict[str, Any]], generators: Sequence[np.random.Generator] | None = None
@@ -151,11 +158,8 @@ class GroundedCollator:
         """rows (B) -> batch. generators: one per row for everything random; without them a fixed seed per place."""
         if not rows:
             raise ValueError("a batch needs at least one row, but there is none.")
-        if missing := [name for name in ("image", "task", "prompts") if name not in rows[0]]:
-            raise ValueError(
-                f"a row needs {', '.join(missing)}, but it has {', '.join(rows[0]) or 'nothing'}. If transformers' "
-                "Trainer has removed them, make its data_collator by GroundedCollator.for_model(model, processor)."
-            )
+        for row in rows:
+            _check_row(row, type(self).__name__)
         if generators is None:
             generators = [np.random.default_rng(place) for place in range(len(rows))]
         tasks = {row["task"] for row in rows}
@@ -177,7 +181,9 @@ class GroundedCollator:
             batch["mirrored"] = torch.tensor([example["mirrored"] for example in examples])
         if found:
             batch |= self._context_tensors([example["prompts"][0]["context"] for example in examples])
-            return batch | self._object_tensors(examples)
+            objects = self._object_tensors(examples)
+            shown = {"labels": objects["object_labels"].flatten(1)} if self.for_trainer else {}
+            return batch | objects | shown
         prompts = [prompt for example in examples for prompt in example["prompts"]]
         wants_masks, writes_targets = (any(getattr(s, n) for s in specs) for n in ("wants_masks", "writes_targets"))
         packed = self.pack and not wants_masks and not writes_targets
@@ -391,6 +397,21 @@ class GroundedCollator:
             return align_by_text(prompt["target"], offsets, texts)
         centers = np.array([utterance["center"] for utterance in prompt["utterances"]], np.float32)
         return align_by_rank(np.ones(len(offsets), bool), valid_utterances(texts, centers))
+
+
+def _check_row(row: Mapping[str, Any], kind: str) -> None:
+    """Raise a ValueError that names what a row, or a prompt of it, lacks. kind: of the collator."""
+    if missing := [name for name in _NEEDED if name not in row]:
+        raise ValueError(
+            f"a row needs {', '.join(missing)}, but it has {', '.join(row) or 'nothing'}. If transformers' "
+            f"Trainer has removed them, make its data_collator by {kind}.for_model(model, processor)."
+        )
+    for number, prompt in enumerate(row["prompts"]):
+        if missing := [name for name in _OF_PROMPTS if name not in prompt]:
+            raise ValueError(
+                f"prompt {number} of image {row['image_id']!r} lacks {', '.join(missing)}. Give all fields of a prompt "
+                "in GROUNDED_FEATURES, None where one says nothing."
+            )
 
 
 def read_row_image(row: dict[str, Any], view: TrainingView, *, antialias: bool) -> Image.Image:

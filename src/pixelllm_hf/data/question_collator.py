@@ -44,7 +44,7 @@ class QuestionCollator(GroundedCollator):
     def __call__(
         self, rows: Sequence[dict[str, Any]], generators: Sequence[np.random.Generator] | None = None
     ) -> dict[str, Tensor]:
-        if others := sorted({row["task"] for row in rows if row.get("task") != "reason"}):
+        if others := sorted({row["task"] for row in rows if row.get("task", "reason") != "reason"}):
             raise ValueError(
                 f"a PixelLM learns from rows of task 'reason', but these are of task {', '.join(map(str, others))}. "
                 "Read the source with task: reason, if its format can be."
