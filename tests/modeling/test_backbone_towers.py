@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
-from transformers import Dinov2Config, ResNetConfig
+from transformers import Dinov2Config, ResNetConfig, TimmBackboneConfig
 
 from pixelllm_hf.modeling.configuration_pixelllm import PixelLLMConfig
 from pixelllm_hf.modeling.configuration_towers import PixelLLMBackboneTowerConfig
@@ -128,9 +132,80 @@ def test_a_backbone_can_be_made_of_transformers_own_defaults():
     assert towers.config.map_names == ["convnext"]
 
 
-def test_a_backbone_that_names_no_maps_is_refused():
-    with pytest.raises(ValueError, match="'timm_backbone' names no maps: set its out_features"):
+def test_a_backbone_of_timm_is_refused_where_timm_is_not_and_where_it_has_no_name(monkeypatch):
+    from pixelllm_hf.modeling import vision_backbone
+
+    with pytest.raises(ValueError, match="which of timm's models it is"):
         PixelLLMVisionConfig(image_size=64, towers=[{"model_type": "timm_backbone"}])
+    monkeypatch.setattr(vision_backbone, "is_timm_available", lambda: False)
+    named = dict(backbone="resnet18", out_indices=[1, 2])
+    for tower in (TimmBackboneConfig(**named), {"model_type": "timm_backbone", **named}):
+        with pytest.raises(ImportError, match=r"'resnet18' .*timm, which is not installed.*pip install timm"):
+            PixelLLMVisionConfig(image_size=64, towers=[tower])
+
+
+STAND_IN = """
+import torch
+
+class _Info:
+    def __init__(self, out_indices):
+        self.info = [dict(module=f"layer{i}", num_chs=4 * 2**i, reduction=8 * 2**i, index=i) for i in range(3)]
+        self.out_indices = tuple(i % 3 for i in out_indices)
+    def module_name(self):
+        return [self.info[i]["module"] for i in self.out_indices]
+    def get_dicts(self):
+        return [self.info[i] for i in self.out_indices]
+
+class _Model(torch.nn.Module):
+    def __init__(self, out_indices, channels_last):
+        super().__init__()
+        self.feature_info, self.channels_last = _Info(out_indices), channels_last
+        self.layers = torch.nn.ModuleList(torch.nn.Conv2d(3, 4 * 2**i, 8 * 2**i, 8 * 2**i) for i in range(3))
+    def forward(self, x):
+        maps = [self.layers[i](x) for i in self.feature_info.out_indices]
+        return [m.permute(0, 2, 3, 1) for m in maps] if self.channels_last else maps
+
+def create_model(name, pretrained=False, features_only=True, in_chans=3, out_indices=(-1,), output_stride=None, **kw):
+    if name not in ("net", "net_last"):
+        raise RuntimeError(f"Unknown model ({name})")
+    return _Model(out_indices, name == "net_last")
+"""
+PROGRAM = """
+import sys, torch, transformers.utils
+from transformers.utils import import_utils
+transformers.utils.is_timm_available = import_utils.is_timm_available = lambda: True
+import_utils.BACKENDS_MAPPING["timm"] = (import_utils.is_timm_available, "")
+from transformers import TimmBackboneConfig
+from pixelllm_hf import PixelLLMConfig, PixelLLMForGroundedGeneration
+pixels = torch.rand(1, 3, 64, 64) * 255
+for name in ("net", "net_last"):
+    given = dict(model_type="timm_backbone", backbone=name, out_indices=[1, 2], frozen=True)
+    sam = PixelLLMConfig.for_tests().vision_config.towers[1]
+    vision = {"image_size": 64, "towers": [given, sam]}
+    config = PixelLLMConfig.for_tests(vision_config=vision, proposal_head_config=None)
+    assert config.vision_config.map_shapes["timm_backbone.layer2"] == (16, 2), config.vision_config.map_shapes
+    model = PixelLLMForGroundedGeneration(config).eval()
+    fused = model.get_image_features(pixels).fused
+    assert len(model.generate(pixel_values=pixels, max_new_tokens=2).sequences) == 1
+    model.save_pretrained(sys.argv[1])
+    again = PixelLLMForGroundedGeneration.from_pretrained(sys.argv[1]).eval()
+    assert torch.equal(again.get_image_features(pixels).fused, fused)
+try:
+    PixelLLMConfig.for_tests(vision_config={"image_size": 64, "towers": [TimmBackboneConfig(backbone="none")]})
+except ValueError as error:
+    assert "timm makes no backbone of 'none': Unknown model" in str(error), error
+print("done")
+"""
+
+
+def test_timms_models_are_towers_by_their_names_there(tmp_path):
+    """With a stand-in for timm, which wants torchvision."""
+    (tmp_path / "timm").mkdir()
+    (tmp_path / "timm" / "__init__.py").write_text(STAND_IN)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    program = [sys.executable, "-c", PROGRAM, str(tmp_path / "saved")]
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip().endswith("done"), done.stderr[-3000:]
 
 
 def test_two_backbones_of_one_kind_need_names():

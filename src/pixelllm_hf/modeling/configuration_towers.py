@@ -13,6 +13,7 @@ SAM_STD = [58.395, 57.12, 57.375]
 EVA02_MEAN = [255 * 0.48145466, 255 * 0.4578275, 255 * 0.40821073]
 EVA02_STD = [255 * 0.26862954, 255 * 0.26130258, 255 * 0.27577711]
 
+TIMM = "timm_backbone"  # transformers' way to timm's models, which alone knows how their maps are called
 FUSED = "fused"  # how the map of all towers together is called, and no tower
 
 
@@ -291,6 +292,8 @@ class PixelLLMYoloxTowerConfig(PixelLLMTowerConfig):
 class PixelLLMBackboneTowerConfig(PixelLLMTowerConfig):
     """Any backbone of transformers' `AutoBackbone`; its maps are those that `out_features` of its config names.
 
+    {"model_type": "timm_backbone", "backbone": its name there, "out_indices": [2, 3]} is one of timm; it names maps.
+
     Args:
         backbone_config: config of the backbone, or a dict with its model_type.
         name: by default the backbone's model_type.
@@ -313,6 +316,10 @@ class PixelLLMBackboneTowerConfig(PixelLLMTowerConfig):
 
             values = {name: value for name, value in given.items() if name != "model_type"}
             self.backbone_config = CONFIG_MAPPING[model_type](**values)
+        if model_type == TIMM and not getattr(self.backbone_config, "out_features", None):
+            from .vision_backbone import named_by_timm
+
+            self.backbone_config = named_by_timm(self.backbone_config)
         if not getattr(self.backbone_config, "out_features", None):
             raise ValueError(f"a backbone of model_type {model_type!r} names no maps: set its out_features.")
         # Lists, as in a saved config: some of transformers' backbones cannot be made of their own defaults.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from functools import lru_cache
 from typing import Any
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoBackbone
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.utils import is_timm_available
 
-from .configuration_towers import PixelLLMBackboneTowerConfig
+from .configuration_towers import TIMM, PixelLLMBackboneTowerConfig
 from .linear import with_linear
 
 
@@ -33,10 +35,33 @@ class BackboneTower(nn.Module):
 def maps_of(backbone: nn.Module, pixels: Tensor) -> dict[str, Tensor]:
     """What a backbone gives, channels last, by the names of its features."""
     maps = backbone(pixels).feature_maps
+    if getattr(backbone, "num_features", None) is not None:  # timm's: some have channels last already
+        last = [i.shape[-1] == c and i.shape[1] != c for i, c in zip(maps, backbone.channels, strict=True)]
+    else:
+        last = [False] * len(maps)
     return {
-        name: image_map.permute(0, 2, 3, 1).contiguous()
-        for name, image_map in zip(backbone.out_features, maps, strict=True)
+        name: image_map if channels_last else image_map.permute(0, 2, 3, 1).contiguous()
+        for name, image_map, channels_last in zip(backbone.out_features, maps, last, strict=True)
     }
+
+
+def named_by_timm(config: Any) -> Any:
+    """The config of a backbone of timm with the names that timm has for its maps; `ImportError` without timm."""
+    if not config.backbone:
+        raise ValueError(f"a {TIMM!r} must say which of timm's models it is: set its backbone, such as 'resnet18'.")
+    if not is_timm_available():
+        raise ImportError(
+            f"the backbone {config.backbone!r} of model_type {TIMM!r} is a model of the package timm, which is not "
+            "installed. Install it (pip install timm torchvision), or choose another backbone: resnet, dinov2."
+        )
+    try:
+        with torch.device("meta"):
+            named = AutoBackbone.from_config(copy.deepcopy(config), dtype=torch.float32).config
+    except (RuntimeError, ValueError) as error:  # timm's, for a model that it has not, or has not in parts
+        raise ValueError(
+            f"timm makes no backbone of {config.backbone!r}: {' '.join(str(error).split())[:300]}"
+        ) from error
+    return named
 
 
 def backbone_shapes(config: Any, side: int) -> dict[str, tuple[int, int]]:
@@ -64,4 +89,4 @@ def _shapes(model_type: str, values: str, side: int) -> tuple[tuple[str, tuple[i
         ) from error
 
 
-__all__ = ["BackboneTower", "backbone_shapes", "maps_of"]
+__all__ = ["BackboneTower", "backbone_shapes", "maps_of", "named_by_timm"]

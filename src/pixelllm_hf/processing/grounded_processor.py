@@ -150,7 +150,10 @@ class GroundedProcessor(ProcessorMixin):
             )
         return self.post_process_grounded_generation(outputs, inputs)
 
-    tells_roles = False  # of a chat template, which may then be given earlier turns
+    @property
+    def tells_roles(self) -> bool:
+        """Whether the chat template has roles, and so may be given earlier turns."""
+        return False
 
     def prompt_sources(self, inputs: Mapping[str, Any], num_rows: int, outputs: Any = None) -> list[PromptSource]:
         """What each of the `num_rows` rows of the model's answer was asked, from what went into `generate`.
