@@ -97,6 +97,11 @@ def _checked(folder: Path) -> Path:
     """The folder, if the least that a model needs is in it."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is a file. Name the folder that save_pretrained wrote.")
+    if not (folder / "config.json").is_file() and (folder / "adapter_config.json").is_file():
+        raise ValueError(
+            f"the folder {folder} has an adapter of peft and no model. Load it with peft's PeftModel.from_pretrained, "
+            "and save the whole model: merge_and_unload().save_pretrained(…), with its processor."
+        )
     if not (folder / "config.json").is_file():
         raise ValueError(f"the folder {folder} has no config.json. Name the folder that save_pretrained wrote.")
     return folder
