@@ -140,6 +140,8 @@ def test_a_questions_length_is_that_of_the_processor_unless_said_otherwise(parts
     _, processor = parts
     assert QuestionCollator.for_processor(processor).max_context_tokens == processor.max_prompt_tokens
     assert QuestionCollator.for_processor(processor, max_context_tokens=200).max_context_tokens == 200
+    with pytest.raises(ValueError, match="max_context_tokens, which counts the template"):
+        QuestionCollator.for_processor(processor, max_context_tokens=32)(ROWS)
 
 
 def test_without_the_model_the_collator_says_who_removed_its_columns(parts, tmp_path):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pixelllm_hf.data.collator import GroundedCollator
 from pixelllm_hf.data.packed_labels import IGNORE_INDEX
+from pixelllm_hf.processing.prompt_locations import PromptError
 from pixelllm_hf.processing.tasks import task_spec
 
 
@@ -58,7 +59,15 @@ class QuestionCollator(GroundedCollator):
     def _context_tensors(self, contexts: Sequence[str]) -> dict[str, Tensor]:
         spec, most = task_spec("reason"), self.max_context_tokens + self.processor.num_image_tokens
         questions = [spec.prompt(context) for context in contexts]
-        encoded = self.processor.encode_prompts(questions, truncation=True, max_length=most)
+        try:
+            encoded = self.processor.encode_prompts(questions, truncation=True, max_length=most)
+        except PromptError as error:
+            if self.max_context_tokens >= self.processor.max_prompt_tokens:
+                raise
+            raise PromptError(
+                f"{error} The bound here is max_context_tokens, which counts the template: raise it (in a recipe "
+                f"data.max_context_tokens), up to the processor's {self.processor.max_prompt_tokens}."
+            ) from error
         return {name: torch.from_numpy(values) for name, values in encoded.items()}
 
     def _joined(self, prompts: Tensor, prompt_mask: Tensor, written: Tensor, learnt: Tensor) -> dict[str, Tensor]:
