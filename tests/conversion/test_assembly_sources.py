@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -147,6 +148,73 @@ def test_parts_come_from_the_hub_by_their_names(parts: dict[str, str], hub: Any,
         assert main(command({"sam": "org/sam", "eva02": eva02, "lm": "org/lm"}, out)) == 0
         assert PixelLLMForGroundedGeneration.from_pretrained(out).config.text_config.model_type == "gpt2"
         assert (out / "tokenizer.json").is_file()
+
+
+SMALL = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+BACKBONES: dict[str, dict[str, Any]] = {
+    "dinov2": SMALL | {"patch_size": 16, "image_size": SIDE, "num_labels": 3},
+    "swin": dict(embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4, image_size=SIDE, num_labels=3),
+    "convnext": dict(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, num_labels=3),
+}
+
+
+def save_backbone(folder: Path, kind: str, **settings: Any) -> Path:
+    """A classifier of images, as most are published."""
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    torch.manual_seed(4)
+    config = AutoConfig.for_model(kind, **BACKBONES[kind] | settings)
+    AutoModelForImageClassification.from_config(config).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
+    return folder
+
+
+@pytest.mark.parametrize("kind", BACKBONES)
+def test_a_published_backbone_joins_the_towers_or_takes_eva02s_place(
+    parts: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+):
+    from transformers import AutoBackbone, AutoConfig
+
+    folder = save_backbone(tmp_path / kind, kind)
+    theirs = type(AutoBackbone.from_config(AutoConfig.from_pretrained(folder))).from_pretrained(folder).eval()
+    alone = {name: value for name, value in parts.items() if name != "eva02"}
+    pixels = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    for given, names in ((alone, [kind, "sam"]), (parts, ["eva02", kind, "sam"])):
+        out = tmp_path / "-".join(names)
+        assert main(command(given, out, "--backbone", str(folder))) == 0
+        model = PixelLLMForGroundedGeneration.from_pretrained(out).eval()
+        towers = model.config.vision_config.towers
+        assert [tower.name for tower in towers] == names
+        tower = next(tower for tower in towers if tower.name == kind)
+        assert list(tower.image_mean) == [127.5] * 3 and list(tower.image_std) == [63.75] * 3
+        ours = dict(model.vision_towers.get_submodule(kind).backbone.state_dict())
+        for name, tensor in theirs.state_dict().items():
+            assert torch.equal(ours[name], tensor), name
+        with torch.no_grad():
+            seen = next(iter(model.vision_towers.get_submodule(kind)(pixels).values()))
+            expected = theirs(pixels).feature_maps[-1].permute(0, 2, 3, 1)
+            torch.testing.assert_close(seen, expected, atol=1e-5, rtol=1e-4)
+    fates = {
+        row.name: row.fate for row in make_plan(**alone, eva02=None, backbones=[str(folder)], image_size=SIDE).rows
+    }
+    assert {fate for name, fate in fates.items() if name.startswith("classifier")} == {"unused"}
+
+
+def test_a_backbone_of_another_depth_or_none_is_named(
+    parts: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    from transformers import Dinov2Config
+
+    folder = save_backbone(tmp_path / "dino", "dinov2")
+    Dinov2Config(**BACKBONES["dinov2"] | {"num_hidden_layers": 1}).save_pretrained(folder)
+    more = ("--backbone", str(folder))
+    assert re.search(r"layer\.1\..* has no place", refusal(parts, tmp_path / "made", capsys, *more))
+    Dinov2Config(**BACKBONES["dinov2"] | {"num_hidden_layers": 3}).save_pretrained(folder)
+    assert re.search(r"dinov2 lacks what .*layer\.2\.", refusal(parts, tmp_path / "made", capsys, *more))
+    told = refusal(parts, tmp_path / "made", capsys, "--backbone", parts["lm"])
+    assert "no config.json of a backbone of transformers" in told
+    alone = {name: value for name, value in parts.items() if name != "eva02"}
+    assert "EVA02 or another backbone" in refusal(alone, tmp_path / "made", capsys)
 
 
 # ---------------------------------------------------------------- what is no weights

@@ -42,7 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `pixelllm assemble`."""
     where = "a file, a folder, org/name of the Hub, or org/name/path/to/file there"
     parser.add_argument("--sam", required=True, metavar="WEIGHTS", help=f"SAM, original or transformers': {where}")
-    parser.add_argument("--eva02", required=True, metavar="WEIGHTS", help=f"EVA02, original or timm's: {where}")
+    parser.add_argument("--eva02", metavar="WEIGHTS", help=f"EVA02, original or timm's: {where}")
+    parser.add_argument(
+        "--backbone", action="append", default=[], metavar="WEIGHTS",
+        help="a backbone of transformers with its config.json, beside EVA02 or in its place; may be given again",
+    )  # fmt: skip
     parser.add_argument(
         "--lm", metavar="WEIGHTS", help="language model: T5's family or decoder-only, with its config.json"
     )
@@ -84,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
             sam=args.sam,
             eva02=args.eva02,
             lm=args.lm,
+            backbones=args.backbone,
             config=_config(args.config),
             image_size=args.image_size,
             heads=args.heads,

@@ -46,19 +46,22 @@ def output_factor(language: Any) -> float:
     return language.d_model**-0.5 if scaled else 1.0
 
 
-def paper_config(parts: Mapping[str, Part], language: Any, image_size: int, heads: Sequence[str]) -> PixelLLMConfig:
+def paper_config(
+    parts: Mapping[str, Part], language: Any, image_size: int, heads: Sequence[str], backbones: Sequence[Any] = ()
+) -> PixelLLMConfig:
+    """backbones: configs of further towers, which stand before SAM's."""
     sam = sam_tower_sizes(parts[SAM].shapes("vision_towers.tower."))
-    eva02 = eva02_tower_sizes(parts[EVA02].shapes("vision_towers.tower."))
+    towers: list[Any] = list(backbones)
+    if EVA02 in parts:
+        eva02 = eva02_tower_sizes(parts[EVA02].shapes("vision_towers.tower."))
+        towers.insert(0, {"model_type": PixelLLMEva02TowerConfig.model_type, **eva02})
     decoder = parts[SAM].shapes(MASK_DECODER)
     prompt_shape = parts[SAM].shapes("prompt_encoder.").get("no_mask_embed.weight", (1, 256))
     try:
         return PixelLLMConfig(
             vision_config={
                 "image_size": image_size,
-                "towers": [
-                    {"model_type": PixelLLMEva02TowerConfig.model_type, **eva02},
-                    {"model_type": PixelLLMSamTowerConfig.model_type, "frozen": True, **sam},
-                ],
+                "towers": [*towers, {"model_type": PixelLLMSamTowerConfig.model_type, "frozen": True, **sam}],
             },
             prompt_config={"embed_dim": prompt_shape[-1]},
             text_config=_settings(language),

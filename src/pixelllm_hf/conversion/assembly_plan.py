@@ -17,6 +17,7 @@ from ..modeling.modeling_pixelllm import PixelLLMForGroundedGeneration
 from ..modeling.vision_sam import resize_map
 from .assembled_config import MASK_DECODER, language_config, output_factor, paper_config, with_language
 from .public_layouts import Placement
+from .published_backbone import backbone_part
 from .published_part import EVA02, LANGUAGE_MODEL, SAM, AssemblyError, Part
 from .source_sizes import mask_decoder_sizes
 from .weight_sources import DTYPE_NAMES, DTYPES, find_weights
@@ -94,8 +95,9 @@ class Plan:
 def make_plan(
     *,
     sam: str,
-    eva02: str,
+    eva02: str | None,
     lm: str | None,
+    backbones: Sequence[str] = (),
     config: PixelLLMConfig | None = None,
     image_size: int = 384,
     heads: Sequence[str] = (),
@@ -104,9 +106,14 @@ def make_plan(
     """Where each tensor comes from; what does not fit is one `AssemblyError` with names and shapes.
 
     config: what the model is to be; by default the paper's, with towers and language model of the sources' sizes.
-    heads: of `mask` and `dense`, those that a model without a config has.
+    heads: of `mask` and `dense`, those that a model without a config has. backbones: of transformers, as further
+    towers, or in the place of EVA02 where that is None.
     """
-    parts = {kind: Part.of(kind, find_weights(name)) for kind, name in ((SAM, sam), (EVA02, eva02))}
+    if eva02 is None and not backbones:
+        raise AssemblyError("the model needs EVA02 or another backbone beside SAM, but neither is given.")
+    given = {SAM: sam} | ({} if eva02 is None else {EVA02: eva02})
+    parts = {kind: Part.of(kind, find_weights(name)) for kind, name in given.items()}
+    further = [backbone_part(find_weights(name)) for name in backbones]
     language = None
     if lm is not None:
         source = find_weights(lm)
@@ -115,14 +122,21 @@ def make_plan(
     if config is None:
         if language is None:
             raise AssemblyError("without a config a language model is needed: its config.json says what it is.")
-        config = paper_config(parts, language, image_size, heads)
+        config = paper_config(parts, language, image_size, heads, [tower for _, tower in further])
     elif language is not None:
         config = with_language(config, language)
     for kind, family in ((SAM, PixelLLMSamTowerConfig), (EVA02, PixelLLMEva02TowerConfig)):
+        if kind not in parts:
+            continue
         tower = next((tower.name for tower in config.vision_config.towers if isinstance(tower, family)), None)
         if tower is None:
             raise AssemblyError(f"the config has no tower for {kind}. Its vision_config.towers must list one.")
         parts[kind] = Part(kind, parts[kind].source, parts[kind].layout, parts[kind].prefix, tower)
+    names = [tower.name for tower in config.vision_config.towers]
+    for part, _ in further:
+        if part.tower not in names:
+            raise AssemblyError(f"the config has no tower {part.tower!r} for {part.kind}, only {', '.join(names)}.")
+        parts[part.kind] = part
     return _planned(Plan(config, parts), dtype, output_factor(language))
 
 
