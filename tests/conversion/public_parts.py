@@ -225,7 +225,7 @@ def save_t5(folder: Path, *, first: bool = False, max_shard_size: str = "5GB") -
 
 def causal_configs() -> dict[str, Any]:
     """Decoder-only models with an output layer of their own, with their words as output layer, and of other names."""
-    from transformers import GPT2Config, LlamaConfig, Qwen2Config
+    from transformers import GPT2Config, GPTNeoXConfig, LlamaConfig, Qwen2Config
 
     shared: dict[str, Any] = dict(vocab_size=99, bos_token_id=2, eos_token_id=1)
     sizes = dict(
@@ -234,6 +234,9 @@ def causal_configs() -> dict[str, Any]:
     return {
         "llama": LlamaConfig(**shared, **sizes, tie_word_embeddings=False),
         "qwen2": Qwen2Config(**shared, **sizes, tie_word_embeddings=True),
+        "gpt_neox": GPTNeoXConfig(
+            **shared, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+        ),
         "gpt2": GPT2Config(**shared, n_embd=32, n_layer=2, n_head=4, n_positions=64),
     }
 

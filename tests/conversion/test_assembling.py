@@ -145,7 +145,7 @@ def scores_of_both(model: PixelLLMForGroundedGeneration, theirs: Any) -> tuple[T
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "gpt_neox"])
 def test_a_decoder_only_language_model_gives_the_scores_of_transformers(
     parts: dict[str, str], tmp_path: Path, name: str
 ):

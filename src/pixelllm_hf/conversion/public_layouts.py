@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,15 @@ class Layout:
     """Names of one way to publish a part.
 
     landmark: the name that tells it. rules: pattern of a name -> targets, the first that fits; a string without
-    targets says why the tensor has no use. fills: beginnings of the targets that must all be filled.
+    targets says why the tensor has no use. fills: beginnings of the targets that must all be filled. published: names
+    that are other ones today, by those that they are published under.
     """
 
     name: str
     landmark: str
     rules: tuple[tuple[str, tuple[str, ...] | str], ...]
     fills: tuple[str, ...]
+    published: Mapping[str, str] = field(default_factory=dict)
 
     def prefix_in(self, names: Iterable[str]) -> str | None:
         """What stands before every name, None where the weights are of another layout."""
@@ -38,6 +40,7 @@ class Layout:
 
     def place(self, name: str, tower: str) -> tuple[Placement, ...] | str | None:
         """The places of a tensor (its name without the prefix), why it has none, or None for an unknown name."""
+        name = self.published.get(name, name)
         for pattern, targets in self.rules:
             if match := re.fullmatch(pattern, name):
                 if isinstance(targets, str):

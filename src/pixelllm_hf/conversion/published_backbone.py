@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from transformers import AutoBackbone, AutoConfig
-from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
 from ..modeling.configuration_towers import PixelLLMBackboneTowerConfig
 from .public_layouts import Layout, Placement
-from .published_part import AssemblyError, Part
+from .published_part import AssemblyError, Part, renamings_of
 from .weight_sources import WeightSource
 
 _NEW_NORMS = "hidden_states_norms"  # of the maps of inner layers, which published classifiers have not
@@ -70,9 +69,10 @@ def _config_and_layout(source: WeightSource) -> tuple[Any, _BackboneLayout]:
         told = " ".join(str(error).split())[:300]
         raise AssemblyError(f"{source.folder} has no config.json of a backbone of transformers: {told}") from error
     own = frozenset(backbone.state_dict())
-    renamings = [step for step in get_model_conversion_mapping(backbone) if isinstance(step, WeightRenaming)]
     fills = tuple(f"vision_towers.{{tower}}.backbone.{name}" for name in sorted(own) if _NEW_NORMS not in name)
-    return config, _BackboneLayout(f"transformers' {config.model_type}", "", (), fills, own, tuple(renamings))
+    return config, _BackboneLayout(
+        f"transformers' {config.model_type}", "", (), fills, own=own, renamings=renamings_of(backbone)
+    )
 
 
 def _statistics(source: WeightSource) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .public_layouts import Layout, causal_layout, eva02_layout, named_shapes, sam_layout, t5_layout
@@ -55,4 +58,25 @@ def _language_layout(source: WeightSource, config: Any) -> tuple[Layout, str] | 
         model = AutoModelForCausalLM.from_config(config)
     words = model.get_input_embeddings().weight
     name = next(name for name, parameter in model.named_parameters() if parameter is words)
-    return causal_layout(source.tensors, name, model.base_model_prefix)
+    found = causal_layout(source.tensors, name, model.base_model_prefix)
+    if found is None:
+        return None
+    layout, prefix = found
+    return replace(layout, published=_published(model, (n.removeprefix(prefix) for n in source.tensors))), prefix
+
+
+def renamings_of(model: Any) -> tuple[WeightRenaming, ...]:
+    """Those that transformers does on loading, of names that its models had before."""
+    return tuple(step for step in get_model_conversion_mapping(model) if isinstance(step, WeightRenaming))
+
+
+def _published(model: Any, names: Iterable[str]) -> dict[str, str]:
+    """Of names that are published the ones that the model has for them today, where those are others."""
+    own, renamings, found = set(model.state_dict()), renamings_of(model), {}
+    for name in names:
+        ours = name
+        for renaming in renamings:
+            ours, _ = renaming.rename_source_key(ours)
+        if name not in own and ours in own:
+            found[name] = ours
+    return found
