@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pixelllm_hf import PixelLLMConfig, PixelLLMForGroundedGeneration
-from pixelllm_hf.benchmarks import cached_training, encoder, official_decoding, regions
+from pixelllm_hf.benchmarks import cached_training, encoder, generation, official_decoding, regions
 from pixelllm_hf.benchmarks.pairs import timed_in_turn
 
 
@@ -45,6 +45,18 @@ def test_operations_of_an_encoder_are_those_that_its_sizes_say():
     neck = 2 * cells * (width * 256 + 9 * 256 * 256)
     expected = 2 * cells * 3 * 16 * 16 * width + 2 * a_block + neck
     assert encoder.floating_point_operations(tower, torch.zeros(1, 3, 224, 224)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_bare_decoding_gives_the_same_tokens_whatever_rules_and_depths_the_model_has():
+    config = PixelLLMConfig.for_tests()
+    config.text_config.num_layers, config.text_config.num_decoder_layers = 1, 3
+    torch.manual_seed(0)
+    deep = PixelLLMForGroundedGeneration(config).eval()
+    deep.generation_config.no_repeat_ngram_size = 2
+    deep.generation_config.max_repeated_tokens = 3  # type: ignore[attr-defined]
+    row = generation.compare(deep, rows=2, beams=1, tokens=12, repeats=1)
+    assert row.tokens_equal and row.worst_location_error < 1e-4
+    assert deep.config.text_config.num_layers == 1
 
 
 def test_the_official_way_of_decoding_gives_the_same_words_and_places(model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +44,10 @@ class GenerationRow:
 
 def bare_language_model(model: PixelLLMForGroundedGeneration) -> T5ForConditionalGeneration:
     """transformers' own class around the very same weights, without anything of ours."""
+    config = copy.deepcopy(model.config.text_config)
+    config.num_layers = config.num_decoder_layers  # transformers makes as many layers of a cache as encoders have
     with torch.device("meta"):
-        bare = T5ForConditionalGeneration(model.config.text_config)
+        bare = T5ForConditionalGeneration(config)
     body: Any = model.language_model.body
     bare.shared, bare.encoder, bare.decoder = body.shared, body.encoder, body.decoder
     bare.lm_head = model.language_model.lm_head
@@ -78,6 +81,8 @@ def compare(
         pad_token_id=text.pad_token_id,
         eos_token_id=text.eos_token_id,
         return_dict_in_generate=True,
+        no_repeat_ngram_size=0,  # else what the checkpoint asks for
+        max_repeated_tokens=0,
     )
     bare = bare_language_model(model)
 
