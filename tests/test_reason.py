@@ -76,4 +76,5 @@ def test_the_recipe_of_scenes_is_that_of_the_embedded_weights_last_stage():
     root = Path(__file__).parents[1]
     last = root / "src/pixelllm_hf/checkpoints/tiny-reason/provenance/sixth.yaml"
     recipes = [yaml.safe_load(file.read_text()) for file in (root / "configs" / "reason" / "scenes.yaml", last)]
+    recipes[0]["model"].pop("sizes")  # which a dry run alone reads, where the start is not here
     assert recipes[0] == recipes[1]
