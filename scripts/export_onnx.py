@@ -3,9 +3,9 @@
 python scripts/export_onnx.py --model tiny --out exported/tiny
 
 Writes vision.onnx (pixels to the fused map) and prompt.onnx (map and box to visual tokens), of a PixelLM vision.onnx
-alone (pixels to the image's tokens and the decoder's maps), and prints the largest
-difference of each output as a share of its range; exit code 1 if one is beyond 1e-3, as of
-converted towers: square roots of a detector's smallest probabilities make much of a rounding.
+alone (pixels to the image's tokens and the decoder's maps), and prints the largest difference of each output as a share
+of its range; exit code 1 if one is beyond 1e-3, as of converted towers: square roots of a detector's smallest
+probabilities make much of a rounding.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from transformers.core_model_loading import WeightRenaming
 
 from ..modeling.configuration_towers import PixelLLMBackboneTowerConfig
 from .public_layouts import Layout, Placement
-from .published_part import AssemblyError, Part, renamings_of
+from .published_part import AssemblyError, Part, name_today, renamings_of
 from .weight_sources import WeightSource
 
 _NEW_NORMS = "hidden_states_norms"  # of the maps of inner layers, which published classifiers have not
@@ -27,19 +28,18 @@ class _BackboneLayout(Layout):
     own: frozenset[str] = frozenset()
     renamings: tuple[WeightRenaming, ...] = ()
 
-    def renamed(self, name: str) -> str:
-        for renaming in self.renamings:
-            name, _ = renaming.rename_source_key(name)
-        return name
+    @cached_property
+    def beginnings(self) -> frozenset[str]:
+        """Of names that are the backbone's, should they not be those of its tensors."""
+        return frozenset({own.rpartition(".")[0].split(".")[0] for own in self.own} | {"encoder", "embeddings"})
 
     def place(self, name: str, tower: str) -> tuple[Placement, ...] | str | None:
-        ours = self.renamed(name)
+        ours = name_today(name, self.renamings)
         if ours in self.own:
             return (Placement(f"vision_towers.{tower}.backbone.{ours}"),)
         if _COMPUTED.fullmatch(ours):
             return "which is computed"
-        beginnings = {own.rpartition(".")[0].split(".")[0] for own in self.own} | {"encoder", "embeddings"}
-        return None if ours.split(".")[0] in beginnings else "of a head, which a backbone has not"
+        return None if ours.split(".")[0] in self.beginnings else "of a head, which a backbone has not"
 
 
 def backbone_part(source: WeightSource) -> tuple[Part, PixelLLMBackboneTowerConfig]:
@@ -49,7 +49,7 @@ def backbone_part(source: WeightSource) -> tuple[Part, PixelLLMBackboneTowerConf
 
     def placed(prefix: str) -> int:
         names = (name.removeprefix(prefix) for name in source.tensors if name.startswith(prefix))
-        return sum(layout.renamed(name) in layout.own for name in names)
+        return sum(name_today(name, layout.renamings) in layout.own for name in names)
 
     prefix = max(sorted(beginnings), key=placed)
     if not placed(prefix):

@@ -70,13 +70,15 @@ def renamings_of(model: Any) -> tuple[WeightRenaming, ...]:
     return tuple(step for step in get_model_conversion_mapping(model) if isinstance(step, WeightRenaming))
 
 
+def name_today(name: str, renamings: Iterable[WeightRenaming]) -> str:
+    """The name that a published tensor has in the model now."""
+    for renaming in renamings:
+        name, _ = renaming.rename_source_key(name)
+    return name
+
+
 def _published(model: Any, names: Iterable[str]) -> dict[str, str]:
     """Of names that are published the ones that the model has for them today, where those are others."""
-    own, renamings, found = set(model.state_dict()), renamings_of(model), {}
-    for name in names:
-        ours = name
-        for renaming in renamings:
-            ours, _ = renaming.rename_source_key(ours)
-        if name not in own and ours in own:
-            found[name] = ours
-    return found
+    own, renamings = set(model.state_dict()), renamings_of(model)
+    today = {name: name_today(name, renamings) for name in names if name not in own}
+    return {name: ours for name, ours in today.items() if ours in own}

@@ -168,7 +168,6 @@ class AnnotationShards:
                     f"the data set ended after {images} images here, but after {found} for another process or an "
                     f"earlier run. Is it still being written? Remove {str(self.folder / END)!r} if it has grown."
                 )
-
         last = max((int(match[1]) for p in self.folder.iterdir() if (match := _SHARD.fullmatch(p.name))), default=-1)
         if last >= 0 and last * self.shard_size >= images:
             raise AnnotationError(

@@ -33,8 +33,8 @@ class CausalLanguageModel(GroundedLanguageModel):
 
     What an answer sees of its prompt are the keys and values that each layer made of it, the same at every step:
     `prefill` makes them once, (R,S,layers,2,heads,width), `decode` reads them. While it learns, prompt and answer go
-    through the layers in one pass. A token's position is its number among
-    the valid ones before it, whatever padding stands between prompt and answer; windows of attention count positions.
+    through the layers in one pass. A token's position is its number among the valid ones before it, whatever padding
+    stands between prompt and answer; windows of attention count positions.
     """
 
     def __init__(self, config: Any, visual_width: int):

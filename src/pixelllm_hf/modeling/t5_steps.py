@@ -18,16 +18,8 @@ from .linear import Linear, linear_for
 # Whatever stands in the place of one of these (LoRA, eight bits, shards, somebody's own) computes something else.
 _PLAIN = {
     *(t5.T5Stack, t5.T5Block, t5.T5LayerSelfAttention, t5.T5LayerCrossAttention, t5.T5LayerFF, t5.T5Attention),
-    *(
-        t5.T5LayerNorm,
-        t5.T5DenseActDense,
-        t5.T5DenseGatedActDense,
-        nn.ModuleList,
-        nn.Linear,
-        Linear,
-        nn.Embedding,
-        nn.Dropout,
-    ),
+    *(t5.T5LayerNorm, t5.T5DenseActDense, t5.T5DenseGatedActDense),
+    *(nn.ModuleList, nn.Linear, Linear, nn.Embedding, nn.Dropout),
 }
 _FIRST_LENGTH = 128  # of the table of position biases
 _FIRST_ROOM = 32  # tokens, for keys and values
